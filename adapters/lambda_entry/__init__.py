@@ -1,0 +1,1 @@
+"""What a Lambda runtime imports: one module a function, each loading only its own model."""

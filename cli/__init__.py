@@ -1,0 +1,1 @@
+"""The `faceq` command: talks to people, holds no logic."""

@@ -1,0 +1,42 @@
+"""What went wrong, sorted by what the caller does next."""
+
+
+class PipelineError(Exception):
+    """A failure with a stable code for programs and a sentence for people.
+
+    Parameters
+    ----------
+    code : str
+        Lower-case words joined by underscores; part of the public contract, never reworded.
+    message : str
+        What is wrong and what to do about it, in one line.
+
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class BadInput(PipelineError):  # noqa: N818 - named for the input, as HTTP frameworks name theirs
+    """The input can never be processed: refuse it, do not retry.
+
+    Parameters
+    ----------
+    status : int
+        The HTTP status that says so, 400 to 499.
+
+    """
+
+    def __init__(self, code: str, message: str, status: int = 400) -> None:
+        super().__init__(code, message)
+        self.status = status
+
+
+class TransientError(PipelineError):
+    """Something outside failed for now: the same call may succeed later."""
+
+
+class ArtifactError(PipelineError):
+    """A model or gallery is missing, broken or of another kind: do not start; the message names the mending command."""

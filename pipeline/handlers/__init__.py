@@ -1,0 +1,1 @@
+"""What the two functions do: parse, call the pure parts in turn, send."""

@@ -1,0 +1,295 @@
+"""What travels: the request over HTTP, the faces between the functions, the answer. The only wire format.
+
+Every message is a frozen dataclass with `from_json`/`to_json`; nothing else in faceq reads or writes these forms.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NoReturn, TypeAlias
+
+import numpy as np
+
+from pipeline.errors import BadInput
+from pipeline.ports import Face
+
+#: What `result` says when it does not name a person.
+UNKNOWN = "Unknown"
+NO_FACE = "No-Face"
+ERROR = "Error"
+
+#: Longest request id that is taken, in characters: room for any id in use, bounded because it is in every log line.
+MAX_REQUEST_ID_CHARS = 256
+MAX_FILENAME_CHARS = 4096
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+
+
+@dataclass(frozen=True)
+class FrameRequest:
+    """One frame as a camera posts it.
+
+    Parameters
+    ----------
+    content : bytes
+        The encoded picture (JPEG, PNG, ...), at least one byte; not yet known to be a picture.
+    request_id : str
+        The client's id, 1 to 256 characters. Answers carry it; the client keeps it unique.
+    filename : str
+        The client's name for the frame. A label only: nothing is ever opened by it.
+
+    """
+
+    content: bytes
+    request_id: str
+    filename: str
+
+    @classmethod
+    def from_json(cls, body: bytes) -> "FrameRequest":
+        """Read a request body. Raises BadInput that says what is wrong and how to mend it."""
+        fields = _object(body)
+        request_id = _text(fields, "request_id", MAX_REQUEST_ID_CHARS)
+        filename = _text(fields, "filename", MAX_FILENAME_CHARS)
+        content = _text(fields, "content")
+        return cls(_base64(content, "content"), request_id, filename)
+
+    def to_json(self) -> str:
+        """Write the body that `from_json` reads."""
+        content = base64.b64encode(self.content).decode("ascii")
+        return json.dumps({"content": content, "request_id": self.request_id, "filename": self.filename})
+
+
+@dataclass(frozen=True)
+class FaceCrop:
+    """A detected face and its picture, ready to embed.
+
+    Parameters
+    ----------
+    face : Face
+        Where it is in the upright frame.
+    jpeg : bytes
+        The crop, cut as the message's preprocessing says.
+
+    """
+
+    face: Face
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class FacesMessage:
+    """All faces of one frame, on their way from detection to recognition.
+
+    Parameters
+    ----------
+    request_id, filename : str
+        From the request.
+    preprocessing : str
+        How the crops were cut, a key of `pipeline.embed.PREPROCESSINGS`.
+    faces : tuple of FaceCrop
+        Largest first, at least one.
+    truncated : bool
+        True if smaller faces were left out to fit the queue's message limit.
+    timings : dict of str to float
+        Milliseconds that each step took so far.
+
+    """
+
+    request_id: str
+    filename: str
+    preprocessing: str
+    faces: tuple[FaceCrop, ...]
+    truncated: bool = False
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, body: str) -> "FacesMessage":
+        """Read a queue message. Raises BadInput if it is not one."""
+        fields = _object(body.encode("utf-8", "surrogatepass"))
+        rows = fields.get("faces")
+        if not isinstance(rows, list) or not rows:
+            raise BadInput("wrong_type", "The key 'faces' must be a list of at least one face.")
+        timings = fields.get("timings", {})
+        if not isinstance(timings, dict):
+            raise BadInput("wrong_type", "The key 'timings' must be an object.")
+        return cls(
+            request_id=_text(fields, "request_id", MAX_REQUEST_ID_CHARS),
+            filename=_text(fields, "filename", MAX_FILENAME_CHARS),
+            preprocessing=_text(fields, "preprocessing"),
+            faces=tuple(_face_crop(row) for row in rows),
+            truncated=fields.get("truncated") is True,
+            timings={name: float(ms) for name, ms in timings.items() if isinstance(ms, int | float)},
+        )
+
+    def to_json(self) -> str:
+        """Write the message that `from_json` reads."""
+        return json.dumps(
+            {
+                "request_id": self.request_id,
+                "filename": self.filename,
+                "preprocessing": self.preprocessing,
+                "faces": [
+                    {**face_fields(crop.face), "crop": base64.b64encode(crop.jpeg).decode("ascii")}
+                    for crop in self.faces
+                ],
+                "truncated": self.truncated,
+                "timings": dict(self.timings),
+            },
+            separators=(",", ":"),
+        )
+
+
+@dataclass(frozen=True)
+class RecognisedFace:
+    """One face of the frame with the name that was found for it.
+
+    Parameters
+    ----------
+    face : Face
+        Where it is in the upright frame.
+    name : str
+        The person, or `Unknown`.
+    distance : float or None
+        Euclidean distance to the nearest known photo, None if the gallery is empty.
+
+    """
+
+    face: Face
+    name: str
+    distance: float | None
+
+
+@dataclass(frozen=True)
+class RecognitionResult:
+    """The one answer to a frame.
+
+    Parameters
+    ----------
+    request_id : str
+        From the request.
+    result : str
+        The name of the largest recognised face, or `Unknown`, `No-Face`, `Error`. Never empty.
+    filename : str
+        From the request.
+    faces : tuple of RecognisedFace
+        Largest first.
+    model, gallery : str or None
+        Ids of the model and of the gallery version that named the faces; None where neither was asked.
+    timings : dict of str to float
+        Milliseconds that each step took.
+    truncated : bool
+        True if the frame had more faces than a queue message holds.
+    error : PipelineError fields or None
+        `{"code", "message"}` where `result` is `Error`.
+
+    """
+
+    request_id: str
+    result: str
+    filename: str = ""
+    faces: tuple[RecognisedFace, ...] = ()
+    model: str | None = None
+    gallery: str | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+    truncated: bool = False
+    error: Mapping[str, str] | None = None
+
+    def to_json(self) -> str:
+        """Write the response-queue message."""
+        fields: dict[str, Json] = {
+            "request_id": self.request_id,
+            "result": self.result,
+            "filename": self.filename,
+            "faces": [
+                {
+                    **face_fields(face.face),
+                    "name": face.name,
+                    "distance": None if face.distance is None else round(face.distance, 4),
+                }
+                for face in self.faces
+            ],
+            "model": self.model,
+            "gallery": self.gallery,
+            "timings": {name: round(ms, 3) for name, ms in self.timings.items()},
+        }
+        if self.truncated:
+            fields["truncated"] = True
+        if self.error is not None:
+            fields["error"] = dict(self.error)
+        return json.dumps(fields)
+
+
+def face_fields(face: Face) -> dict[str, Json]:
+    """Return a face as JSON: `box` [x1, y1, x2, y2] and `landmarks` [[x, y] * 5] in pixels, `score` 0 to 1."""
+    return {
+        "box": [round(value, 2) for value in face.box.tolist()],
+        "score": round(face.score, 6),
+        "landmarks": [[round(x, 2), round(y, 2)] for x, y in face.landmarks.tolist()],
+    }
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise BadInput("not_json", f"The body is not JSON: {name} is no JSON number. Send plain JSON.")
+
+
+def _refuse_repeats(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise BadInput("duplicate_key", "The body has a key twice, so its meaning is unclear. Send each key once.")
+    return fields
+
+
+def _object(body: bytes) -> dict[str, Json]:
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeats)
+    except UnicodeDecodeError:
+        raise BadInput("not_json", "The body is not UTF-8. Send JSON encoded as UTF-8.") from None
+    except RecursionError:
+        raise BadInput("not_json", "The body is nested too deeply. Send a flat JSON object.") from None
+    except ValueError as error:
+        raise BadInput("not_json", f"The body is not JSON: {error}. Send a JSON object.") from None
+    if not isinstance(value, dict):
+        raise BadInput("not_object", "The body is JSON but no object. Send {content, request_id, filename}.")
+    return value
+
+
+def _text(fields: Mapping[str, Json], key: str, most_chars: int | None = None) -> str:
+    if key not in fields:
+        raise BadInput("missing_key", f"The key '{key}' is missing. Send it as a string.")
+    value = fields[key]
+    if not isinstance(value, str):
+        raise BadInput("wrong_type", f"The key '{key}' must be a string.")
+    if not value:
+        raise BadInput("empty_value", f"The key '{key}' is empty. Send a value.")
+    if most_chars is not None and len(value) > most_chars:
+        raise BadInput("too_long", f"The key '{key}' has {len(value)} characters; {most_chars} is the most.")
+    if any("\ud800" <= char <= "\udfff" for char in value):
+        raise BadInput("wrong_type", f"The key '{key}' holds half a surrogate pair, which is no text.")
+    return value
+
+
+def _base64(text: str, key: str) -> bytes:
+    compact = "".join(text.split()) if any(char.isspace() for char in text) else text
+    try:
+        content = base64.b64decode(compact, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadInput("not_base64", f"The key '{key}' is not base64. Encode the file's bytes as base64.") from None
+    if not content:
+        raise BadInput("empty_value", f"The key '{key}' decodes to nothing. Send a picture.")
+    return content
+
+
+def _face_crop(row: Json) -> FaceCrop:
+    if not isinstance(row, dict):
+        raise BadInput("wrong_type", "Each face must be an object.")
+    try:
+        box = np.asarray(row.get("box"), np.float32).reshape(4)
+        landmarks = np.asarray(row.get("landmarks"), np.float32).reshape(5, 2)
+    except (TypeError, ValueError):
+        raise BadInput("wrong_type", "A face needs 'box' (4 numbers) and 'landmarks' (5 pairs of numbers).") from None
+    score = row.get("score")
+    if isinstance(score, bool) or not isinstance(score, int | float) or not np.isfinite([*box, *landmarks.flat]).all():
+        raise BadInput("wrong_type", "A face's 'box', 'landmarks' and 'score' must be finite numbers.")
+    return FaceCrop(Face(box, float(score), landmarks), _base64(_text(row, "crop"), "crop"))
