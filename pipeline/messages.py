@@ -24,7 +24,7 @@ ERROR = "Error"
 MAX_REQUEST_ID_CHARS = 256
 MAX_FILENAME_CHARS = 4096
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 
 @dataclass(frozen=True)
@@ -219,6 +219,14 @@ class RecognitionResult:
         if self.error is not None:
             fields["error"] = dict(self.error)
         return json.dumps(fields)
+
+
+def request_id_of(body: str) -> str | None:
+    """Return the request id of a queue message that may be broken in every other way, None if it has none."""
+    try:
+        return _text(_object(body.encode("utf-8", "surrogatepass")), "request_id", MAX_REQUEST_ID_CHARS)
+    except BadInput:
+        return None
 
 
 def face_fields(face: Face) -> dict[str, Json]:

@@ -1,0 +1,149 @@
+"""The variables that faceq reads, all of them, and the only place that reads them.
+
+An argument of a command beats a variable, a variable beats the default. Everything inside receives values.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import ArtifactError
+from pipeline.images import MAX_PIXELS
+
+REQUEST_QUEUE_URL = "REQUEST_QUEUE_URL"
+RESPONSE_QUEUE_URL = "RESPONSE_QUEUE_URL"
+AWS_REGION = "AWS_REGION"
+#: How often the queue hands out a message before the dead-letter queue, as deploy/template.yaml sets it.
+MAX_RECEIVE_COUNT = "MAX_RECEIVE_COUNT"
+#: `onnx` (default) or `torch`.
+FACEQ_ENGINE = "FACEQ_ENGINE"
+#: `auto` (default), `vggface2`, `casia-webface`, `dlib`, `stand-in`, or the path of a .pt file.
+FACEQ_MODEL = "FACEQ_MODEL"
+#: Folder of the installed models.
+FACEQ_MODELS_DIR = "FACEQ_MODELS_DIR"
+#: Folder of the gallery.
+FACEQ_GALLERY_DIR = "FACEQ_GALLERY_DIR"
+#: Folder of the running stack's state and logs.
+FACEQ_STATE_DIR = "FACEQ_STATE_DIR"
+#: Side of the smallest face that is looked for, in pixels of the frame.
+FACEQ_MIN_FACE_SIZE = "FACEQ_MIN_FACE_SIZE"
+#: Largest frame that is decoded, width times height.
+FACEQ_MAX_PIXELS = "FACEQ_MAX_PIXELS"
+#: Threads of one function process; default: the processor share that Lambda gives for the memory size.
+FACEQ_THREADS = "FACEQ_THREADS"
+
+ENGINES = ("onnx", "torch")
+DEFAULT_REGION = "us-east-1"
+
+#: A Lambda function has one virtual processor per 1,769 MB (AWS Lambda Developer Guide, "Configure Lambda function
+#: memory").
+MB_PER_PROCESSOR = 1769
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a person's models, gallery and running stack live: the platform's folders unless a variable says else."""
+
+    models: Path
+    gallery: Path
+    state: Path
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "Paths":
+        """Read the three folder variables."""
+        import platformdirs  # part of faceq[local]: the functions are told their folders and need no default
+
+        def folder(name: str, default: Path) -> Path:
+            return Path(environ[name]).expanduser().absolute() if environ.get(name) else default
+
+        return cls(
+            models=folder(FACEQ_MODELS_DIR, platformdirs.user_cache_path("faceq") / "models"),
+            gallery=folder(FACEQ_GALLERY_DIR, platformdirs.user_data_path("faceq") / "gallery"),
+            state=folder(FACEQ_STATE_DIR, platformdirs.user_state_path("faceq")),
+        )
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which networks to run and how.
+
+    Parameters
+    ----------
+    min_face_size : int
+        Pixels, at least 12: the first network's receptive field.
+    max_pixels : int
+        Width times height.
+    threads : int
+        At least 1.
+
+    """
+
+    engine: str
+    model: str
+    models: Path
+    gallery: Path
+    min_face_size: int
+    max_pixels: int
+    threads: int
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "ModelSettings":
+        """Read the variables. Raises ArtifactError for a value that cannot be meant."""
+        engine = environ.get(FACEQ_ENGINE) or "onnx"
+        if engine not in ENGINES:
+            raise ArtifactError("bad_setting", f"{FACEQ_ENGINE} is '{engine}'; set it to one of {', '.join(ENGINES)}.")
+        folders = {name: environ.get(name) for name in (FACEQ_MODELS_DIR, FACEQ_GALLERY_DIR)}
+        if not all(folders.values()):
+            paths = Paths.from_environment(environ)
+            folders = {FACEQ_MODELS_DIR: str(paths.models), FACEQ_GALLERY_DIR: str(paths.gallery)}
+        memory_mb = _number(environ, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0, 0)
+        share = -(-memory_mb // MB_PER_PROCESSOR) or os.cpu_count() or 1
+        return cls(
+            engine=engine,
+            model=environ.get(FACEQ_MODEL) or "auto",
+            models=Path(str(folders[FACEQ_MODELS_DIR])),
+            gallery=Path(str(folders[FACEQ_GALLERY_DIR])),
+            min_face_size=_number(environ, FACEQ_MIN_FACE_SIZE, 20, 12),
+            max_pixels=_number(environ, FACEQ_MAX_PIXELS, MAX_PIXELS, 1),
+            threads=_number(environ, FACEQ_THREADS, min(share, os.cpu_count() or 1), 1),
+        )
+
+
+@dataclass(frozen=True)
+class QueueSettings:
+    """Where a function sends.
+
+    Parameters
+    ----------
+    request_queue_url : str
+        Empty for the function that does not send there.
+
+    """
+
+    region: str
+    request_queue_url: str
+    response_queue_url: str
+    max_receive_count: int
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str], *required: str) -> "QueueSettings":
+        """Read the variables; those named in `required` must be set. Raises ArtifactError if one is not."""
+        for name in required:
+            if not environ.get(name):
+                raise ArtifactError("bad_setting", f"The variable {name} is not set; deploy/template.yaml sets it.")
+        return cls(
+            region=environ.get(AWS_REGION) or environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION,
+            request_queue_url=environ.get(REQUEST_QUEUE_URL, ""),
+            response_queue_url=environ.get(RESPONSE_QUEUE_URL, ""),
+            max_receive_count=_number(environ, MAX_RECEIVE_COUNT, 5, 1),
+        )
+
+
+def _number(environ: Mapping[str, str], name: str, default: int, least: int) -> int:
+    text = environ.get(name)
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or int(text) < least:
+        raise ArtifactError("bad_setting", f"{name} is '{text}'; set it to a whole number of at least {least}.")
+    return int(text)
