@@ -1,1 +1,1 @@
-"""The outside of faceq: one file per technology, each behind a port of `pipeline.ports`; `wiring` puts them together."""
+"""The outside of faceq: one file per technology, each behind a port of `pipeline.ports`; `wiring` joins them."""

@@ -1,4 +1,4 @@
-"""Entry point of the function `face-recognition`. Everything is loaded here, in Lambda's init phase, never in a request."""
+"""Entry point of the function `face-recognition`. All is loaded here, in Lambda's init phase, never in a request."""
 
 import os
 from collections.abc import Mapping

@@ -1,0 +1,106 @@
+"""`faceq send`: frames in, names out."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from adapters.frames import Frame, frames
+from adapters.service_client import Outcome, ServiceClient
+from local.state import running_stack
+from pipeline.errors import BadInput
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("send", epilog="Example: faceq send --json door.jpg photos/ clip.mp4")(send)
+
+
+def send(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILE|FOLDER|VIDEO...", help="What to send.", show_default=False)
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object a frame, as its answer comes.")
+    ] = False,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Frames unanswered at a time.")] = 4,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a frame's answer.")] = 60,
+    every: Annotated[int, typer.Option(min=1, help="Of a video, send each N-th frame.")] = 1,
+) -> None:
+    """Send frames to the running stack and show who is in them. Exit code 1 if a frame got no answer."""
+    client = client_of_running_stack()
+    unanswered = 0
+    table = Table("frame", "result", "faces", "distance", "ms")
+    console = Console(stderr=True)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("sending", total=None)
+
+        def counted() -> Iterator[Frame]:
+            number = 0
+            for frame in frames(paths, every):
+                number += 1
+                yield frame
+            progress.update(task, total=number)
+
+        for outcome in client.send(counted(), concurrency, timeout):
+            progress.advance(task)
+            unanswered += outcome.answer is None
+            if as_json:
+                print(json.dumps(row(outcome)), flush=True)
+            else:
+                table.add_row(*cells(outcome))
+    if not as_json:
+        Console().print(table)
+    if unanswered:
+        print(f"faceq: {unanswered} frames got no answer; `faceq logs` shows why", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def client_of_running_stack() -> ServiceClient:
+    """Return a client of the stack that runs here. Raises BadInput if none does."""
+    from adapters.queue_sqs import client
+
+    stack = running_stack()
+    if stack is None:
+        raise BadInput("not_running", "No stack is running. Start one with `faceq up`.")
+    return ServiceClient(stack.function_url, stack.response_queue_url, client(stack.region, stack.sqs_endpoint))
+
+
+def row(outcome: Outcome) -> dict[str, object]:
+    """Return an outcome as `--json` prints it: the whole answer, what was sent, and how long it took."""
+    return {
+        **(outcome.answer or {}),
+        "filename": outcome.frame.filename,
+        "request_id": outcome.request_id,
+        "result": outcome.result,
+        "problem": outcome.problem,
+        "milliseconds": round(outcome.milliseconds, 1),
+    }
+
+
+def cells(outcome: Outcome) -> list[str]:
+    """Return an outcome as a table's row."""
+    answer = outcome.answer
+    if answer is None:
+        return [outcome.frame.filename, f"[red]{outcome.problem}[/red]", "", "", f"{outcome.milliseconds:.0f}"]
+    faces = answer.get("faces")
+    rows = [face for face in faces if isinstance(face, dict)] if isinstance(faces, list) else []
+    named = next((face for face in rows if face.get("name") == outcome.result), None)
+    distance = named.get("distance") if named is not None else None
+    shown = f"{distance:.2f}" if isinstance(distance, int | float) else ""
+    return [outcome.frame.filename, str(outcome.result), str(len(rows)), shown, f"{outcome.milliseconds:.0f}"]
