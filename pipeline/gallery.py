@@ -174,20 +174,33 @@ class Gallery:
         owners = dict(self.owners)
         added: list[Photo] = []
         rows: list[int] = []
-        for row, photo in enumerate(photos):
-            person = person_name(photo.person)
-            owner = owners.get(photo.sha256)
-            if owner is None:
-                owners[photo.sha256] = person
-                added.append(replace(photo, person=person))
+        for row, given in enumerate(photos):
+            photo = replace(given, person=person_name(given.person))
+            if not _enrolled(photo, owners):
+                owners[photo.sha256] = photo.person
+                added.append(photo)
                 rows.append(row)
-            elif owner != person:
-                raise BadInput(
-                    "photo_of_another",
-                    f"{photo.source} is enrolled as {owner}, so it cannot be {person} too. Take another photo, or mend "
-                    "the name with `faceq people rename`.",
-                )
         return replace(self, photos=self.photos + tuple(added), vectors=np.concatenate([self.vectors, vectors[rows]]))
+
+    def holds(self, photo: Photo) -> bool:
+        """Tell whether the person has the photo already. Raises BadInput if somebody else has it."""
+        return _enrolled(photo, self.owners)
+
+    def join(self, other: "Gallery") -> "Gallery":
+        """Return the gallery with everybody of `other` too; the threshold stays.
+
+        The preprocessing becomes `unknown` if that of either is. Raises ArtifactError if the vectors of the two cannot
+        be compared, BadInput for a photo that is of one person here and of another there.
+        """
+        if not self.photos:
+            return other
+        if not other.photos:
+            return self
+        if other.preprocessing != UNKNOWN_PREPROCESSING:
+            self.check(other.model, other.preprocessing)
+            return self.add(other.photos, other.vectors)
+        self.check(other.model, self.preprocessing)
+        return replace(self.add(other.photos, other.vectors), preprocessing=UNKNOWN_PREPROCESSING)
 
     def remove(self, name: str) -> "Gallery":
         """Return the gallery without the person. Raises BadInput if there is none of that name."""
@@ -247,8 +260,8 @@ class Gallery:
         if not self.photos or self.preprocessing != UNKNOWN_PREPROCESSING:
             return None
         return (
-            "The gallery holds imported vectors, and it is not known how their faces were cut and normalised. Names may be "
-            "right, but distances are not to be trusted; photos enrolled with `faceq people add` are better."
+            "The gallery holds imported vectors, and it is not known how their faces were cut and normalised: names may "
+            "be right, but do not trust the distances. Photos enrolled with `faceq people add` are better."
         )
 
 
@@ -335,6 +348,17 @@ def import_json(content: bytes) -> Gallery:
     except (binascii.Error, ValueError):
         _refuse("'vectors_base64' does not hold rows of float32 numbers")
     return _gallery(fields, vectors)
+
+
+def _enrolled(photo: Photo, owners: Mapping[str, str]) -> bool:
+    owner = owners.get(photo.sha256, photo.person)
+    if owner != photo.person:
+        raise BadInput(
+            "photo_of_another",
+            f"{photo.source} is enrolled as {owner}, so it cannot be {photo.person} too. Take another photo, or mend "
+            "the name with `faceq people rename`.",
+        )
+    return photo.sha256 in owners
 
 
 def _head(gallery: Gallery) -> dict[str, Json]:

@@ -1,0 +1,174 @@
+"""People into the gallery: from photos, from an exported gallery, from a course gallery file."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from adapters.artifacts_directory import DirectoryStore
+from adapters.frames import PICTURE_SUFFIXES
+from pipeline import gallery
+from pipeline.enrol import embed_photo
+from pipeline.errors import BadInput
+from pipeline.gallery import PHOTO_PREFIX, UNKNOWN_PREPROCESSING, Gallery, Photo, person_name
+from pipeline.ports import FaceDetector, FaceEmbedder
+
+#: Looked for in folders besides the pictures that can be read, so that they are refused aloud instead of left out.
+_UNREADABLE_SUFFIXES = frozenset({".heic", ".heif"})
+#: How far from 1 the length of a facenet vector may be: float32 rounding, with room for files that were converted.
+_UNIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What became of one photo.
+
+    Parameters
+    ----------
+    file : Path
+    added : bool
+        False if it was refused, or if the person had it already.
+    problem : str or None
+        Why it was refused and what to do, in one line.
+
+    """
+
+    file: Path
+    added: bool
+    problem: str | None = None
+
+
+def photo_files(paths: Iterable[Path]) -> list[Path]:
+    """Return the files among `paths`, and the pictures in the folders among them, at any depth, by name.
+
+    Raises BadInput for a folder that holds no picture. A path that does not exist is returned: `enrol` refuses it.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = [
+            file for file in sorted(path.rglob("*")) if file.suffix.lower() in PICTURE_SUFFIXES | _UNREADABLE_SUFFIXES
+        ]
+        if not inside:
+            raise BadInput("no_photos", f"The folder {path} holds no picture. Name another one.")
+        files += inside
+    return files
+
+
+def enrol(
+    person: str,
+    files: Iterable[Path],
+    store: DirectoryStore,
+    detector: FaceDetector,
+    embedder: FaceEmbedder,
+    *,
+    max_pixels: int,
+    largest: bool = False,
+    keep_photos: bool = False,
+) -> Iterator[Enrolment]:
+    """Enrol `files` one by one; each that is taken is in the gallery when it is yielded.
+
+    Parameters
+    ----------
+    largest : bool
+        Where a photo shows several faces, take the largest instead of refusing the photo.
+    keep_photos : bool
+        Keep the photo's bytes beside the gallery, until its person is removed.
+
+    Raises
+    ------
+    BadInput
+        `person` cannot be a name.
+    ArtifactError
+        The gallery is broken, or made with another model.
+    TransientError
+        The gallery cannot be read or written.
+
+    """
+    person = person_name(person)
+    known = _fitting(store, embedder)
+    for file in files:
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            yield Enrolment(file, added=False, problem=f"It cannot be read: {error.strerror}.")
+            continue
+        photo = Photo(person, _text(file.name), hashlib.sha256(content).hexdigest())
+        try:
+            vectors = np.empty((0, embedder.dimensions), np.float32)
+            if not known.holds(photo):
+                vectors = embed_photo(content, detector, embedder, largest, max_pixels)[np.newaxis]
+            with store.exclusive():
+                if keep_photos:
+                    store.write(PHOTO_PREFIX + photo.sha256, content)
+                if len(vectors):
+                    known = _fitting(store, embedder).add([photo], vectors)
+                    gallery.save(store, known)
+        except BadInput as error:
+            yield Enrolment(file, added=False, problem=error.message)
+        else:
+            yield Enrolment(file, added=len(vectors) > 0)
+
+
+def import_gallery(store: DirectoryStore, other: Gallery) -> Gallery:
+    """Add everybody of `other` to the gallery and return it. Raises as `Gallery.join`, `load` and `save` do."""
+    with store.exclusive():
+        current = gallery.load(store)
+        joined = other if current is None else current.join(other)
+        gallery.save(store, joined)
+    return joined
+
+
+def course_gallery(content: bytes, source: str, threshold: float) -> Gallery:
+    """Read a gallery of the course's format: `torch.save([embeddings, names])`, 512-d vectors of the vggface2 network.
+
+    The file does not say how faces were cut and normalised, so the preprocessing is `unknown`. A vector that a person
+    has twice is taken once.
+
+    Parameters
+    ----------
+    source : str
+        The file's name, for messages and as the photos' source.
+    threshold : float
+        Euclidean distance up to which the nearest photo gives its name.
+
+    Raises
+    ------
+    ArtifactError
+        It is no such file.
+    BadInput
+        A name in it cannot be one, or one vector has two names.
+
+    """
+    from adapters.models.weights import read_gallery_file  # only an import of this kind needs the reader
+
+    vectors, names = read_gallery_file(content, source)
+    lengths = np.linalg.norm(vectors, axis=1)
+    if vectors.shape[1] != 512 or not (np.abs(lengths - 1) <= _UNIT_TOLERANCE).all():
+        raise BadInput(
+            "other_vectors", f"{source} does not hold 512-d vectors of length 1, so no facenet network made them."
+        )
+    photos = [
+        Photo(name, f"{source}#{row}", hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest())
+        for row, (name, vector) in enumerate(zip(names, vectors, strict=True))
+    ]
+    return Gallery.empty("vggface2", UNKNOWN_PREPROCESSING, threshold, vectors.shape[1]).add(photos, vectors)
+
+
+def _fitting(store: DirectoryStore, embedder: FaceEmbedder) -> Gallery:
+    """Return the gallery that `embedder`'s vectors can join, an empty one where nobody is enrolled."""
+    current = gallery.load(store)
+    if current is None or not current.photos:
+        return Gallery.empty(embedder.model, embedder.preprocessing, embedder.threshold, embedder.dimensions)
+    current.check(embedder.model, embedder.preprocessing)
+    return current
+
+
+def _text(name: str) -> str:
+    """Return a file name as text that can be printed and stored, whatever bytes it is made of."""
+    return os.fsencode(name).decode("utf-8", "replace")

@@ -1,0 +1,46 @@
+"""One photo of a person to the vector that the gallery keeps."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.embed import PREPROCESSINGS, cut
+from pipeline.errors import BadInput
+from pipeline.images import decode
+from pipeline.ports import FaceDetector, FaceEmbedder
+
+#: Major brands of the HEIF family (ISO 23008-12), bytes 8 to 12 of the file: what phones save as .heic.
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
+
+
+def embed_photo(
+    content: bytes, detector: FaceDetector, embedder: FaceEmbedder, largest: bool, max_pixels: int
+) -> NDArray[np.float32]:
+    """Return the vector, (d,) float32, of the one face in an encoded picture.
+
+    Parameters
+    ----------
+    largest : bool
+        Where there are several faces, take the one with the largest box instead of refusing.
+    max_pixels : int
+        Width times height of the largest picture that is decoded.
+
+    Raises
+    ------
+    BadInput
+        It is no picture, shows no face, or shows several and `largest` is not asked for.
+
+    """
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
+        raise BadInput("not_an_image", "HEIC pictures cannot be read. Export the photo as JPEG.")
+    image = decode(content, max_pixels)
+    faces = detector.detect(image)
+    if not faces:
+        raise BadInput("no_face", "No face was found. Take a photo where the face is larger, sharper or more upright.")
+    if len(faces) > 1 and not largest:
+        raise BadInput(
+            "several_faces",
+            f"{len(faces)} faces were found. Crop the photo to one, or take the largest with --largest.",
+        )
+    crop = cut(image, faces[0], PREPROCESSINGS[embedder.preprocessing])
+    vector: NDArray[np.float32] = embedder.embed(crop[np.newaxis])[0]
+    return vector
