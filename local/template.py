@@ -1,0 +1,768 @@
+"""Read deploy/template.yaml into what the local side plays.
+
+In order: YAML nodes, which know their lines -> parameters and conditions -> each resource that is played, property by
+property, its intrinsic functions resolved on the way -> AWS's own checks, as they would fail on creation.
+
+Four resource types are played. What can be left out without changing what a frame sees (roles, logs, retention) is
+told in `Template.not_played`; anything else that this file does not know is an error with its line, so that no
+difference between the laptop and AWS is silent.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NoReturn, TypeAlias
+
+import yaml
+
+Value: TypeAlias = "None | bool | int | float | str | list[Value] | dict[str, Value]"
+
+#: Names that Lambda sets itself and refuses in a function's environment.
+#: (Lambda developer guide, "Working with Lambda environment variables", defined runtime variables)
+RESERVED_VARIABLES: Final = frozenset(
+    {
+        "_HANDLER", "_X_AMZN_TRACE_ID", "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_EXECUTION_ENV",
+        "AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION",
+        "AWS_LAMBDA_INITIALIZATION_TYPE", "AWS_LAMBDA_LOG_GROUP_NAME", "AWS_LAMBDA_LOG_STREAM_NAME", "AWS_ACCESS_KEY",
+        "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_LAMBDA_RUNTIME_API",
+        "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR",
+    }
+)  # fmt: skip
+
+
+class TemplateError(Exception):
+    """The template cannot be played, or AWS would refuse it.
+
+    Parameters
+    ----------
+    line : int
+        Where, counted from 1.
+    problem : str
+        What is wrong and what to do, in one line.
+
+    """
+
+    def __init__(self, line: int, problem: str) -> None:
+        super().__init__(f"line {line}: {problem}")
+        self.line = line
+        self.problem = problem
+
+
+@dataclass(frozen=True)
+class Redrive:
+    """Where a queue's messages go after `max_receive_count` receives without a delete (1 to 1000)."""
+
+    dead_letter_queue: str
+    max_receive_count: int
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A standard SQS queue.
+
+    Parameters
+    ----------
+    logical_id, name : str
+        Its names in the template and in SQS.
+    visibility_timeout : int
+        Seconds that a received message stays hidden, 0 to 43200.
+    receive_wait : int
+        Seconds that a receive waits if the caller does not say, 0 to 20.
+    delay : int
+        Seconds until a sent message can be received, 0 to 900.
+    redrive : Redrive or None
+        Where failed messages go.
+
+    """
+
+    logical_id: str
+    name: str
+    visibility_timeout: int
+    receive_wait: int
+    delay: int
+    redrive: Redrive | None
+
+
+@dataclass(frozen=True)
+class Function:
+    """A Lambda function from an image.
+
+    Parameters
+    ----------
+    logical_id, name : str
+        Its names in the template and in Lambda.
+    handler : str
+        What the image's command names, `module.function`.
+    timeout_seconds, memory_mb : int
+        1 to 900; 128 to 10240.
+    environment : Mapping of str to str
+        Its variables, references resolved.
+    reserved_concurrency : int or None
+        Most environments at once; None where the template does not limit them.
+
+    """
+
+    logical_id: str
+    name: str
+    handler: str
+    timeout_seconds: int
+    memory_mb: int
+    environment: Mapping[str, str]
+    reserved_concurrency: int | None
+
+
+@dataclass(frozen=True)
+class FunctionUrl:
+    """An HTTP address of a function. `auth_type` is `AWS_IAM` or `NONE`; the local side asks for neither."""
+
+    logical_id: str
+    function: str
+    auth_type: str
+
+
+@dataclass(frozen=True)
+class EventSourceMapping:
+    """A queue that triggers a function.
+
+    Parameters
+    ----------
+    logical_id : str
+        Its name in the template.
+    function, queue : str
+        Names of the two ends.
+    queue_url, queue_arn, region : str
+        How the queue is reached and what a record says of it.
+    visibility_timeout : int
+        The queue's, seconds.
+    batch_size : int
+        Most records in one call, 1 to 10000.
+    window_seconds : int
+        Longest wait for a full batch, 0 to 300.
+    maximum_concurrency : int or None
+        Most calls at once, 2 to 1000; None for AWS's own limit.
+    report_batch_item_failures : bool
+        Whether the function's answer says which records failed.
+    enabled : bool
+        False for a mapping that exists and does not run.
+
+    """
+
+    logical_id: str
+    function: str
+    queue: str
+    queue_url: str
+    queue_arn: str
+    region: str
+    visibility_timeout: int
+    batch_size: int
+    window_seconds: int
+    maximum_concurrency: int | None
+    report_batch_item_failures: bool
+    enabled: bool
+
+
+@dataclass(frozen=True)
+class Template:
+    """What there is to play; `functions` and `queues` by their AWS names.
+
+    Parameters
+    ----------
+    not_played : list of str
+        Sentences for people: what AWS would do and the local side does not.
+    advice : list of str
+        Sentences for people: what AWS accepts and its documentation advises against.
+
+    """
+
+    functions: Mapping[str, Function]
+    urls: tuple[FunctionUrl, ...]
+    queues: Mapping[str, Queue]
+    mappings: tuple[EventSourceMapping, ...]
+    not_played: list[str] = field(default_factory=list)
+    advice: list[str] = field(default_factory=list)
+
+
+#: Resource types that are not played, each with the sentence that says so.
+NOT_PLAYED: Final = {
+    "AWS::IAM::Role": "Roles and permissions (IAM): local functions may call every queue; AWS checks each call.",
+    "AWS::IAM::Policy": "Roles and permissions (IAM): local functions may call every queue; AWS checks each call.",
+    "AWS::Lambda::Permission": "Who may call the functions: the local URL answers this machine only, without a signature.",
+    "AWS::Logs::LogGroup": "CloudWatch log groups and their retention: local logs are shown by `faceq logs`.",
+}
+
+#: Properties of a played resource that are not played: what is said of each; an empty text where nothing need be said.
+_IGNORED: Final[Mapping[str, Mapping[str, str]]] = {
+    "AWS::SQS::Queue": {
+        "MessageRetentionPeriod": "How long queues keep messages: local messages live in memory until the stack stops.",
+        "SqsManagedSseEnabled": "Encryption of queues: local messages are plain text in memory.",
+        "KmsMasterKeyId": "Encryption of queues: local messages are plain text in memory.",
+        "KmsDataKeyReusePeriodSeconds": "Encryption of queues: local messages are plain text in memory.",
+        "MaximumMessageSize": "Message limits below 1 MiB: local queues take 1 MiB whatever the template says.",
+        "RedriveAllowPolicy": "Who may use a dead-letter queue: any local queue may.",
+        "Tags": "",
+    },
+    "AWS::Lambda::Function": {
+        "Role": NOT_PLAYED["AWS::IAM::Role"],
+        "Architectures": "The processor architecture: local functions run on this machine's.",
+        "LoggingConfig": NOT_PLAYED["AWS::Logs::LogGroup"],
+        "EphemeralStorage": "The size of /tmp: local functions see this machine's.",
+        "TracingConfig": "X-Ray tracing: no trace leaves this machine.",
+        "KmsKeyArn": "Encryption of function variables: local variables are plain text.",
+        "Description": "",
+        "Tags": "",
+    },
+    "AWS::Lambda::Url": {
+        "AuthType": "Signatures on the function URL (AuthType): the local URL takes unsigned requests, from this machine only.",
+        "Cors": "CORS of the function URL: the local URL sends no CORS headers of its own.",
+    },
+    "AWS::Lambda::EventSourceMapping": {"Tags": ""},
+}
+
+_PSEUDO: Final = {"AWS::Partition": "aws", "AWS::URLSuffix": "amazonaws.com", "AWS::StackName": "faceq"}
+
+
+def read(
+    text: str, parameters: Mapping[str, str], region: str, account: str, queue_url: Callable[[str], str]
+) -> Template:
+    """Read a CloudFormation template.
+
+    Parameters
+    ----------
+    text : str
+        The template, YAML or JSON.
+    parameters : Mapping of str to str
+        Values for the template's parameters; the others take their defaults. A parameter without either is an error
+        only where something that is played needs it.
+    region, account : str
+        What ARNs and pseudo parameters say.
+    queue_url : callable
+        From a queue's name to its URL, what `!Ref` of a queue becomes.
+
+    Raises
+    ------
+    TemplateError
+        The template is not one, needs what is not played, or breaks a rule that AWS checks on creation.
+
+    """
+    return _Reader(text, parameters, region, account, queue_url).template()
+
+
+class _Missing(Exception):  # noqa: N818 - AWS::NoValue: the property is not there
+    pass
+
+
+class _Reader:
+    def __init__(
+        self, text: str, parameters: Mapping[str, str], region: str, account: str, queue_url: Callable[[str], str]
+    ) -> None:
+        try:
+            root = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise TemplateError(line, f"This is not YAML: {error.problem}.") from None
+        if not isinstance(root, yaml.MappingNode):
+            raise TemplateError(1, "This is no CloudFormation template: it has no Resources.")
+        sections = _entries(root)
+        if "Resources" not in sections:
+            raise TemplateError(1, "This is no CloudFormation template: it has no Resources.")
+        if "Transform" in sections:
+            _fail(sections["Transform"], "Transforms (SAM, macros) are not played. Write plain CloudFormation.")
+        self._region, self._account, self._queue_url = region, account, queue_url
+        self._conditions = _entries(sections.get("Conditions"))
+        self._not_played: dict[str, None] = {}
+        self._parameters = self._read_parameters(_entries(sections.get("Parameters")), parameters)
+        self._resources = {
+            name: node for name, node in _entries(sections["Resources"]).items() if self._is_wanted(node)
+        }
+
+    def template(self) -> Template:
+        queues: dict[str, Queue] = {}
+        functions: dict[str, Function] = {}
+        urls: list[FunctionUrl] = []
+        for logical_id, node in self._resources.items():
+            match self._type(node):
+                case "AWS::SQS::Queue":
+                    queue = self._queue(logical_id)
+                    queues[queue.name] = queue
+                case "AWS::Lambda::Function":
+                    function = self._function(logical_id)
+                    functions[function.name] = function
+                case "AWS::Lambda::Url":
+                    urls.append(self._url(logical_id))
+                case "AWS::Lambda::EventSourceMapping":
+                    pass  # after the queues and functions that it joins
+                case other if other in NOT_PLAYED:
+                    self._not_played[NOT_PLAYED[other]] = None
+                case other:
+                    played = "queues, functions, function URLs and event source mappings"
+                    _fail(_entries(node)["Type"], f"{logical_id} is a {other}, which is not played: only {played} are.")
+        mappings = tuple(
+            self._mapping(logical_id, queues, functions)
+            for logical_id, node in self._resources.items()
+            if self._type(node) == "AWS::Lambda::EventSourceMapping"
+        )
+        return Template(
+            functions, tuple(urls), queues, mappings, list(self._not_played), _advice(queues, functions, mappings)
+        )
+
+    # Resources
+
+    def _queue(self, logical_id: str) -> Queue:
+        properties = self._properties(logical_id)
+        name = properties.text("QueueName", "Name the queue: the local side makes up no names.")
+        # SQS API reference, CreateQueue: up to 80 of these characters.
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", name):
+            properties.fail("QueueName", f"'{name}' is no queue name: 1 to 80 letters, digits, hyphens or underscores.")
+        queue = Queue(
+            logical_id=logical_id,
+            name=name,
+            # Defaults and ranges: SQS API reference, SetQueueAttributes.
+            visibility_timeout=properties.number("VisibilityTimeout", 0, 43_200, default=30),
+            receive_wait=properties.number("ReceiveMessageWaitTimeSeconds", 0, 20, default=0),
+            delay=properties.number("DelaySeconds", 0, 900, default=0),
+            redrive=self._redrive(properties),
+        )
+        properties.finish()
+        return queue
+
+    def _redrive(self, properties: "_Properties") -> Redrive | None:
+        policy = properties.take("RedrivePolicy")
+        if policy is None:
+            return None
+        if not isinstance(policy, dict) or set(policy) != {"deadLetterTargetArn", "maxReceiveCount"}:
+            properties.fail("RedrivePolicy", "RedrivePolicy needs deadLetterTargetArn and maxReceiveCount.")
+        most = _integer(policy["maxReceiveCount"])
+        if most is None or not 1 <= most <= 1000:  # SQS API reference, SetQueueAttributes
+            properties.fail("RedrivePolicy", "maxReceiveCount must be a whole number from 1 to 1000.")
+        name = str(policy["deadLetterTargetArn"]).rsplit(":", 1)[-1]
+        if name not in {self._name(other) for other in self._of_type("AWS::SQS::Queue")}:
+            properties.fail("RedrivePolicy", f"The dead-letter queue {name} is not in this template.")
+        return Redrive(name, most)
+
+    def _function(self, logical_id: str) -> Function:
+        properties = self._properties(logical_id)
+        name = properties.text("FunctionName", "Name the function: the local side makes up no names.")
+        if properties.text("PackageType", "Only functions from images are played: set PackageType: Image.") != "Image":
+            properties.fail("PackageType", "Only functions from images are played: set PackageType: Image.")
+        properties.skip("Code")  # which image it is, is AWS's business; here the code of this directory runs
+        image = properties.take("ImageConfig")
+        command = image.get("Command") if isinstance(image, dict) else None
+        if not (
+            isinstance(image, dict)
+            and set(image) == {"Command"}
+            and isinstance(command, list)
+            and len(command) == 1
+            and isinstance(command[0], str)
+        ):
+            properties.fail("ImageConfig", "ImageConfig must be a Command with one word, the handler.")
+        function = Function(
+            logical_id=logical_id,
+            name=name,
+            handler=command[0],
+            # Defaults and ranges: Lambda API reference, CreateFunction; Lambda quotas.
+            timeout_seconds=properties.number("Timeout", 1, 900, default=3),
+            memory_mb=properties.number("MemorySize", 128, 10_240, default=128),
+            environment=self._environment(properties),
+            reserved_concurrency=properties.number_or_none("ReservedConcurrentExecutions", 0, 1_000_000),
+        )
+        properties.finish()
+        return function
+
+    def _environment(self, properties: "_Properties") -> dict[str, str]:
+        environment = properties.take("Environment")
+        variables = environment.get("Variables") if isinstance(environment, dict) else {}
+        if not isinstance(variables, dict):
+            properties.fail("Environment", "Environment needs Variables, a map from names to texts.")
+        for name, value in variables.items():
+            if name in RESERVED_VARIABLES:
+                properties.fail("Environment", f"{name} is set by Lambda, which refuses it here. Take it out.")
+            if isinstance(value, list | dict) or value is None:
+                properties.fail("Environment", f"The variable {name} must be a text or a number.")
+        texts = {name: _text(value) for name, value in variables.items()}
+        if sum(len(name.encode()) + len(text.encode()) for name, text in texts.items()) > 4096:  # Lambda quotas
+            properties.fail("Environment", "The variables are longer than the 4 KB that Lambda takes.")
+        return texts
+
+    def _url(self, logical_id: str) -> FunctionUrl:
+        properties = self._properties(logical_id)
+        function = self._end(properties, "TargetFunctionArn", "AWS::Lambda::Function")
+        auth_type = properties.text("AuthType", "Set AuthType: AWS_IAM or NONE.", keep=True)
+        if auth_type not in {"AWS_IAM", "NONE"}:  # Lambda API reference, CreateFunctionUrlConfig
+            properties.fail("AuthType", f"AuthType is AWS_IAM or NONE, not {auth_type}.")
+        if properties.take("InvokeMode") not in {None, "BUFFERED"}:
+            properties.fail("InvokeMode", "Streamed answers are not played. Set InvokeMode: BUFFERED.")
+        properties.finish()
+        return FunctionUrl(logical_id, function, auth_type)
+
+    def _mapping(
+        self, logical_id: str, queues: Mapping[str, Queue], functions: Mapping[str, Function]
+    ) -> EventSourceMapping:
+        properties = self._properties(logical_id)
+        queue = queues[self._end(properties, "EventSourceArn", "AWS::SQS::Queue")]
+        function = functions[self._end(properties, "FunctionName", "AWS::Lambda::Function")]
+        types = properties.take("FunctionResponseTypes")
+        if types not in (None, [], ["ReportBatchItemFailures"]):  # the only value there is (Lambda API reference)
+            properties.fail("FunctionResponseTypes", "FunctionResponseTypes knows ReportBatchItemFailures only.")
+        scaling = properties.take("ScalingConfig")
+        most = _integer(scaling.get("MaximumConcurrency")) if isinstance(scaling, dict) else None
+        if scaling is not None and (most is None or not 2 <= most <= 1000):  # Lambda API reference, ScalingConfig
+            properties.fail("ScalingConfig", "MaximumConcurrency must be a whole number from 2 to 1000.")
+        enabled = properties.take("Enabled")
+        mapping = EventSourceMapping(
+            logical_id=logical_id,
+            function=function.name,
+            queue=queue.name,
+            queue_url=self._queue_url(queue.name),
+            queue_arn=self._arn("sqs", queue.name),
+            region=self._region,
+            visibility_timeout=queue.visibility_timeout,
+            # Defaults and ranges: Lambda API reference, CreateEventSourceMapping.
+            batch_size=properties.number("BatchSize", 1, 10_000, default=10),
+            window_seconds=properties.number("MaximumBatchingWindowInSeconds", 0, 300, default=0),
+            maximum_concurrency=most,
+            report_batch_item_failures=bool(types),
+            enabled=enabled is None or _text(enabled).lower() == "true",
+        )
+        if mapping.batch_size > 10 and mapping.window_seconds < 1:  # Lambda API reference, CreateEventSourceMapping
+            properties.fail("BatchSize", "A BatchSize above 10 needs MaximumBatchingWindowInSeconds of at least 1.")
+        # What CreateEventSourceMapping answers, InvalidParameterValueException.
+        if queue.visibility_timeout < function.timeout_seconds:
+            properties.fail(
+                "EventSourceArn",
+                f"Queue visibility timeout: {queue.visibility_timeout} seconds is less than Function timeout: "
+                f"{function.timeout_seconds} seconds. Give {queue.logical_id} at least 6 times as much.",
+            )
+        properties.finish()
+        return mapping
+
+    def _end(self, properties: "_Properties", key: str, kind: str) -> str:
+        """Return the name of the queue or function that `key` names by ARN or by name."""
+        name = properties.text(key, f"{key} is missing.").rsplit(":", 1)[-1]
+        if name not in {self._name(logical_id) for logical_id in self._of_type(kind)}:
+            properties.fail(key, f"{key} is {name}, which is no {kind} of this template.")
+        return name
+
+    def _properties(self, logical_id: str) -> "_Properties":
+        node = self._resources[logical_id]
+        kind = self._type(node)
+        nodes = _entries(_entries(node).get("Properties"))
+        return _Properties(logical_id, kind, node, nodes, self._value, self._not_played)
+
+    def _type(self, node: yaml.Node) -> str:
+        kind = _entries(node).get("Type")
+        if not isinstance(kind, yaml.ScalarNode):
+            _fail(node, "This resource has no Type.")
+        return str(kind.value)
+
+    def _of_type(self, kind: str) -> list[str]:
+        return [logical_id for logical_id, node in self._resources.items() if self._type(node) == kind]
+
+    def _name(self, logical_id: str) -> str:
+        properties = _entries(_entries(self._resources[logical_id]).get("Properties"))
+        for key in ("QueueName", "FunctionName"):
+            if key in properties:
+                return _text(self._value(properties[key]))
+        return logical_id
+
+    def _arn(self, service: str, resource: str) -> str:
+        return f"arn:aws:{service}:{self._region}:{self._account}:{resource}"
+
+    # Parameters, conditions and intrinsic functions
+
+    def _read_parameters(self, declared: Mapping[str, yaml.Node], given: Mapping[str, str]) -> dict[str, Value]:
+        unknown = sorted(set(given) - set(declared))
+        if unknown:
+            known = ", ".join(declared) or "none"
+            raise TemplateError(1, f"The template has no parameter {unknown[0]}. It has: {known}.")
+        values: dict[str, Value] = {}
+        for name, node in declared.items():
+            fields = {key: self._value(value) for key, value in _entries(node).items()}
+            value: Value = given[name] if name in given else fields.get("Default")
+            if value is None:
+                continue  # found out where it is used, if it is
+            where = node if name in given else _entries(node)["Default"]
+            allowed = fields.get("AllowedValues")
+            if isinstance(allowed, list) and _text(value) not in {_text(item) for item in allowed}:
+                _fail(where, f"{name} is {value}; allowed are {', '.join(_text(item) for item in allowed)}.")
+            pattern = fields.get("AllowedPattern")
+            if isinstance(pattern, str) and not re.fullmatch(pattern, _text(value)):
+                _fail(where, f"{name} is '{value}', which does not match {pattern}.")
+            if fields.get("Type") == "Number":
+                number = _number(value)
+                least, most = _number(fields.get("MinValue")), _number(fields.get("MaxValue"))
+                if number is None:
+                    _fail(where, f"{name} is '{value}', which is no number.")
+                if (least is not None and number < least) or (most is not None and number > most):
+                    _fail(where, f"{name} is {value}, outside {least} to {most}.")
+                values[name] = number
+            else:
+                values[name] = _text(value)
+        return values
+
+    def _is_wanted(self, node: yaml.Node) -> bool:
+        condition = _entries(node).get("Condition")
+        return condition is None or self._holds(condition)
+
+    def _holds(self, name: yaml.Node) -> bool:
+        if not isinstance(name, yaml.ScalarNode) or name.value not in self._conditions:
+            _fail(name, "There is no such condition.")
+        return self._value(self._conditions[name.value]) is True
+
+    def _value(self, node: yaml.Node) -> Value:
+        """Return the node's value with every intrinsic function in it resolved."""
+        call = _call(node)
+        if call is not None:
+            return self._resolve(node, *call)
+        if isinstance(node, yaml.ScalarNode):
+            return _scalar(node)
+        if isinstance(node, yaml.SequenceNode):
+            return [value for value in map(self._value_or_missing, node.value) if value is not _MISSING]
+        values = {key: self._value_or_missing(value) for key, value in _entries(node).items()}
+        return {key: value for key, value in values.items() if value is not _MISSING}
+
+    def _value_or_missing(self, node: yaml.Node) -> Value:
+        try:
+            return self._value(node)
+        except _Missing:
+            return _MISSING
+
+    def _resolve(self, node: yaml.Node, function: str, argument: yaml.Node) -> Value:
+        match function:
+            case "Ref" if isinstance(argument, yaml.ScalarNode):
+                return self._ref(node, argument.value)
+            case "Fn::GetAtt":
+                value = self._value(argument)
+                parts = value if isinstance(value, list) else str(value).split(".", 1)
+                return self._attribute(node, *(str(part) for part in parts))
+            case "Fn::Sub":
+                return self._sub(node, argument)
+            case "Fn::Join" if isinstance(argument, yaml.SequenceNode):
+                separator, items = self._value(argument.value[0]), self._value(argument.value[1])
+                if isinstance(items, list):
+                    return str(separator).join(_text(item) for item in items)
+            case "Fn::If" if isinstance(argument, yaml.SequenceNode) and len(argument.value) == 3:
+                condition, yes, no = argument.value
+                return self._value(yes if self._holds(condition) else no)
+            case "Condition":
+                return self._holds(argument)
+            case "Fn::Equals" | "Fn::And" | "Fn::Or" | "Fn::Not":
+                values = self._value(argument)
+                if isinstance(values, list) and values:
+                    return {
+                        "Fn::Equals": len({_text(value) for value in values}) == 1,
+                        "Fn::And": all(values),
+                        "Fn::Or": any(values),
+                        "Fn::Not": not values[0],
+                    }[function]
+        _fail(node, f"{function} is not understood here.")
+
+    def _ref(self, node: yaml.Node, name: str) -> Value:
+        if name == "AWS::NoValue":
+            raise _Missing
+        if name in self._parameters:
+            return self._parameters[name]
+        pseudo = _PSEUDO | {"AWS::Region": self._region, "AWS::AccountId": self._account}
+        if name in pseudo:
+            return pseudo[name]
+        if name in self._resources:
+            kind = self._type(self._resources[name])
+            if kind == "AWS::SQS::Queue":
+                return self._queue_url(self._name(name))
+            if kind == "AWS::Lambda::Function":
+                return self._name(name)
+            _fail(node, f"{name} is a {kind}, which the local side does not make, so nothing here can refer to it.")
+        _fail(node, f"{name} has no value: it is no resource, and no parameter with a default or a given value.")
+
+    def _attribute(self, node: yaml.Node, name: str, attribute: str = "") -> str:
+        kind = self._type(self._resources[name]) if name in self._resources else None
+        match kind, attribute:
+            case "AWS::SQS::Queue", "Arn":
+                return self._arn("sqs", self._name(name))
+            case "AWS::SQS::Queue", "QueueName":
+                return self._name(name)
+            case "AWS::SQS::Queue", "QueueUrl":
+                return self._queue_url(self._name(name))
+            case "AWS::Lambda::Function", "Arn":
+                return self._arn("lambda", f"function:{self._name(name)}")
+        _fail(node, f"The local side has no attribute {name}.{attribute}.")
+
+    def _sub(self, node: yaml.Node, argument: yaml.Node) -> str:
+        text, own = argument, dict[str, Value]()
+        if isinstance(argument, yaml.SequenceNode) and len(argument.value) == 2:
+            text = argument.value[0]
+            own = {key: self._value(value) for key, value in _entries(argument.value[1]).items()}
+
+        def replace(match: re.Match[str]) -> str:
+            name = match[1]
+            if name.startswith("!"):
+                return f"${{{name[1:]}}}"  # ${!Literal} stays as ${Literal}
+            if name in own:
+                return _text(own[name])
+            return self._attribute(node, *name.split(".", 1)) if "." in name else _text(self._ref(node, name))
+
+        if not isinstance(text, yaml.ScalarNode):
+            _fail(node, "Fn::Sub needs a text.")
+        return re.sub(r"\$\{([^}]+)\}", replace, text.value)
+
+
+@dataclass
+class _Properties:
+    """The properties of one resource. Each is taken once; what nobody took is an error."""
+
+    logical_id: str
+    kind: str
+    node: yaml.Node
+    nodes: dict[str, yaml.Node]
+    resolve: Callable[[yaml.Node], Value]
+    not_played: dict[str, None]
+    taken: set[str] = field(default_factory=set)
+
+    def skip(self, key: str) -> None:
+        self.taken.add(key)
+
+    def take(self, key: str) -> Value:
+        """Return the property, None if it is not there."""
+        self.taken.add(key)
+        try:
+            return self.resolve(self.nodes[key]) if key in self.nodes else None
+        except _Missing:
+            return None
+
+    def text(self, key: str, otherwise: str, *, keep: bool = False) -> str:
+        value = self.take(key)
+        if keep:
+            self.taken.discard(key)
+        if value is None or isinstance(value, list | dict):
+            self.fail(key, otherwise)
+        return _text(value)
+
+    def number(self, key: str, least: int, most: int, default: int) -> int:
+        value = self.number_or_none(key, least, most)
+        return default if value is None else value
+
+    def number_or_none(self, key: str, least: int, most: int) -> int | None:
+        value = self.take(key)
+        if value is None:
+            return None
+        number = _integer(value)
+        if number is None or not least <= number <= most:
+            self.fail(key, f"{key} is {value}; it must be a whole number from {least} to {most}.")
+        return number
+
+    def fail(self, key: str, problem: str) -> NoReturn:
+        _fail(self.nodes.get(key, self.node), f"{self.logical_id}: {problem}")
+
+    def finish(self) -> None:
+        """Say what is not played; fail at what nobody knows."""
+        for key in self.nodes:
+            if key in self.taken:
+                continue
+            if key not in _IGNORED[self.kind]:
+                self.fail(key, f"{key} is not played, and leaving it out would change what happens.")
+            if sentence := _IGNORED[self.kind][key]:
+                self.not_played[sentence] = None
+
+
+def _advice(
+    queues: Mapping[str, Queue], functions: Mapping[str, Function], mappings: Iterable[EventSourceMapping]
+) -> list[str]:
+    """Return what the Lambda developer guide advises against ("Configuring a queue to use with Lambda")."""
+    advice = []
+    for mapping in mappings:
+        queue, function = queues[mapping.queue], functions[mapping.function]
+        wanted = 6 * function.timeout_seconds + mapping.window_seconds
+        if queue.visibility_timeout < wanted:
+            advice.append(
+                f"{queue.name}: the visibility timeout of {queue.visibility_timeout} s is less than {wanted} s, six "
+                f"times the timeout of {function.name} plus the batching window; a throttled batch may run twice."
+            )
+        if queue.redrive is None:
+            advice.append(
+                f"{queue.name}: no dead-letter queue; a message that always fails comes back until it expires."
+            )
+        elif queue.redrive.max_receive_count < 5:
+            advice.append(
+                f"{queue.name}: a maxReceiveCount of {queue.redrive.max_receive_count} sends throttled messages to "
+                f"the dead-letter queue early; take 5 or more."
+            )
+        reserved = function.reserved_concurrency
+        if reserved is not None and (mapping.maximum_concurrency or reserved + 1) > reserved:
+            advice.append(
+                f"{function.name}: the mapping may call more at once than the {reserved} that are reserved; the rest "
+                f"is throttled. Set MaximumConcurrency to at most {reserved}."
+            )
+    return advice
+
+
+# YAML nodes
+
+#: Stands for AWS::NoValue inside lists and maps until it is dropped; never leaves this file.
+_MISSING: Final[Value] = "\0AWS::NoValue"
+
+
+def _fail(node: yaml.Node, problem: str) -> NoReturn:
+    raise TemplateError(node.start_mark.line + 1, problem)
+
+
+def _entries(node: yaml.Node | None) -> dict[str, yaml.Node]:
+    """Return a mapping node's entries by key; CloudFormation refuses a key that stands twice, YAML does not."""
+    if node is None:
+        return {}
+    if not isinstance(node, yaml.MappingNode):
+        _fail(node, "A map from names to values is expected here.")
+    entries: dict[str, yaml.Node] = {}
+    for key, value in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            _fail(key, "A name is expected here.")
+        if key.value in entries:
+            _fail(key, f"{key.value} stands here twice.")
+        entries[key.value] = value
+    return entries
+
+
+def _call(node: yaml.Node) -> tuple[str, yaml.Node] | None:
+    """Return the intrinsic function that a node is, short form or long, with its argument; None if it is a value."""
+    if node.tag.startswith("!"):
+        name = node.tag[1:]
+        plain = type(node)("tag:yaml.org,2002:str", node.value, node.start_mark, node.end_mark)
+        return name if name in {"Ref", "Condition"} else f"Fn::{name}", plain
+    if isinstance(node, yaml.MappingNode) and len(node.value) == 1:
+        key, argument = node.value[0]
+        if key.value in {"Ref", "Condition"} or str(key.value).startswith("Fn::"):
+            return str(key.value), argument
+    return None
+
+
+def _scalar(node: yaml.ScalarNode) -> Value:
+    match node.tag.rpartition(":")[2]:
+        case "int":
+            return _integer(node.value.replace("_", ""))
+        case "float":
+            return float(node.value)
+        case "bool":
+            return node.value.lower() in {"true", "yes", "on"}
+        case "null":
+            return None
+    return str(node.value)
+
+
+def _text(value: Value) -> str:
+    """Return a value as CloudFormation writes it where a text is wanted."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _number(value: Value) -> int | float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return int(value) if not isinstance(value, float) else value
+    except ValueError:
+        try:
+            return float(value)
+        except ValueError:
+            return None
+
+
+def _integer(value: Value) -> int | None:
+    number = _number(value)
+    return number if isinstance(number, int) else None
