@@ -100,19 +100,18 @@ def enrol(
             continue
         photo = Photo(person, _text(file.name), hashlib.sha256(content).hexdigest())
         try:
-            vectors = np.empty((0, embedder.dimensions), np.float32)
-            if not known.holds(photo):
-                vectors = embed_photo(content, detector, embedder, largest, max_pixels)[np.newaxis]
+            had = known.holds(photo)
+            vector = None if had else embed_photo(content, detector, embedder, largest, max_pixels)
             with store.exclusive():
                 if keep_photos:
                     store.write(PHOTO_PREFIX + photo.sha256, content)
-                if len(vectors):
-                    known = _fitting(store, embedder).add([photo], vectors)
+                if vector is not None:
+                    known = _fitting(store, embedder).add([photo], vector[np.newaxis])
                     gallery.save(store, known)
         except BadInput as error:
             yield Enrolment(file, added=False, problem=error.message)
         else:
-            yield Enrolment(file, added=len(vectors) > 0)
+            yield Enrolment(file, added=not had)
 
 
 def import_gallery(store: DirectoryStore, other: Gallery) -> Gallery:

@@ -196,6 +196,11 @@ class Gallery:
             return other
         if not other.photos:
             return self
+        if other.dimensions != self.dimensions:
+            raise ArtifactError(
+                "other_model",
+                f"Vectors of length {other.dimensions} cannot join those of length {self.dimensions}. {_MEND}",
+            )
         if other.preprocessing != UNKNOWN_PREPROCESSING:
             self.check(other.model, other.preprocessing)
             return self.add(other.photos, other.vectors)
@@ -260,8 +265,8 @@ class Gallery:
         if not self.photos or self.preprocessing != UNKNOWN_PREPROCESSING:
             return None
         return (
-            "The gallery holds imported vectors, and it is not known how their faces were cut and normalised: names may "
-            "be right, but do not trust the distances. Photos enrolled with `faceq people add` are better."
+            "The gallery holds imported vectors, and nobody knows how their faces were prepared: names may be "
+            "right, but do not trust the distances. Photos enrolled with `faceq people add` are better."
         )
 
 
@@ -293,22 +298,10 @@ def load(store: ArtifactStore) -> Gallery | None:
         The store cannot be reached, or the gallery was replaced faster than it could be read.
 
     """
-    manifest = _read(store, MANIFEST)
-    for _ in range(_MOST_READS):
-        if manifest is None:
-            return None
-        fields = _fields(manifest)
-        vectors = _read(store, _string(fields, "vectors"))
-        if vectors is not None:
-            if _sha256(vectors) != fields.get("vectors_sha256"):
-                _refuse("its vectors are not the ones that gallery.json names")
-            return _gallery(fields, _from_npy(vectors))
-        # A newer gallery took the place of the one we were reading, and its vectors with it.
-        newer = _read(store, MANIFEST)
-        if newer == manifest:
-            _refuse("its vectors are missing")
-        manifest = newer
-    raise TransientError("gallery_busy", "The gallery is being written again and again. Try again later.")
+    try:
+        return _load(store)
+    except _BrokenError as error:
+        raise ArtifactError("broken_gallery", f"The gallery is broken: {error}. {_MEND}") from None
 
 
 def save(store: ArtifactStore, gallery: Gallery) -> None:
@@ -338,6 +331,19 @@ def export_json(gallery: Gallery) -> bytes:
 
 def import_json(content: bytes) -> Gallery:
     """Read what `export_json` wrote. Raises ArtifactError if it is not that."""
+    try:
+        return _imported(content)
+    except _BrokenError as error:
+        raise ArtifactError(
+            "broken_export", f"The file is not what `faceq people export` writes: {error}. Export it again."
+        ) from None
+
+
+class _BrokenError(ValueError):
+    pass
+
+
+def _imported(content: bytes) -> Gallery:
     fields = _fields(content)
     dimensions = fields.get("dimensions")
     if isinstance(dimensions, bool) or not isinstance(dimensions, int) or dimensions < 1:
@@ -348,6 +354,25 @@ def import_json(content: bytes) -> Gallery:
     except (binascii.Error, ValueError):
         _refuse("'vectors_base64' does not hold rows of float32 numbers")
     return _gallery(fields, vectors)
+
+
+def _load(store: ArtifactStore) -> Gallery | None:
+    manifests = set()
+    for _ in range(_MOST_READS):
+        manifest = _read(store, MANIFEST)
+        if manifest is None:
+            return None
+        fields = _fields(manifest)
+        vectors = _read(store, _string(fields, "vectors"))
+        if vectors is not None:
+            if _sha256(vectors) != fields.get("vectors_sha256"):
+                _refuse("its vectors are not the ones that gallery.json names")
+            return _gallery(fields, _from_npy(vectors))
+        # Gone between the two reads: a newer gallery took the place of this one, and is read instead.
+        manifests.add(manifest)
+    if len(manifests) == 1:
+        _refuse("its vectors are missing")
+    raise TransientError("gallery_busy", "The gallery is being written again and again. Try again later.")
 
 
 def _enrolled(photo: Photo, owners: Mapping[str, str]) -> bool:
@@ -412,11 +437,7 @@ def _fields(content: bytes) -> dict[str, Json]:
     if not isinstance(fields, dict) or "format" not in fields:
         _refuse("it is not a gallery")
     if fields["format"] != _FORMAT:
-        raise ArtifactError(
-            "gallery_format",
-            f"The gallery has format {fields['format']!r}, and this faceq reads format {_FORMAT}. Use the faceq that "
-            f"wrote it, or start anew: `faceq people remove --all`, then `faceq people add NAME PHOTO...`.",
-        )
+        _refuse(f"it is of another format than {_FORMAT}, the one that this faceq reads")
     return fields
 
 
@@ -428,7 +449,7 @@ def _gallery(fields: Mapping[str, Json], vectors: NDArray[np.float32]) -> Galler
     if not isinstance(rows, list):
         _refuse("'photos' is not a list")
     if vectors.ndim != 2 or vectors.shape[1] != fields.get("dimensions"):
-        _refuse(f"vectors of shape {vectors.shape} do not have {fields.get('dimensions')} dimensions")
+        _refuse("its vectors are not as long as 'dimensions' says")
     photos = tuple(_photo(row) for row in rows)
     try:
         return Gallery(_string(fields, "model"), _string(fields, "preprocessing"), float(threshold), photos, vectors)
@@ -451,7 +472,7 @@ def _photo(row: Json) -> Photo:
 
 def _string(fields: Mapping[str, Json], key: str) -> str:
     value = fields.get(key)
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str):
         _refuse(f"'{key}' is not a text")
     return value
 
@@ -472,7 +493,7 @@ def _sweep(store: ArtifactStore, needed: set[str]) -> None:
 
 
 def _refuse(reason: str) -> NoReturn:
-    raise ArtifactError("broken_gallery", f"The gallery is broken: {reason}. {_MEND}")
+    raise _BrokenError(reason)
 
 
 def _sha256(content: bytes) -> str:

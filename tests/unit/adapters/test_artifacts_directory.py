@@ -1,0 +1,233 @@
+"""What the directory promises beyond its port: kills, other writers, full disks."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import pytest
+
+from adapters import artifacts_directory
+from adapters.artifacts_directory import DirectoryStore
+from pipeline import gallery
+from pipeline.errors import TransientError
+from pipeline.gallery import Gallery, Photo
+
+ROOT = Path(__file__).parents[3]
+
+
+def some_gallery(people: int) -> Gallery:
+    photos = [Photo(f"person {number}", "a.jpg", f"{number:064x}") for number in range(people)]
+    vectors = np.random.default_rng(people).normal(size=(people, 512)).astype(np.float32)
+    return Gallery.empty("vggface2", "facenet-160", 0.9, 512).add(photos, vectors)
+
+
+def python(script: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a script that can import faceq and the tests."""
+    return subprocess.Popen(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _die_at_line(number: int) -> None:
+    """Make this process kill itself when the gallery's or the directory's code begins its `number`-th line."""
+    files = {gallery.__file__, artifacts_directory.__file__}
+    lines = 0
+
+    def trace(frame: FrameType, event: str, _argument: object) -> object:
+        nonlocal lines
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line":
+            lines += 1
+            if lines == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
+
+
+def test_a_writer_killed_at_any_line_of_a_save_leaves_the_old_gallery_or_the_new_one(tmp_path: Path) -> None:
+    old, new = some_gallery(2), some_gallery(3)
+    seen = []
+    for line in range(1, 10_000):
+        store = DirectoryStore(tmp_path / str(line))
+        gallery.save(store, old)
+        child = os.fork()
+        if child == 0:
+            _die_at_line(line)
+            gallery.save(store, new)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        left = gallery.load(store)
+        assert left is not None
+        seen.append(left.version)
+        gallery.save(store, new)
+        assert sorted(path.name for path in (tmp_path / str(line)).iterdir()) == [".lock", *store.names()]
+        assert len(store.names()) == 2
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            break
+    assert seen == sorted(seen, key=[old.version, new.version].index), "old up to one line, new from there on"
+    assert set(seen) == {old.version, new.version}
+
+
+_SAVE_FOR_EVER = """
+import sys
+from pathlib import Path
+from adapters.artifacts_directory import DirectoryStore
+from pipeline import gallery
+from tests.unit.adapters.test_artifacts_directory import some_gallery
+store, two = DirectoryStore(Path(sys.argv[1])), [some_gallery(300), some_gallery(500)]
+while True:
+    for one in two:
+        gallery.save(store, one)
+        print("saved", flush=True)
+"""
+
+
+def test_readers_beside_a_writer_that_is_killed_again_and_again_see_whole_galleries_only(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    whole = {some_gallery(300).version, some_gallery(500).version}
+    for kill in range(12):
+        writer = python(_SAVE_FOR_EVER, str(tmp_path))
+        try:
+            assert writer.stdout is not None
+            for _ in range(2 + kill):  # each round is killed elsewhere in its work
+                assert writer.stdout.readline() == "saved\n", writer.stderr and writer.stderr.read()
+                left = gallery.load(store)
+                assert left is not None
+                assert left.version in whole
+        finally:
+            writer.kill()
+            writer.communicate()
+        left = gallery.load(store)
+        assert left is not None
+        assert left.version in whole
+    gallery.save(store, some_gallery(300))
+    assert len(list(tmp_path.iterdir())) == 3, "lock, manifest and vectors; nothing of the dead is left"
+
+
+_ADD_ONE_BY_ONE = """
+import sys
+from pathlib import Path
+import numpy as np
+from adapters.artifacts_directory import DirectoryStore
+from pipeline import gallery
+from pipeline.gallery import Gallery, Photo
+store, first = DirectoryStore(Path(sys.argv[1]), wait_seconds=60), int(sys.argv[2])
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(first, first + 15):
+    with store.exclusive():
+        current = gallery.load(store) or Gallery.empty("m", "p", 1, 4)
+        gallery.save(store, current.add([Photo("Ada", "a", f"{number:064x}")], np.full((1, 4), number, np.float32)))
+"""
+
+
+def test_two_writers_at_once_lose_nothing_of_each_other(tmp_path: Path) -> None:
+    writers = [python(_ADD_ONE_BY_ONE, str(tmp_path), first) for first in ("0", "100")]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0), ("", 0)]
+    both = gallery.load(DirectoryStore(tmp_path))
+    assert both is not None
+    assert sorted(both.vectors[:, 0].tolist()) == [*range(15), *range(100, 115)]
+
+
+def test_a_writer_that_waits_too_long_is_told_who_holds_the_directory(tmp_path: Path) -> None:
+    holder, waiting = DirectoryStore(tmp_path), DirectoryStore(tmp_path, wait_seconds=0)
+    with holder.exclusive(), holder.exclusive():
+        holder.write("a", b"mine")
+        with pytest.raises(TransientError, match=f"Process {os.getpid()} is writing"):
+            waiting.write("a", b"theirs")
+        assert waiting.read("a") == b"mine", "readers need no turn"
+    waiting.write("a", b"theirs")
+    assert holder.read("a") == b"theirs"
+
+
+def test_threads_that_share_a_store_take_turns(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path, wait_seconds=0.05)
+    refused: list[str] = []
+
+    def write() -> None:
+        try:
+            store.write("a", b"theirs")
+        except TransientError as error:
+            refused.append(error.message)
+
+    with store.exclusive():
+        other = threading.Thread(target=write)
+        other.start()
+        other.join()
+    assert len(refused) == 1
+    assert "another thread" in refused[0].lower()
+
+
+def test_an_error_inside_a_turn_ends_the_turn(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path, wait_seconds=0)
+    with pytest.raises(RuntimeError), store.exclusive(), store.exclusive():
+        raise RuntimeError
+    DirectoryStore(tmp_path, wait_seconds=0).write("a", b"")
+    store.write("a", b"")
+
+
+@pytest.mark.parametrize("length", [0, 1, 5])
+def test_what_a_dead_writer_left_is_no_blob_and_goes_with_the_next_write(tmp_path: Path, length: int) -> None:
+    store = DirectoryStore(tmp_path)
+    store.write("a", b"whole")
+    (tmp_path / ".a.0123.tmp").write_bytes(b"whole"[:length])
+    assert list(store.names()) == ["a"]
+    store.write("b", b"")
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "a", "b"}
+
+
+_WRITE_TOO_MUCH = """
+import resource, sys
+from pathlib import Path
+from adapters.artifacts_directory import DirectoryStore
+from pipeline.errors import TransientError
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    DirectoryStore(Path(sys.argv[1])).write("a", bytes(100_000))
+except TransientError as error:
+    print(error.message)
+"""
+
+
+def test_a_write_that_runs_out_of_room_says_so_in_one_line_and_leaves_the_old_content(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    store.write("a", b"old")
+    said, failed = python(_WRITE_TOO_MUCH, str(tmp_path)).communicate()
+    assert failed == ""
+    assert said == f"Cannot write {tmp_path / 'a'}: File too large. Mend that and try again.\n"
+    assert store.read("a") == b"old"
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "a"}
+
+
+def test_a_directory_that_cannot_be_used_is_a_transient_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    store = DirectoryStore(tmp_path / "file" / "gallery")
+    for use in (lambda: store.write("a", b""), lambda: store.read("a"), lambda: store.delete("a"), store.names):
+        with pytest.raises(TransientError, match="Not a directory") as failed:
+            use()
+        assert "\n" not in failed.value.message
+    (tmp_path / "blob").mkdir()
+    with pytest.raises(TransientError, match="Is a directory"):
+        DirectoryStore(tmp_path).read("blob")
+    with pytest.raises(TransientError):
+        DirectoryStore(tmp_path).write("blob", b"")
