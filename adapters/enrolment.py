@@ -1,4 +1,4 @@
-"""People into the gallery: from photos, from an exported gallery, from a course gallery file."""
+"""People into the gallery: from photos, from an exported gallery, from a file of the course's format."""
 
 import hashlib
 import os
@@ -96,7 +96,7 @@ def enrol(
         try:
             content = file.read_bytes()
         except OSError as error:
-            yield Enrolment(file, added=False, problem=f"It cannot be read: {error.strerror}.")
+            yield Enrolment(file, False, f"It cannot be read: {error.strerror}.")
             continue
         photo = Photo(person, _text(file.name), hashlib.sha256(content).hexdigest())
         try:
@@ -109,9 +109,37 @@ def enrol(
                     known = _fitting(store, embedder).add([photo], vector[np.newaxis])
                     gallery.save(store, known)
         except BadInput as error:
-            yield Enrolment(file, added=False, problem=error.message)
+            yield Enrolment(file, False, error.message)
         else:
-            yield Enrolment(file, added=not had)
+            yield Enrolment(file, not had)
+
+
+def renew(
+    store: DirectoryStore, detector: FaceDetector, embedder: FaceEmbedder, *, max_pixels: int
+) -> Iterator[Enrolment]:
+    """Make every vector again with another model, from the photos that were kept.
+
+    Yields what became of each photo. After the last one the gallery is replaced, unless one was refused: then nothing
+    is changed. Other writers wait until then. Raises as `enrol` does, except that the gallery may be of any model.
+    """
+    with store.exclusive():
+        current = gallery.load(store)
+        if current is None:
+            return
+        vectors = []
+        for photo in current.photos:
+            try:
+                content = store.read(PHOTO_PREFIX + photo.sha256)
+                vectors.append(embed_photo(content, detector, embedder, largest=True, max_pixels=max_pixels))
+            except FileNotFoundError:
+                yield Enrolment(Path(photo.source), False, f"It was not kept. Remove {photo.person}, or start anew.")
+            except BadInput as error:
+                yield Enrolment(Path(photo.source), False, error.message)
+            else:
+                yield Enrolment(Path(photo.source), True)
+        if vectors and len(vectors) == len(current.photos):
+            empty = Gallery.empty(embedder.model, embedder.preprocessing, embedder.threshold, embedder.dimensions)
+            gallery.save(store, empty.add(current.photos, np.stack(vectors)))
 
 
 def import_gallery(store: DirectoryStore, other: Gallery) -> Gallery:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from adapters.artifacts_directory import DirectoryStore
-from adapters.enrolment import course_gallery, enrol, import_gallery, photo_files
+from adapters.enrolment import Enrolment, course_gallery, enrol, import_gallery, photo_files
+from adapters.enrolment import renew as renewed
 from adapters.settings import ModelSettings, Paths
 from pipeline import gallery
 from pipeline.errors import BadInput
@@ -79,42 +81,40 @@ def add_photos(
     keep_photos: bool,
 ) -> int:
     """Enrol `files`, telling how it goes; return how many were refused."""
-    added = had = refused = 0
-    console = Console(stderr=True)
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task(f"enrolling {escape(person)}", total=len(files))
-        for photo in enrol(
-            person,
-            files,
-            store,
-            detector,
-            embedder,
-            max_pixels=max_pixels,
-            largest=largest,
-            keep_photos=keep_photos,
-        ):
-            progress.advance(task)
-            if photo.problem is not None:
-                refused += 1
-                print(f"faceq: {str(photo.file)!r} refused: {photo.problem}", file=sys.stderr)
-            added += photo.added
-            had += photo.problem is None and not photo.added
-    counts = [
-        f"{_photos(added)} enrolled",
-        f"{had} enrolled before" if had else "",
-        f"{refused} refused" if refused else "",
-    ]
-    print(f"{person}: {', '.join(filter(None, counts))} (model {embedder.model})")
+    outcomes = enrol(
+        person, files, store, detector, embedder, max_pixels=max_pixels, largest=largest, keep_photos=keep_photos
+    )
+    added, had, refused = _told(f"enrolling {person}", len(files), outcomes)
+    counts = [f"{_photos(added)} enrolled"]
+    counts += [f"{had} enrolled before"] if had else []
+    counts += [f"{refused} refused"] if refused else []
+    print(f"{person}: {', '.join(counts)} (model {embedder.model})")
     _warn(gallery.load(store))
+    return refused
+
+
+@app.command("renew", epilog="Example: FACEQ_MODEL=vggface2 faceq people renew")
+def renew() -> None:
+    """Enrol everybody again with the model that is set now, from the photos that were kept (add --keep-photos).
+
+    If a photo cannot be used, nothing is changed, and the exit code is 1.
+    """
+    from adapters import wiring
+
+    settings = ModelSettings.from_environment(os.environ)
+    store = DirectoryStore(settings.gallery)
+    if renew_photos(store, wiring.detector(settings), wiring.embedder(settings), max_pixels=settings.max_pixels):
+        raise typer.Exit(1)
+
+
+def renew_photos(store: DirectoryStore, detector: FaceDetector, embedder: FaceEmbedder, *, max_pixels: int) -> int:
+    """Enrol everybody again, telling how it goes; return how many photos were refused."""
+    total = len(_gallery(store).photos)
+    added, _, refused = _told("enrolling again", total, renewed(store, detector, embedder, max_pixels=max_pixels))
+    if refused:
+        print(f"faceq: nothing is changed: {refused} of {_photos(total)} were refused", file=sys.stderr)
+    else:
+        print(f"{_photos(added)} enrolled again (model {embedder.model})")
     return refused
 
 
@@ -248,6 +248,33 @@ def export(
     except OSError as error:
         raise BadInput("not_writable", f"{file} cannot be written: {error.strerror}.") from error
     print(f"{file} written")
+
+
+def _told(title: str, total: int, outcomes: Iterable[Enrolment]) -> tuple[int, int, int]:
+    """Show the progress and name what is refused; return how many were added, were there before, were refused."""
+    added = had = refused = 0
+    console = Console(stderr=True)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(escape(title), total=total)
+        for photo in outcomes:
+            progress.advance(task)
+            if photo.problem is not None:
+                refused += 1
+                print(f"faceq: {str(photo.file)!r} refused: {photo.problem}", file=sys.stderr)
+            elif photo.added:
+                added += 1
+            else:
+                had += 1
+    return added, had, refused
 
 
 def _store() -> DirectoryStore:

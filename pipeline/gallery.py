@@ -270,7 +270,8 @@ class Gallery:
         )
 
 
-_MEND = "Start anew: `faceq people remove --all`, then `faceq people add NAME PHOTO...`."
+_RESTART = "Start anew: `faceq people remove --all`, then `faceq people add NAME PHOTO...`."
+_MEND = f"If the photos were kept, run `faceq people renew`. {_RESTART}"
 
 
 def person_name(text: str) -> str:
@@ -301,7 +302,7 @@ def load(store: ArtifactStore) -> Gallery | None:
     try:
         return _load(store)
     except _BrokenError as error:
-        raise ArtifactError("broken_gallery", f"The gallery is broken: {error}. {_MEND}") from None
+        raise ArtifactError("broken_gallery", f"The gallery is broken: {error}. {_RESTART}") from None
 
 
 def save(store: ArtifactStore, gallery: Gallery) -> None:
