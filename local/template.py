@@ -11,11 +11,11 @@ difference between the laptop and AWS is silent.
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NoReturn, TypeAlias
+from typing import Final, TypeAlias
 
 import yaml
 
-Value: TypeAlias = "None | bool | int | float | str | list[Value] | dict[str, Value]"
+Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 
 #: Names that Lambda sets itself and refuses in a function's environment.
 #: (Lambda developer guide, "Working with Lambda environment variables", defined runtime variables)
@@ -186,7 +186,7 @@ class Template:
 NOT_PLAYED: Final = {
     "AWS::IAM::Role": "Roles and permissions (IAM): local functions may call every queue; AWS checks each call.",
     "AWS::IAM::Policy": "Roles and permissions (IAM): local functions may call every queue; AWS checks each call.",
-    "AWS::Lambda::Permission": "Who may call the functions: the local URL answers this machine only, without a signature.",
+    "AWS::Lambda::Permission": "Who may call the functions: the local URL takes unsigned requests, and only this machine's.",
     "AWS::Logs::LogGroup": "CloudWatch log groups and their retention: local logs are shown by `faceq logs`.",
 }
 
@@ -212,7 +212,7 @@ _IGNORED: Final[Mapping[str, Mapping[str, str]]] = {
         "Tags": "",
     },
     "AWS::Lambda::Url": {
-        "AuthType": "Signatures on the function URL (AuthType): the local URL takes unsigned requests, from this machine only.",
+        "AuthType": NOT_PLAYED["AWS::Lambda::Permission"],
         "Cors": "CORS of the function URL: the local URL sends no CORS headers of its own.",
     },
     "AWS::Lambda::EventSourceMapping": {"Tags": ""},
@@ -266,7 +266,7 @@ class _Reader:
         if "Resources" not in sections:
             raise TemplateError(1, "This is no CloudFormation template: it has no Resources.")
         if "Transform" in sections:
-            _fail(sections["Transform"], "Transforms (SAM, macros) are not played. Write plain CloudFormation.")
+            raise _error(sections["Transform"], "Transforms (SAM, macros) are not played. Write plain CloudFormation.")
         self._region, self._account, self._queue_url = region, account, queue_url
         self._conditions = _entries(sections.get("Conditions"))
         self._not_played: dict[str, None] = {}
@@ -295,7 +295,9 @@ class _Reader:
                     self._not_played[NOT_PLAYED[other]] = None
                 case other:
                     played = "queues, functions, function URLs and event source mappings"
-                    _fail(_entries(node)["Type"], f"{logical_id} is a {other}, which is not played: only {played} are.")
+                    raise _error(
+                        _entries(node)["Type"], f"{logical_id} is a {other}, which is not played: only {played} are."
+                    )
         mappings = tuple(
             self._mapping(logical_id, queues, functions)
             for logical_id, node in self._resources.items()
@@ -312,7 +314,9 @@ class _Reader:
         name = properties.text("QueueName", "Name the queue: the local side makes up no names.")
         # SQS API reference, CreateQueue: up to 80 of these characters.
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,80}", name):
-            properties.fail("QueueName", f"'{name}' is no queue name: 1 to 80 letters, digits, hyphens or underscores.")
+            raise properties.error(
+                "QueueName", f"'{name}' is no queue name: 1 to 80 letters, digits, hyphens or underscores."
+            )
         queue = Queue(
             logical_id=logical_id,
             name=name,
@@ -330,20 +334,20 @@ class _Reader:
         if policy is None:
             return None
         if not isinstance(policy, dict) or set(policy) != {"deadLetterTargetArn", "maxReceiveCount"}:
-            properties.fail("RedrivePolicy", "RedrivePolicy needs deadLetterTargetArn and maxReceiveCount.")
+            raise properties.error("RedrivePolicy", "RedrivePolicy needs deadLetterTargetArn and maxReceiveCount.")
         most = _integer(policy["maxReceiveCount"])
         if most is None or not 1 <= most <= 1000:  # SQS API reference, SetQueueAttributes
-            properties.fail("RedrivePolicy", "maxReceiveCount must be a whole number from 1 to 1000.")
+            raise properties.error("RedrivePolicy", "maxReceiveCount must be a whole number from 1 to 1000.")
         name = str(policy["deadLetterTargetArn"]).rsplit(":", 1)[-1]
         if name not in {self._name(other) for other in self._of_type("AWS::SQS::Queue")}:
-            properties.fail("RedrivePolicy", f"The dead-letter queue {name} is not in this template.")
+            raise properties.error("RedrivePolicy", f"The dead-letter queue {name} is not in this template.")
         return Redrive(name, most)
 
     def _function(self, logical_id: str) -> Function:
         properties = self._properties(logical_id)
         name = properties.text("FunctionName", "Name the function: the local side makes up no names.")
         if properties.text("PackageType", "Only functions from images are played: set PackageType: Image.") != "Image":
-            properties.fail("PackageType", "Only functions from images are played: set PackageType: Image.")
+            raise properties.error("PackageType", "Only functions from images are played: set PackageType: Image.")
         properties.skip("Code")  # which image it is, is AWS's business; here the code of this directory runs
         image = properties.take("ImageConfig")
         command = image.get("Command") if isinstance(image, dict) else None
@@ -354,7 +358,7 @@ class _Reader:
             and len(command) == 1
             and isinstance(command[0], str)
         ):
-            properties.fail("ImageConfig", "ImageConfig must be a Command with one word, the handler.")
+            raise properties.error("ImageConfig", "ImageConfig must be a Command with one word, the handler.")
         function = Function(
             logical_id=logical_id,
             name=name,
@@ -372,15 +376,15 @@ class _Reader:
         environment = properties.take("Environment")
         variables = environment.get("Variables") if isinstance(environment, dict) else {}
         if not isinstance(variables, dict):
-            properties.fail("Environment", "Environment needs Variables, a map from names to texts.")
+            raise properties.error("Environment", "Environment needs Variables, a map from names to texts.")
         for name, value in variables.items():
             if name in RESERVED_VARIABLES:
-                properties.fail("Environment", f"{name} is set by Lambda, which refuses it here. Take it out.")
+                raise properties.error("Environment", f"{name} is set by Lambda, which refuses it here. Take it out.")
             if isinstance(value, list | dict) or value is None:
-                properties.fail("Environment", f"The variable {name} must be a text or a number.")
+                raise properties.error("Environment", f"The variable {name} must be a text or a number.")
         texts = {name: _text(value) for name, value in variables.items()}
         if sum(len(name.encode()) + len(text.encode()) for name, text in texts.items()) > 4096:  # Lambda quotas
-            properties.fail("Environment", "The variables are longer than the 4 KB that Lambda takes.")
+            raise properties.error("Environment", "The variables are longer than the 4 KB that Lambda takes.")
         return texts
 
     def _url(self, logical_id: str) -> FunctionUrl:
@@ -388,9 +392,9 @@ class _Reader:
         function = self._end(properties, "TargetFunctionArn", "AWS::Lambda::Function")
         auth_type = properties.text("AuthType", "Set AuthType: AWS_IAM or NONE.", keep=True)
         if auth_type not in {"AWS_IAM", "NONE"}:  # Lambda API reference, CreateFunctionUrlConfig
-            properties.fail("AuthType", f"AuthType is AWS_IAM or NONE, not {auth_type}.")
+            raise properties.error("AuthType", f"AuthType is AWS_IAM or NONE, not {auth_type}.")
         if properties.take("InvokeMode") not in {None, "BUFFERED"}:
-            properties.fail("InvokeMode", "Streamed answers are not played. Set InvokeMode: BUFFERED.")
+            raise properties.error("InvokeMode", "Streamed answers are not played. Set InvokeMode: BUFFERED.")
         properties.finish()
         return FunctionUrl(logical_id, function, auth_type)
 
@@ -402,11 +406,11 @@ class _Reader:
         function = functions[self._end(properties, "FunctionName", "AWS::Lambda::Function")]
         types = properties.take("FunctionResponseTypes")
         if types not in (None, [], ["ReportBatchItemFailures"]):  # the only value there is (Lambda API reference)
-            properties.fail("FunctionResponseTypes", "FunctionResponseTypes knows ReportBatchItemFailures only.")
+            raise properties.error("FunctionResponseTypes", "FunctionResponseTypes knows ReportBatchItemFailures only.")
         scaling = properties.take("ScalingConfig")
         most = _integer(scaling.get("MaximumConcurrency")) if isinstance(scaling, dict) else None
         if scaling is not None and (most is None or not 2 <= most <= 1000):  # Lambda API reference, ScalingConfig
-            properties.fail("ScalingConfig", "MaximumConcurrency must be a whole number from 2 to 1000.")
+            raise properties.error("ScalingConfig", "MaximumConcurrency must be a whole number from 2 to 1000.")
         enabled = properties.take("Enabled")
         mapping = EventSourceMapping(
             logical_id=logical_id,
@@ -424,10 +428,12 @@ class _Reader:
             enabled=enabled is None or _text(enabled).lower() == "true",
         )
         if mapping.batch_size > 10 and mapping.window_seconds < 1:  # Lambda API reference, CreateEventSourceMapping
-            properties.fail("BatchSize", "A BatchSize above 10 needs MaximumBatchingWindowInSeconds of at least 1.")
+            raise properties.error(
+                "BatchSize", "A BatchSize above 10 needs MaximumBatchingWindowInSeconds of at least 1."
+            )
         # What CreateEventSourceMapping answers, InvalidParameterValueException.
         if queue.visibility_timeout < function.timeout_seconds:
-            properties.fail(
+            raise properties.error(
                 "EventSourceArn",
                 f"Queue visibility timeout: {queue.visibility_timeout} seconds is less than Function timeout: "
                 f"{function.timeout_seconds} seconds. Give {queue.logical_id} at least 6 times as much.",
@@ -439,7 +445,7 @@ class _Reader:
         """Return the name of the queue or function that `key` names by ARN or by name."""
         name = properties.text(key, f"{key} is missing.").rsplit(":", 1)[-1]
         if name not in {self._name(logical_id) for logical_id in self._of_type(kind)}:
-            properties.fail(key, f"{key} is {name}, which is no {kind} of this template.")
+            raise properties.error(key, f"{key} is {name}, which is no {kind} of this template.")
         return name
 
     def _properties(self, logical_id: str) -> "_Properties":
@@ -451,7 +457,7 @@ class _Reader:
     def _type(self, node: yaml.Node) -> str:
         kind = _entries(node).get("Type")
         if not isinstance(kind, yaml.ScalarNode):
-            _fail(node, "This resource has no Type.")
+            raise _error(node, "This resource has no Type.")
         return str(kind.value)
 
     def _of_type(self, kind: str) -> list[str]:
@@ -483,17 +489,17 @@ class _Reader:
             where = node if name in given else _entries(node)["Default"]
             allowed = fields.get("AllowedValues")
             if isinstance(allowed, list) and _text(value) not in {_text(item) for item in allowed}:
-                _fail(where, f"{name} is {value}; allowed are {', '.join(_text(item) for item in allowed)}.")
+                raise _error(where, f"{name} is {value}; allowed are {', '.join(_text(item) for item in allowed)}.")
             pattern = fields.get("AllowedPattern")
             if isinstance(pattern, str) and not re.fullmatch(pattern, _text(value)):
-                _fail(where, f"{name} is '{value}', which does not match {pattern}.")
+                raise _error(where, f"{name} is '{value}', which does not match {pattern}.")
             if fields.get("Type") == "Number":
                 number = _number(value)
                 least, most = _number(fields.get("MinValue")), _number(fields.get("MaxValue"))
                 if number is None:
-                    _fail(where, f"{name} is '{value}', which is no number.")
+                    raise _error(where, f"{name} is '{value}', which is no number.")
                 if (least is not None and number < least) or (most is not None and number > most):
-                    _fail(where, f"{name} is {value}, outside {least} to {most}.")
+                    raise _error(where, f"{name} is {value}, outside {least} to {most}.")
                 values[name] = number
             else:
                 values[name] = _text(value)
@@ -505,7 +511,7 @@ class _Reader:
 
     def _holds(self, name: yaml.Node) -> bool:
         if not isinstance(name, yaml.ScalarNode) or name.value not in self._conditions:
-            _fail(name, "There is no such condition.")
+            raise _error(name, "There is no such condition.")
         return self._value(self._conditions[name.value]) is True
 
     def _value(self, node: yaml.Node) -> Value:
@@ -554,7 +560,7 @@ class _Reader:
                         "Fn::Or": any(values),
                         "Fn::Not": not values[0],
                     }[function]
-        _fail(node, f"{function} is not understood here.")
+        raise _error(node, f"{function} is not understood here.")
 
     def _ref(self, node: yaml.Node, name: str) -> Value:
         if name == "AWS::NoValue":
@@ -570,8 +576,10 @@ class _Reader:
                 return self._queue_url(self._name(name))
             if kind == "AWS::Lambda::Function":
                 return self._name(name)
-            _fail(node, f"{name} is a {kind}, which the local side does not make, so nothing here can refer to it.")
-        _fail(node, f"{name} has no value: it is no resource, and no parameter with a default or a given value.")
+            raise _error(
+                node, f"{name} is a {kind}, which the local side does not make, so nothing here can refer to it."
+            )
+        raise _error(node, f"{name} has no value: it is no resource, and no parameter with a default or a given value.")
 
     def _attribute(self, node: yaml.Node, name: str, attribute: str = "") -> str:
         kind = self._type(self._resources[name]) if name in self._resources else None
@@ -584,7 +592,7 @@ class _Reader:
                 return self._queue_url(self._name(name))
             case "AWS::Lambda::Function", "Arn":
                 return self._arn("lambda", f"function:{self._name(name)}")
-        _fail(node, f"The local side has no attribute {name}.{attribute}.")
+        raise _error(node, f"The local side has no attribute {name}.{attribute}.")
 
     def _sub(self, node: yaml.Node, argument: yaml.Node) -> str:
         text, own = argument, dict[str, Value]()
@@ -601,7 +609,7 @@ class _Reader:
             return self._attribute(node, *name.split(".", 1)) if "." in name else _text(self._ref(node, name))
 
         if not isinstance(text, yaml.ScalarNode):
-            _fail(node, "Fn::Sub needs a text.")
+            raise _error(node, "Fn::Sub needs a text.")
         return re.sub(r"\$\{([^}]+)\}", replace, text.value)
 
 
@@ -633,7 +641,7 @@ class _Properties:
         if keep:
             self.taken.discard(key)
         if value is None or isinstance(value, list | dict):
-            self.fail(key, otherwise)
+            raise self.error(key, otherwise)
         return _text(value)
 
     def number(self, key: str, least: int, most: int, default: int) -> int:
@@ -646,11 +654,11 @@ class _Properties:
             return None
         number = _integer(value)
         if number is None or not least <= number <= most:
-            self.fail(key, f"{key} is {value}; it must be a whole number from {least} to {most}.")
+            raise self.error(key, f"{key} is {value}; it must be a whole number from {least} to {most}.")
         return number
 
-    def fail(self, key: str, problem: str) -> NoReturn:
-        _fail(self.nodes.get(key, self.node), f"{self.logical_id}: {problem}")
+    def error(self, key: str, problem: str) -> TemplateError:
+        return _error(self.nodes.get(key, self.node), f"{self.logical_id}: {problem}")
 
     def finish(self) -> None:
         """Say what is not played; fail at what nobody knows."""
@@ -658,7 +666,7 @@ class _Properties:
             if key in self.taken:
                 continue
             if key not in _IGNORED[self.kind]:
-                self.fail(key, f"{key} is not played, and leaving it out would change what happens.")
+                raise self.error(key, f"{key} is not played, and leaving it out would change what happens.")
             if sentence := _IGNORED[self.kind][key]:
                 self.not_played[sentence] = None
 
@@ -677,9 +685,7 @@ def _advice(
                 f"times the timeout of {function.name} plus the batching window; a throttled batch may run twice."
             )
         if queue.redrive is None:
-            advice.append(
-                f"{queue.name}: no dead-letter queue; a message that always fails comes back until it expires."
-            )
+            advice.append(f"{queue.name}: no dead-letter queue; what always fails comes back until it expires.")
         elif queue.redrive.max_receive_count < 5:
             advice.append(
                 f"{queue.name}: a maxReceiveCount of {queue.redrive.max_receive_count} sends throttled messages to "
@@ -700,8 +706,8 @@ def _advice(
 _MISSING: Final[Value] = "\0AWS::NoValue"
 
 
-def _fail(node: yaml.Node, problem: str) -> NoReturn:
-    raise TemplateError(node.start_mark.line + 1, problem)
+def _error(node: yaml.Node, problem: str) -> TemplateError:
+    return TemplateError(node.start_mark.line + 1, problem)
 
 
 def _entries(node: yaml.Node | None) -> dict[str, yaml.Node]:
@@ -709,13 +715,13 @@ def _entries(node: yaml.Node | None) -> dict[str, yaml.Node]:
     if node is None:
         return {}
     if not isinstance(node, yaml.MappingNode):
-        _fail(node, "A map from names to values is expected here.")
+        raise _error(node, "A map from names to values is expected here.")
     entries: dict[str, yaml.Node] = {}
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
-            _fail(key, "A name is expected here.")
+            raise _error(key, "A name is expected here.")
         if key.value in entries:
-            _fail(key, f"{key.value} stands here twice.")
+            raise _error(key, f"{key.value} stands here twice.")
         entries[key.value] = value
     return entries
 

@@ -1,0 +1,94 @@
+"""A queue in memory with SQS's semantics: for one process, such as a test of both functions."""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from adapters.queue_sqs import check_body
+from pipeline.ports import MessageSender
+
+
+@dataclass(frozen=True)
+class ReceivedMessage:
+    """A message that its receiver must delete before it becomes visible again.
+
+    Parameters
+    ----------
+    message_id : str
+        The same on every receive.
+    receipt : str
+        What deletes it; another on every receive.
+    body : str
+        As sent.
+    receive_count : int
+        How often it has been received, this time included.
+
+    """
+
+    message_id: str
+    receipt: str
+    body: str
+    receive_count: int
+
+
+@dataclass
+class _Stored:
+    message_id: str
+    body: str
+    visible_at: float = 0.0
+    receive_count: int = 0
+    receipt: str | None = None
+
+
+class MemoryQueue(MessageSender):
+    """A standard queue. Safe to use from several threads.
+
+    Parameters
+    ----------
+    visibility_timeout : float
+        Seconds that a received message stays hidden.
+    clock : callable
+        Returns seconds, never backwards.
+
+    """
+
+    def __init__(self, visibility_timeout: float = 30.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._visibility_timeout = visibility_timeout
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._stored: list[_Stored] = []
+        self._numbers = itertools.count(1)
+
+    def send(self, body: str) -> None:
+        """Put `body` on the queue. Raises ValueError as the port says."""
+        check_body(body)
+        with self._lock:
+            self._stored.append(_Stored(f"message-{next(self._numbers)}", body))
+
+    def receive(self, most: int = 10) -> list[ReceivedMessage]:
+        """Return up to `most` visible messages (1 to 10) and hide them; an empty list if there are none."""
+        if not 1 <= most <= 10:
+            raise ValueError("a receive takes 1 to 10 messages")
+        with self._lock:
+            now = self._clock()
+            messages = [stored for stored in self._stored if stored.visible_at <= now][:most]
+            for stored in messages:
+                stored.visible_at = now + self._visibility_timeout
+                stored.receive_count += 1
+                stored.receipt = f"receipt-{next(self._numbers)}"
+            return [
+                ReceivedMessage(stored.message_id, stored.receipt, stored.body, stored.receive_count)
+                for stored in messages
+            ]
+
+    def delete(self, receipt: str) -> None:
+        """Remove the message; nothing happens if it is gone or has been received again since."""
+        with self._lock:
+            self._stored = [stored for stored in self._stored if stored.receipt != receipt]
+
+    def __len__(self) -> int:
+        """Return how many messages there are, hidden ones included."""
+        with self._lock:
+            return len(self._stored)

@@ -1,0 +1,95 @@
+"""What every MessageSender promises, on each of them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from adapters.queue_memory import MemoryQueue
+from adapters.queue_sqs import SqsSender
+from pipeline.errors import TransientError
+from pipeline.ports import MAX_MESSAGE_BYTES, MessageSender
+from tests.queue_server import running_queue_server, sqs_client
+
+
+@dataclass
+class Queue:
+    sender: MessageSender
+    bodies: Callable[[], list[str]]
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with running_queue_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(params=["memory", "sqs"])
+def queue(request: pytest.FixtureRequest) -> Queue:
+    if request.param == "memory":
+        memory = MemoryQueue()
+        return Queue(memory, lambda: [message.body for message in memory.receive()])
+    client = sqs_client(request.getfixturevalue("endpoint"))
+    url = client.create_queue(QueueName=f"q{abs(hash(request.node.name))}")["QueueUrl"]
+    return Queue(
+        SqsSender(client, url),
+        lambda: [m["Body"] for m in client.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", [])],
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["x", '{"a": 1}', "ü € 😀 中", "tab\tnewline\nreturn\r", " ", "<&>\"'\\", "\ud7ff\ue000\ufffd\U0010ffff"],
+    ids=["one", "json", "unicode", "whitespace", "space", "markup", "edges"],
+)
+def test_a_body_arrives_as_it_was_sent(queue: Queue, body: str) -> None:
+    queue.sender.send(body)
+    assert queue.bodies() == [body]
+
+
+def test_the_longest_body_is_taken(queue: Queue) -> None:
+    queue.sender.send("x" * MAX_MESSAGE_BYTES)
+    assert [len(body) for body in queue.bodies()] == [MAX_MESSAGE_BYTES]
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["", "x" * (MAX_MESSAGE_BYTES + 1), "€" * (MAX_MESSAGE_BYTES // 3 + 1)],
+    ids=["empty", "too long", "too many bytes in few characters"],
+)
+def test_what_no_queue_takes_is_a_value_error_and_nothing_is_sent(queue: Queue, body: str) -> None:
+    with pytest.raises(ValueError, match="a message"):
+        queue.sender.send(body)
+    assert queue.bodies() == []
+
+
+@pytest.mark.parametrize("character", ["\x00", "\x08", "\x0b", "\x1f", "\ufffe", "\uffff", "\ud800", "\udfff"])
+def test_a_character_that_sqs_refuses_is_a_value_error(queue: Queue, character: str) -> None:
+    with pytest.raises(ValueError, match=f"U\\+{ord(character):04X}"):
+        queue.sender.send(f"before{character}after")
+    assert queue.bodies() == []
+
+
+def test_messages_are_all_there_however_many_threads_send(queue: Queue) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(queue.sender.send, [str(number) for number in range(10)]))
+    received: list[str] = []
+    while bodies := queue.bodies():
+        received += bodies
+    assert sorted(received) == [str(number) for number in range(10)]
+
+
+def test_an_sqs_queue_that_cannot_be_reached_is_a_transient_error() -> None:
+    with running_queue_server() as endpoint:
+        pass
+    sender = SqsSender(sqs_client(endpoint), f"{endpoint}/000000000000/q")
+    with pytest.raises(TransientError, match="The queue q did not take the message"):
+        sender.send("x")
+
+
+def test_an_sqs_queue_that_does_not_exist_yet_is_a_transient_error(endpoint: str) -> None:
+    sender = SqsSender(sqs_client(endpoint), f"{endpoint}/000000000000/none")
+    with pytest.raises(TransientError, match="none"):
+        sender.send("x")

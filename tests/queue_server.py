@@ -1,0 +1,45 @@
+"""The real queue server process, for the tests that need one."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import boto3
+from botocore.client import BaseClient
+from botocore.config import Config
+
+from local import queues
+
+
+@contextmanager
+def running_queue_server() -> Iterator[str]:
+    """Start `local.queues` on a free port; give its endpoint; end it by closing its standard input."""
+    process = subprocess.Popen(queues.command(0), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin and process.stdout
+    try:
+        yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
+    finally:
+        process.stdin.close()
+        process.wait(10)
+        process.stdout.close()
+
+
+def sqs_client(endpoint: str) -> BaseClient:
+    return boto3.client(
+        "sqs",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="local",
+        aws_secret_access_key="local",
+        config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, max_pool_connections=50, proxies={}),
+    )
+
+
+def eventually(condition: Callable[[], object], seconds: float = 15.0) -> None:
+    """Poll `condition` until it holds; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "this did not become true in time"
+        time.sleep(0.02)

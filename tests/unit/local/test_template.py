@@ -1,0 +1,243 @@
+"""The template that AWS deploys is the template that is played."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from local.template import RESERVED_VARIABLES, EventSourceMapping, Redrive, Template, TemplateError, read
+
+SHIPPED = (Path(__file__).parents[3] / "deploy" / "template.yaml").read_text()
+
+
+def play(text: str, **parameters: str) -> Template:
+    return read(
+        text, parameters, "eu-central-1", "000000000000", lambda name: f"http://127.0.0.1:9324/000000000000/{name}"
+    )
+
+
+def changed(old: str, new: str) -> str:
+    assert old in SHIPPED
+    return SHIPPED.replace(old, new)
+
+
+# The shipped template
+
+
+def test_the_shipped_template_has_the_names_of_the_contract() -> None:
+    template = play(SHIPPED)
+    assert set(template.functions) == {"face-detection", "face-recognition"}
+    assert set(template.queues) == {"faceq-req-queue", "faceq-resp-queue", "faceq-req-dlq"}
+    assert [url.function for url in template.urls] == ["face-detection"]
+    assert template.functions["face-detection"].environment == {
+        "REQUEST_QUEUE_URL": "http://127.0.0.1:9324/000000000000/faceq-req-queue",
+        "RESPONSE_QUEUE_URL": "http://127.0.0.1:9324/000000000000/faceq-resp-queue",
+    }
+    assert template.functions["face-recognition"].environment == {
+        "RESPONSE_QUEUE_URL": "http://127.0.0.1:9324/000000000000/faceq-resp-queue",
+        "MAX_RECEIVE_COUNT": "5",
+    }
+
+
+def test_the_shipped_mapping_reports_partial_batches_of_ten_without_waiting() -> None:
+    (mapping,) = play(SHIPPED).mappings
+    assert mapping == EventSourceMapping(
+        logical_id="RequestQueueMapping",
+        function="face-recognition",
+        queue="faceq-req-queue",
+        queue_url="http://127.0.0.1:9324/000000000000/faceq-req-queue",
+        queue_arn="arn:aws:sqs:eu-central-1:000000000000:faceq-req-queue",
+        region="eu-central-1",
+        visibility_timeout=180,
+        batch_size=10,
+        window_seconds=0,
+        maximum_concurrency=10,
+        report_batch_item_failures=True,
+        enabled=True,
+    )
+
+
+def test_the_shipped_template_follows_what_aws_advises() -> None:
+    assert play(SHIPPED).advice == []
+
+
+def test_clients_that_share_the_response_queue_do_not_hide_answers_for_long() -> None:
+    assert play(SHIPPED).queues["faceq-resp-queue"].visibility_timeout <= 1
+
+
+def test_failed_frames_go_to_the_dead_letter_queue() -> None:
+    queues = play(SHIPPED, MaxReceiveCount="3").queues
+    assert queues["faceq-req-queue"].redrive == Redrive("faceq-req-dlq", 3)
+    assert queues["faceq-req-dlq"].redrive is None
+
+
+def test_each_difference_to_aws_is_told_once() -> None:
+    not_played = play(SHIPPED).not_played
+    assert len(not_played) == len(set(not_played))
+    for word in ("IAM", "CloudWatch", "keep messages", "Encryption", "architecture", "unsigned"):
+        assert [sentence for sentence in not_played if word in sentence], word
+
+
+def test_each_handler_that_the_template_names_is_a_file() -> None:
+    for function in play(SHIPPED).functions.values():
+        module, name = function.handler.rsplit(".", 1)
+        source = Path(__file__).parents[3] / f"{module.replace('.', '/')}.py"
+        assert re.search(rf"^(def {name}\(|{name} =)", source.read_text(), re.MULTILINE)
+
+
+def test_parameters_replace_defaults_everywhere_they_are_used() -> None:
+    template = play(SHIPPED, Prefix="cam", RecognitionTimeout="7", RecognitionMemory="512", MaxReceiveCount="2")
+    assert set(template.queues) == {"cam-req-queue", "cam-resp-queue", "cam-req-dlq"}
+    assert template.functions["face-recognition"].timeout_seconds == 7
+    assert template.functions["face-recognition"].memory_mb == 512
+    assert template.functions["face-recognition"].environment["MAX_RECEIVE_COUNT"] == "2"
+
+
+def test_a_public_url_adds_permissions_that_are_told_and_not_played() -> None:
+    assert play(SHIPPED, UrlAuthType="NONE").urls[0].auth_type == "NONE"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "problem"),
+    [
+        ({"Nothing": "1"}, "has no parameter Nothing"),
+        ({"BatchSize": "many"}, "BatchSize is 'many', which is no number"),
+        ({"BatchSize": "0"}, "BatchSize is 0, outside 1 to 10000"),
+        ({"UrlAuthType": "ALL"}, "UrlAuthType is ALL; allowed are AWS_IAM, NONE"),
+        ({"Prefix": "a b"}, "Prefix is 'a b', which does not match"),
+        # What AWS refuses on creation
+        ({"RequestVisibilityTimeout": "10"}, "Queue visibility timeout: 10 seconds is less than Function timeout: 30"),
+        ({"BatchSize": "11"}, "BatchSize above 10 needs MaximumBatchingWindowInSeconds of at least 1"),
+        ({"RecognitionConcurrency": "1"}, "outside 2 to 1000"),
+    ],
+)
+def test_a_wrong_parameter_says_what_is_wrong(parameters: Mapping[str, str], problem: str) -> None:
+    with pytest.raises(TemplateError, match=re.escape(problem)):
+        play(SHIPPED, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "advice"),
+    [
+        ({"RequestVisibilityTimeout": "100"}, "less than 180 s"),
+        ({"BatchingWindow": "1"}, "less than 181 s"),
+        ({"MaxReceiveCount": "4"}, "maxReceiveCount of 4"),
+    ],
+)
+def test_what_aws_takes_and_advises_against_is_told(parameters: Mapping[str, str], advice: str) -> None:
+    assert [sentence for sentence in play(SHIPPED, **parameters).advice if advice in sentence]
+
+
+# What cannot be played
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line_of", "problem"),
+    [
+        ("Type: AWS::Logs::LogGroup", "Type: AWS::SNS::Topic", "Type: AWS::SNS::Topic", "AWS::SNS::Topic"),
+        ("Timeout: !Ref DetectionTimeout", "FileSystemConfigs: []", "FileSystemConfigs", "FileSystemConfigs is not played"),
+        ("VisibilityTimeout: 1\n", "VisibilityTimeout: 1\n      FifoQueue: true\n", "FifoQueue", "FifoQueue is not played"),
+        ("VisibilityTimeout: 1\n", "VisibilityTimeout: -1\n", "VisibilityTimeout: -1", "whole number from 0 to 43200"),
+        ("VisibilityTimeout: 1\n", "VisibilityTimeout: soon\n", "VisibilityTimeout: soon", "must be a whole number"),
+        ("VisibilityTimeout: 1\n", "VisibilityTimeout: 1\n      VisibilityTimeout: 2\n", "VisibilityTimeout: 2", "twice"),
+        ("PackageType: Image", "PackageType: Zip", "PackageType: Zip", "set PackageType: Image"),
+        ("BatchSize: !Ref BatchSize", "FilterCriteria: {}", "FilterCriteria", "FilterCriteria is not played"),
+        ("BatchSize: !Ref BatchSize", "BatchSize: !Ref Sise", "!Ref Sise", "Sise has no value"),
+        ("BatchSize: !Ref BatchSize", "BatchSize: !GetAtt A.B", "!GetAtt A.B", "no attribute A.B"),
+        ("BatchSize: !Ref BatchSize", "BatchSize: !Cidr [a]", "!Cidr", "Fn::Cidr is not understood"),
+        ("[ReportBatchItemFailures]", "[Report]", "[Report]", "knows ReportBatchItemFailures only"),
+        ("AuthType: !Ref UrlAuthType", "AuthType: ANY", "AuthType: ANY", "AuthType is AWS_IAM or NONE, not ANY"),
+        ("AuthType: !Ref UrlAuthType", "AuthType: NONE\n      InvokeMode: RESPONSE_STREAM", "STREAM", "Streamed answers"),
+        ("RESPONSE_QUEUE_URL: !Ref ResponseQueue\n          # The", "AWS_REGION: here\n          # The", "AWS_REGION: here", "AWS_REGION is set by Lambda"),
+        ('QueueName: !Sub "${Prefix}-resp-queue"', 'QueueName: "a b"', '"a b"', "is no queue name"),
+        ('QueueName: !Sub "${Prefix}-resp-queue"', "DelaySeconds: 0", "ResponseQueue:", "Name the queue"),
+        ("!GetAtt DeadLetterQueue.Arn", "arn:aws:sqs:eu-central-1:1:other", ":other", "dead-letter queue other is not in"),
+        ("FunctionName: !Ref FaceRecognition", "FunctionName: other", "FunctionName: other", "FunctionName is other"),
+        ("Command: [adapters.lambda_entry.face_detection.handler]", "EntryPoint: [a]", "EntryPoint", "Command with one word"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_played_is_an_error_with_its_line(old: str, new: str, line_of: str, problem: str) -> None:
+    text = changed(old, new)
+    with pytest.raises(TemplateError, match=re.escape(problem)) as error:
+        play(text)
+    near = "\n".join(text.splitlines()[error.value.line - 2 : error.value.line + 2])
+    assert line_of in near
+    assert str(error.value).startswith(f"line {error.value.line}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "no CloudFormation template"),
+        ("- a", "no CloudFormation template"),
+        ("a: [", "not YAML"),
+        ("Parameters: {}", "no CloudFormation template"),
+        ("Transform: AWS::Serverless-2016-10-31\nResources: {}", "Transforms"),
+        ("Resources: {A: {Properties: {}}}", "has no Type"),
+        ("Resources: [1]", "A map from names to values"),
+    ],
+)
+def test_what_is_no_template_is_an_error(text: str, problem: str) -> None:
+    with pytest.raises(TemplateError, match=problem):
+        play(text)
+
+
+# Intrinsic functions
+
+
+def queue_name(expression: str, rest: str = "", **parameters: str) -> str:
+    text = f"{rest}\nResources:\n  Q:\n    Type: AWS::SQS::Queue\n    Properties:\n      QueueName: {expression}\n"
+    return next(iter(play(text, **parameters).queues))
+
+
+@pytest.mark.parametrize(
+    ("expression", "name"),
+    [
+        ("plain", "plain"),
+        ("!Ref P", "p"),
+        ("{Ref: P}", "p"),
+        ('!Sub "${P}-x"', "p-x"),
+        ('{"Fn::Sub": "${P}-x"}', "p-x"),
+        ('!Sub ["${A}-${P}", {A: !Ref AWS::Region}]', "eu-central-1-p"),
+        ('!Sub "${AWS::AccountId}"', "000000000000"),
+        ('!Join ["-", [a, !Ref P, 1]]', "a-p-1"),
+        ("!If [Yes, !Ref P, other]", "p"),
+        ("!If [No, other, !If [Both, b, c]]", "c"),
+    ],
+)
+def test_short_and_long_forms_resolve_alike(expression: str, name: str) -> None:
+    rest = (
+        "Parameters: {P: {Type: String, Default: p}}\n"
+        'Conditions: {"Yes": !Equals [!Ref P, p], "No": !Not [!Condition "Yes"], Both: !And [!Condition "Yes", !Condition "No"]}'
+    )
+    assert queue_name(expression, rest) == name
+
+
+def test_no_value_takes_a_property_away() -> None:
+    text = SHIPPED.replace("VisibilityTimeout: 1\n", "VisibilityTimeout: !Ref AWS::NoValue\n")
+    assert play(text).queues["faceq-resp-queue"].visibility_timeout == 30
+
+
+def test_a_resource_whose_condition_does_not_hold_is_not_there() -> None:
+    text = changed(
+        "  ResponseQueue:\n    Type",
+        "  Other:\n    Condition: PublicUrl\n    Type: AWS::SNS::Topic\n  ResponseQueue:\n    Type",
+    )
+    assert "faceq-resp-queue" in play(text).queues
+    with pytest.raises(TemplateError, match="AWS::SNS::Topic"):
+        play(text, UrlAuthType="NONE")
+
+
+def test_a_disabled_mapping_is_read_as_such() -> None:
+    (mapping,) = play(changed("BatchSize: !Ref BatchSize", "Enabled: false")).mappings
+    assert not mapping.enabled
+
+
+def test_the_regions_variable_is_one_that_lambda_sets() -> None:
+    assert "AWS_REGION" in RESERVED_VARIABLES
+
+
+def test_a_template_in_json_is_read_too() -> None:
+    text = '{"Resources": {"Q": {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": {"Fn::Sub": "${AWS::Region}-q"}}}}}'
+    assert set(play(text).queues) == {"eu-central-1-q"}
