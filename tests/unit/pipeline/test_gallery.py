@@ -107,7 +107,7 @@ def test_the_very_same_vector_is_at_distance_zero() -> None:
 
 
 def test_the_threshold_itself_still_gives_a_name_and_beyond_it_is_nobody() -> None:
-    somebody = Gallery("dlib", "dlib-150", 0.5, (photo("Ada", 0),), np.zeros((1, 2), np.float32))
+    somebody = Gallery("dlib", "dlib-200", 0.5, (photo("Ada", 0),), np.zeros((1, 2), np.float32))
     at, beyond = somebody.nearest(np.array([[0.5, 0], [0.5001, 0]], np.float32))
     assert at == Match("Ada", 0.5)
     assert beyond.name is None
@@ -165,10 +165,10 @@ def test_a_gallery_of_another_model_or_preprocessing_is_refused_with_the_command
     somebody = some_gallery("Ada")
     somebody.check("vggface2", "facenet-160")
     with pytest.raises(ArtifactError, match=r"faceq people remove --all.*FACEQ_MODEL=vggface2"):
-        somebody.check("dlib", "dlib-150")
+        somebody.check("dlib", "dlib-200")
     with pytest.raises(ArtifactError, match="faceq people remove --all"):
         somebody.check("vggface2", "facenet-240")
-    somebody.remove("Ada").check("dlib", "dlib-150")
+    somebody.remove("Ada").check("dlib", "dlib-200")
 
 
 def test_a_gallery_of_unknown_preprocessing_works_with_its_model_and_says_what_is_wrong_with_it() -> None:
@@ -176,7 +176,7 @@ def test_a_gallery_of_unknown_preprocessing_works_with_its_model_and_says_what_i
     imported.check("vggface2", "facenet-160")
     assert "do not trust the distances" in str(imported.caveat)
     with pytest.raises(ArtifactError):
-        imported.check("dlib", "dlib-150")
+        imported.check("dlib", "dlib-200")
     assert some_gallery("Ada").caveat is None
     assert imported.remove("Ada").caveat is None
 
