@@ -1,0 +1,120 @@
+"""What runs the functions: one Protocol and its drivers, each held to tests/conformance/test_runtimes.py.
+
+A driver plays the Lambda service between a caller and a function's processes: it starts execution environments, hands
+each one request at a time, and answers for those that fail, hang or die.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+#: Largest payload of a synchronous invocation, bytes. (Lambda developer guide, "Lambda quotas")
+MAX_REQUEST_BYTES: Final = 6 * 1024 * 1024
+
+#: Largest response, bytes: AWS's own limit, 100 bytes above the round number. (text of its error message)
+MAX_RESPONSE_BYTES: Final = 6 * 1024 * 1024 + 100
+
+
+class TooManyRequests(Exception):  # noqa: N818 - AWS's name
+    """All environments that the function may have stayed busy. Try again later."""
+
+
+class RequestTooLarge(Exception):  # noqa: N818 - AWS's name
+    """The payload is over `MAX_REQUEST_BYTES`."""
+
+
+class FunctionNotFound(Exception):  # noqa: N818 - AWS's name
+    """There is no function of this name."""
+
+
+class FunctionInitError(Exception):
+    """A function cannot start.
+
+    Parameters
+    ----------
+    function : str
+        Its name.
+    reason : str
+        Its own message, in one line.
+
+    """
+
+    def __init__(self, function: str, reason: str) -> None:
+        super().__init__(f"The function {function} did not start: {reason}")
+        self.function = function
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """What came of one invocation.
+
+    Parameters
+    ----------
+    request_id : str
+        The id in the function's context and in its log lines.
+    payload : bytes
+        The function's result as it sent it, mostly JSON; with `function_error`, a JSON object that has at least
+        `errorType` and `errorMessage`.
+    function_error : str or None
+        "Unhandled" if the function failed, hung or died. None if it answered.
+    log_tail : bytes
+        Last 4 KB of what the request logged, START, END and REPORT lines included.
+    duration_ms : float
+        From handing the event over to the answer; no waiting, no init.
+
+    """
+
+    request_id: str
+    payload: bytes
+    function_error: str | None
+    log_tail: bytes
+    duration_ms: float
+
+
+class FunctionRuntime(Protocol):
+    """Runs functions as Lambda runs them: one request at a time in each execution environment."""
+
+    async def start(self) -> None:
+        """Init the first environment(s) of each function, all in parallel.
+
+        Raises
+        ------
+        FunctionInitError
+            A function cannot init. Nothing is left running.
+
+        """
+
+    async def invoke(
+        self,
+        function: str,
+        payload: bytes,
+        wait_seconds: float = 0.0,
+        client_context: bytes | None = None,
+        trace_id: str | None = None,
+    ) -> Invocation:
+        """Run the function once. A failure of the function is a result (`Invocation.function_error`), not an exception.
+
+        The function runs to its end, or to its timeout, even if the caller is cancelled.
+
+        Parameters
+        ----------
+        function : str
+            Its name.
+        payload : bytes
+            The event, JSON, at most `MAX_REQUEST_BYTES`.
+        wait_seconds : float
+            Longest wait for an environment while all that may exist are busy. First come, first served.
+        client_context : bytes or None
+            JSON object for the handler's `context.client_context`.
+        trace_id : str or None
+            X-Ray trace header; a fresh one if None.
+
+        Raises
+        ------
+        FunctionNotFound, RequestTooLarge, TooManyRequests
+            The function did not run.
+
+        """
+
+    async def stop(self) -> None:
+        """End all environments, busy ones too. Leaves no process. May be called at any time, and twice."""
