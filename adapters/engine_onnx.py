@@ -1,0 +1,75 @@
+"""The ports of face detection and recognition on ONNX Runtime."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from adapters.models import InstalledDetector, InstalledModel
+from pipeline.detect import Cascade
+from pipeline.embed import PREPROCESSINGS, standardise
+from pipeline.errors import ArtifactError
+from pipeline.ports import FaceDetector, FaceEmbedder
+
+#: Faces that are embedded at once: more cost memory and gain no time.
+_BATCH = 8
+
+
+def detector(files: InstalledDetector, min_face_size: int, threads: int) -> FaceDetector:
+    """Load MTCNN's three networks. Raises ArtifactError if a file is missing or broken."""
+    pnet, rnet, onet = (_Network(files.files[name], threads, "detector") for name in ("pnet", "rnet", "onet"))
+    return Cascade(pnet, rnet, onet, min_face_size)
+
+
+def embedder(model: InstalledModel, threads: int) -> FaceEmbedder:
+    """Load InceptionResnetV1. Raises ArtifactError if the file is missing or broken."""
+    return _Embedder(model, _Network(model.files["onnx"], threads, model.id))
+
+
+class _Network:
+    """One ONNX graph with a single input, as a function of arrays.
+
+    Parameters
+    ----------
+    name : str
+        What `faceq models get` calls the model, for the error's advice.
+
+    """
+
+    def __init__(self, path: Path, threads: int, name: str) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        # Waiting threads sleep instead of spinning: two functions and a queue share the laptop's processors.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's own classes share no base but Exception
+            raise ArtifactError(
+                "broken_model", f"The model file {path} cannot be loaded. Run: faceq models get {name} --force"
+            ) from error
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, values: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        outputs: list[NDArray[np.float32]] = self._session.run(None, {self._input: values})
+        return outputs
+
+
+class _Embedder:
+    def __init__(self, model: InstalledModel, network: _Network) -> None:
+        self.model = model.id
+        self.preprocessing = model.preprocessing
+        self.dimensions = model.dimensions
+        self.threshold = model.threshold
+        self._size = PREPROCESSINGS[model.preprocessing].size
+        self._network = network
+
+    def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        vectors = np.empty((len(crops), self.dimensions), np.float32)
+        for start in range(0, len(crops), _BATCH):
+            batch = standardise(crops[start : start + _BATCH])
+            (vectors[start : start + len(batch)],) = self._network(batch)
+        return vectors

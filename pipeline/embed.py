@@ -1,0 +1,85 @@
+"""How a face is cut from its frame and brought to what a recogniser was trained on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from pipeline.ports import Face, Image
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a crop is cut. Vectors of crops that were cut in two ways must not be compared.
+
+    Parameters
+    ----------
+    id : str
+        What galleries and messages record.
+    size : int
+        Width and height of a crop, pixels.
+    square : bool
+        Cut a square about the box's centre and repeat the frame's edge where it reaches outside; else cut the box
+        itself as far as it is inside the frame, and stretch it to a square.
+    margin : float
+        Enlarges the square: its side is (1 + margin) times the box's longer side.
+
+    """
+
+    id: str
+    size: int
+    square: bool = False
+    margin: float = 0.0
+
+
+#: "facenet-160" is what facenet-pytorch's MTCNN(image_size=160, margin=0) cuts from a PIL picture.
+#: "dlib-160" leaves room about the face, for dlib aligns it by itself (`adapters/engine_dlib.py`).
+PREPROCESSINGS: Mapping[str, Preprocessing] = MappingProxyType(
+    {
+        preprocessing.id: preprocessing
+        for preprocessing in (
+            Preprocessing("facenet-160", size=160),
+            Preprocessing("dlib-160", size=160, square=True, margin=0.4),
+        )
+    }
+)
+
+
+def cut(image: Image, face: Face, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Cut `face` out of its frame, (S, S, 3) uint8 RGB with S the preprocessing's size.
+
+    Any box is answered: at least one pixel of the frame, the nearest, is shown.
+    """
+    part = _square_about(image, face, preprocessing.margin) if preprocessing.square else _box(image, face)
+    size = (preprocessing.size, preprocessing.size)
+    return np.array(Pillow.fromarray(part).resize(size, Pillow.Resampling.BILINEAR))
+
+
+def standardise(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Turn crops (n, S, S, 3) uint8 into (n, 3, S, S) float32, (value - 127.5) / 128: -0.996 to 0.996."""
+    planes = np.ascontiguousarray(crops.transpose(0, 3, 1, 2), dtype=np.float32)
+    planes -= np.float32(127.5)
+    planes /= np.float32(128)
+    return planes
+
+
+def _box(image: Image, face: Face) -> Image:
+    """Return the pixels that facenet-pytorch's extract_face takes: corners clamped, then truncated."""
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = face.box.tolist()
+    left, top = (int(min(max(corner, 0), side - 1)) for corner, side in ((x1, width), (y1, height)))
+    right, bottom = int(min(x2, width)), int(min(y2, height))
+    return image[top : max(bottom, top + 1), left : max(right, left + 1)]
+
+
+def _square_about(image: Image, face: Face, margin: float) -> Image:
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = face.box.tolist()
+    half = max(x2 - x1, y2 - y1) * (1 + margin) / 2
+    columns = np.arange(round((x1 + x2) / 2 - half), round((x1 + x2) / 2 + half) + 1)
+    rows = np.arange(round((y1 + y2) / 2 - half), round((y1 + y2) / 2 + half) + 1)
+    square: Image = image[np.clip(rows, 0, height - 1)][:, np.clip(columns, 0, width - 1)]
+    return square
