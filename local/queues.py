@@ -337,6 +337,8 @@ class _Handler(BaseHTTPRequestHandler):
 
         _serving.connection = self.connection
         try:
+            if _has_hung_up(self.connection):
+                raise _HungUpError
             with _gate:
                 body = b"".join(self.app(environ, _start(start_response)))
         except _HungUpError:

@@ -14,10 +14,11 @@ from local import queues
 
 
 @contextmanager
-def running_queue_server() -> Iterator[str]:
-    """Start `local.queues` on a free port; give its endpoint; end it by closing its standard input."""
-    process = subprocess.Popen(queues.command(0), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdin and process.stdout
+def running_queue_server(port: int = 0) -> Iterator[str]:
+    """Start `local.queues`, on a free port by default; give its endpoint; end it by closing its standard input."""
+    process = subprocess.Popen(queues.command(port), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin
+    assert process.stdout
     try:
         yield f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}"
     finally:

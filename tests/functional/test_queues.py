@@ -1,0 +1,244 @@
+"""The queue server process, and what people do with queues on it."""
+
+import json
+import signal
+import socket
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from uuid import uuid4
+
+import boto3
+import pytest
+from botocore.client import BaseClient
+from botocore.config import Config
+
+from local import queues
+from local.template import Queue, Redrive
+from tests.queue_server import eventually, running_queue_server, sqs_client
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with running_queue_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def sqs(endpoint: str) -> BaseClient:
+    return sqs_client(endpoint)
+
+
+@pytest.fixture
+def name(sqs: BaseClient) -> str:
+    """Return a queue with a dead-letter queue, `<name>-dlq`, that takes what was received twice."""
+    name = f"q-{uuid4().hex[:8]}"
+    dead = Queue("Dead", f"{name}-dlq", 30, 0, 0, None)
+    # The order is the wrong one on purpose: dead-letter queues must be made first.
+    queues.create_queues(sqs, {name: Queue("Q", name, 30, 0, 0, Redrive(dead.name, 2)), dead.name: dead})
+    return name
+
+
+def url(endpoint: str, name: str) -> str:
+    return queues.queue_url(endpoint, name)
+
+
+def depth(sqs: BaseClient, name: str) -> queues.Depth:
+    return next(depth for depth in queues.depths(sqs) if depth.name == name)
+
+
+# The process
+
+
+def start(*arguments: str) -> "subprocess.Popen[str]":
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*queues.command(0)[:-2], *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_it_says_when_it_is_ready_and_ends_on_sigterm() -> None:
+    with start("--port", "0") as process:
+        assert process.stdout
+        ready = json.loads(process.stdout.readline())
+        assert ready["ready"] is True
+        assert sqs_client(f"http://127.0.0.1:{ready['port']}").list_queues().get("QueueUrls", []) == []
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert process.stderr
+        assert process.stderr.read() == ""
+
+
+def test_it_ends_with_its_parent() -> None:
+    with start("--port", "0") as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdout.readline()
+        process.stdin.close()
+        assert process.wait(10) == 0
+
+
+def test_a_taken_port_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with start("--port", str(port)) as process:
+            assert process.wait(10) == 1
+            assert process.stderr
+            assert process.stderr.read() == (
+                f"Port {port} is taken by another program. Choose another with --port, or --port 0 for a free one.\n"
+            )
+
+
+def test_it_listens_on_this_machine_only_and_lets_no_web_page_in(endpoint: str) -> None:
+    host, port = endpoint.removeprefix("http://").split(":")
+    assert host == "127.0.0.1"
+    connection = HTTPConnection(host, int(port))
+    headers = {
+        "Origin": "http://example.com",
+        "X-Amz-Target": "AmazonSQS.ListQueues",
+        "Content-Type": "application/x-amz-json-1.0",
+    }
+    connection.request("POST", "/", "{}", headers)
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    assert response.status == 200
+    assert "Access-Control-Allow-Origin" not in response.headers
+
+
+def test_any_credentials_see_the_same_queues(endpoint: str, name: str) -> None:
+    client = boto3.client(
+        "sqs",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="A" * 20,
+        aws_secret_access_key="other",
+        aws_session_token="token",
+        config=Config(proxies={}),
+    )
+    assert client.get_queue_url(QueueName=name)["QueueUrl"] == url(endpoint, name)
+
+
+# What moto alone does not do
+
+
+def test_no_message_is_lost_or_given_twice_however_many_use_a_queue_at_once(
+    endpoint: str, sqs: BaseClient, name: str
+) -> None:
+    received: Counter[str] = Counter()
+    lock = threading.Lock()
+    all_sent = threading.Event()
+
+    def send(sender: int) -> None:
+        for number in range(150):
+            sqs.send_message(QueueUrl=url(endpoint, name), MessageBody=f"{sender}-{number}")
+
+    def receive() -> None:
+        while True:
+            done = all_sent.is_set()
+            answer = sqs.receive_message(QueueUrl=url(endpoint, name), MaxNumberOfMessages=3, WaitTimeSeconds=1)
+            if done and not answer.get("Messages"):
+                return
+            for message in answer.get("Messages", []):
+                with lock:
+                    received[message["Body"]] += 1
+                sqs.delete_message(QueueUrl=url(endpoint, name), ReceiptHandle=message["ReceiptHandle"])
+
+    with ThreadPoolExecutor(8) as threads:
+        readers = [threads.submit(receive) for _ in range(4)]
+        for sender in [threads.submit(send, number) for number in range(4)]:
+            sender.result()
+        all_sent.set()
+        for reader in readers:
+            reader.result()
+    assert received == Counter(f"{sender}-{number}" for sender in range(4) for number in range(150))
+
+
+def test_a_long_poll_whose_reader_has_gone_takes_no_message(endpoint: str, sqs: BaseClient, name: str) -> None:
+    body = json.dumps({"QueueUrl": url(endpoint, name), "WaitTimeSeconds": 20})
+    connection = HTTPConnection(endpoint.removeprefix("http://"))
+    headers = {"X-Amz-Target": "AmazonSQS.ReceiveMessage", "Content-Type": "application/x-amz-json-1.0"}
+    connection.request("POST", "/", body, headers)
+    connection.close()
+    sqs.send_message(QueueUrl=url(endpoint, name), MessageBody="for somebody else")
+    messages = sqs.receive_message(QueueUrl=url(endpoint, name), WaitTimeSeconds=5).get("Messages", [])
+    assert [message["Body"] for message in messages] == ["for somebody else"]
+
+
+def test_each_waiting_reader_is_woken_by_a_message_of_its_own(endpoint: str, sqs: BaseClient, name: str) -> None:
+    def receive() -> int:
+        answer = sqs.receive_message(QueueUrl=url(endpoint, name), MaxNumberOfMessages=1, WaitTimeSeconds=20)
+        return len(answer.get("Messages", []))
+
+    with ThreadPoolExecutor(4) as threads:
+        readers = [threads.submit(receive) for _ in range(4)]
+        for number in range(4):
+            sqs.send_message(QueueUrl=url(endpoint, name), MessageBody=str(number))
+        assert [reader.result(timeout=15) for reader in readers] == [1, 1, 1, 1]
+
+
+# What people do with queues
+
+
+def test_queues_are_made_once_and_take_new_attributes(endpoint: str, sqs: BaseClient, name: str) -> None:
+    sqs.send_message(QueueUrl=url(endpoint, name), MessageBody="kept")
+    dead = Queue("Dead", f"{name}-dlq", 30, 0, 0, None)
+    queues.create_queues(sqs, {dead.name: dead, name: Queue("Q", name, 7, 3, 0, Redrive(dead.name, 9))})
+    attributes = sqs.get_queue_attributes(QueueUrl=url(endpoint, name), AttributeNames=["All"])["Attributes"]
+    assert attributes["VisibilityTimeout"] == "7"
+    assert attributes["ReceiveMessageWaitTimeSeconds"] == "3"
+    assert json.loads(attributes["RedrivePolicy"])["maxReceiveCount"] == 9
+    assert attributes["QueueArn"] == f"arn:aws:sqs:us-east-1:{queues.ACCOUNT}:{name}"
+    assert depth(sqs, name).visible == 1
+
+
+def test_depths_tell_waiting_from_in_flight_and_delayed(endpoint: str, sqs: BaseClient, name: str) -> None:
+    for body in "abc":
+        sqs.send_message(QueueUrl=url(endpoint, name), MessageBody=body)
+    sqs.send_message(QueueUrl=url(endpoint, name), MessageBody="later", DelaySeconds=60)
+    sqs.receive_message(QueueUrl=url(endpoint, name), MaxNumberOfMessages=1)
+    assert depth(sqs, name) == queues.Depth(name, visible=2, in_flight=1, delayed=1, dead_letter_queue=f"{name}-dlq")
+    assert depth(sqs, f"{name}-dlq").dead_letter_queue is None
+
+
+def test_a_peek_shows_messages_and_leaves_them(endpoint: str, sqs: BaseClient, name: str) -> None:
+    for number in range(12):
+        sqs.send_message(QueueUrl=url(endpoint, name), MessageBody=str(number))
+    peeked = queues.peek(sqs, name, most=11)
+    assert sorted(int(message.body) for message in peeked) == list(range(11))
+    assert {message.receive_count for message in peeked} == {1}
+    eventually(lambda: depth(sqs, name).visible == 12)
+
+
+def test_a_purge_empties_a_queue_and_may_be_repeated(endpoint: str, sqs: BaseClient, name: str) -> None:
+    for _ in range(2):
+        sqs.send_message(QueueUrl=url(endpoint, name), MessageBody="a")
+        queues.purge(sqs, name)
+        assert depth(sqs, name).visible == 0
+
+
+def test_a_redrive_sends_everything_back_with_its_attributes(endpoint: str, sqs: BaseClient, name: str) -> None:
+    dead = f"{name}-dlq"
+    attributes = {"K": {"DataType": "String", "StringValue": "v"}}
+    for number in range(12):
+        sqs.send_message(QueueUrl=url(endpoint, dead), MessageBody=str(number), MessageAttributes=attributes)
+    assert queues.redrive(sqs, dead, most=1) == 1
+    assert queues.redrive(sqs, dead) == 11
+    assert queues.redrive(sqs, dead) == 0
+    assert (depth(sqs, name).visible, depth(sqs, dead).visible, depth(sqs, dead).in_flight) == (12, 0, 0)
+    answer = sqs.receive_message(QueueUrl=url(endpoint, name), MessageAttributeNames=["All"])
+    assert answer["Messages"][0]["MessageAttributes"] == attributes
+
+
+def test_a_redrive_needs_a_dead_letter_queue(sqs: BaseClient, name: str) -> None:
+    with pytest.raises(queues.QueueError, match=f"{name} is the dead-letter queue of 0 queues"):
+        queues.redrive(sqs, name)
+
+
+@pytest.mark.parametrize("do", [queues.peek, queues.purge, queues.redrive])
+def test_a_queue_that_does_not_exist_is_named_beside_those_that_do(
+    sqs: BaseClient, name: str, do: Callable[[BaseClient, str], object]
+) -> None:
+    with pytest.raises(queues.QueueError, match=rf"There is no queue nothing\. There are: .*{name}"):
+        do(sqs, "nothing")
