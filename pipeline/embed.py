@@ -78,8 +78,8 @@ def _box(image: Image, face: Face) -> Image:
 def _square_about(image: Image, face: Face, margin: float) -> Image:
     height, width = image.shape[:2]
     x1, y1, x2, y2 = face.box.tolist()
-    half = max(x2 - x1, y2 - y1) * (1 + margin) / 2
-    columns = np.arange(round((x1 + x2) / 2 - half), round((x1 + x2) / 2 + half) + 1)
-    rows = np.arange(round((y1 + y2) / 2 - half), round((y1 + y2) / 2 + half) + 1)
+    side = max(1, round(max(x2 - x1, y2 - y1) * (1 + margin)))
+    columns = round((x1 + x2 - side) / 2) + np.arange(side)
+    rows = round((y1 + y2 - side) / 2) + np.arange(side)
     square: Image = image[np.clip(rows, 0, height - 1)][:, np.clip(columns, 0, width - 1)]
     return square
