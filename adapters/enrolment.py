@@ -2,11 +2,12 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adapters.artifacts_directory import DirectoryStore
 from adapters.frames import PICTURE_SUFFIXES
@@ -151,14 +152,17 @@ def import_gallery(store: DirectoryStore, other: Gallery) -> Gallery:
     return joined
 
 
-def course_gallery(content: bytes, source: str, threshold: float) -> Gallery:
-    """Read a gallery of the course's format: `torch.save([embeddings, names])`, 512-d vectors of the vggface2 network.
+def course_gallery(vectors: NDArray[np.float32], names: Sequence[str], source: str, threshold: float) -> Gallery:
+    """Make a gallery of what a file of the course's format holds: vectors of the vggface2 network and their names.
 
-    The file does not say how faces were cut and normalised, so the preprocessing is `unknown`. A vector that a person
+    The format does not say how faces were cut and normalised, so the preprocessing is `unknown`. A vector that a person
     has twice is taken once.
 
     Parameters
     ----------
+    vectors : (n, 512) float32
+    names : sequence of str
+        n names; one that comes several times has several photos.
     source : str
         The file's name, for messages and as the photos' source.
     threshold : float
@@ -166,17 +170,12 @@ def course_gallery(content: bytes, source: str, threshold: float) -> Gallery:
 
     Raises
     ------
-    ArtifactError
-        It is no such file.
     BadInput
-        A name in it cannot be one, or one vector has two names.
+        The vectors are not facenet's, a name cannot be one, or one vector has two names.
 
     """
-    from adapters.models.weights import read_gallery_file  # only an import of this kind needs the reader
-
-    vectors, names = read_gallery_file(content, source)
     lengths = np.linalg.norm(vectors, axis=1)
-    if vectors.shape[1] != 512 or not (np.abs(lengths - 1) <= _UNIT_TOLERANCE).all():
+    if vectors.shape[1:] != (512,) or not (np.abs(lengths - 1) <= _UNIT_TOLERANCE).all():
         raise BadInput(
             "other_vectors", f"{source} does not hold 512-d vectors of length 1, so no facenet network made them."
         )

@@ -135,9 +135,11 @@ def import_(
         other = gallery.import_json(content)
     else:
         from adapters import models
+        from adapters.models.weights import read_gallery_file
 
-        settings = ModelSettings.from_environment(os.environ)
-        other = course_gallery(content, file.name, models.installed("vggface2", settings.models).threshold)
+        vectors, names = read_gallery_file(content, file.name)
+        threshold = models.installed("vggface2", Paths.from_environment(os.environ).models).threshold
+        other = course_gallery(vectors, names, file.name, threshold)
     joined = import_gallery(_store(), other)
     print(f"{len(other.people)} people with {_photos(len(other.photos))} imported; {_summary(joined)}")
     _warn(joined)

@@ -1,0 +1,36 @@
+"""A gallery file of the course's format, once it is read."""
+
+import numpy as np
+import pytest
+
+from adapters.enrolment import course_gallery
+from pipeline.errors import BadInput
+
+
+def unit_vectors(count: int, dimensions: int = 512) -> np.ndarray:
+    vectors = np.random.default_rng(5).normal(size=(count, dimensions))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_a_course_gallery_keeps_who_is_who_and_says_that_its_preprocessing_is_unknown() -> None:
+    vectors = unit_vectors(4)[[0, 1, 1, 2, 3]]
+    made = course_gallery(vectors, ["Ada", "Ada", "Ada", "Bo", "Bo"], "class.pt", 0.9)
+    assert dict(made.people) == {"Ada": 2, "Bo": 2}, "a vector that comes twice is one photo"
+    assert [match.name for match in made.nearest(vectors)] == ["Ada", "Ada", "Ada", "Bo", "Bo"]
+    assert made.photos[-1].source == "class.pt#4"
+    assert (made.model, made.preprocessing, made.threshold) == ("vggface2", "unknown", 0.9)
+    assert made.caveat is not None
+
+
+def test_vectors_that_no_facenet_network_made_are_refused() -> None:
+    for vectors in (unit_vectors(2, 128), unit_vectors(2) * 2, unit_vectors(2) * np.float32("nan")):
+        with pytest.raises(BadInput, match="no facenet network"):
+            course_gallery(vectors, ["Ada", "Bo"], "class.pt", 0.9)
+
+
+def test_one_vector_with_two_names_and_a_name_that_cannot_be_one_are_refused() -> None:
+    twice = unit_vectors(1)[[0, 0]]
+    with pytest.raises(BadInput, match="class.pt#1 is enrolled as Ada"):
+        course_gallery(twice, ["Ada", "Bo"], "class.pt", 0.9)
+    with pytest.raises(BadInput, match="names nobody"):
+        course_gallery(unit_vectors(1), ["Unknown"], "class.pt", 0.9)
