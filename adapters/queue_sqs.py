@@ -3,6 +3,7 @@
 import re
 from typing import TYPE_CHECKING, Final
 
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.errors import TransientError
@@ -13,6 +14,32 @@ if TYPE_CHECKING:
 
 #: What SQS refuses in a message (SQS API reference, SendMessage). The local server takes it, so it is checked here.
 _NO_SQS_CHARACTER: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def client(region: str, endpoint: str | None = None) -> "BaseClient":
+    """Return an SQS client.
+
+    Parameters
+    ----------
+    region : str
+    endpoint : str or None
+        A local server's address, which takes any credentials and is sent none of the user's. None for AWS, or for
+        what `AWS_ENDPOINT_URL_SQS` names.
+
+    """
+    import boto3
+
+    config = Config(connect_timeout=2, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3})
+    if endpoint is None:
+        return boto3.client("sqs", region_name=region, config=config)
+    return boto3.client(
+        "sqs",
+        region_name=region,
+        endpoint_url=endpoint,
+        aws_access_key_id="local",
+        aws_secret_access_key="local",  # noqa: S106
+        config=config.merge(Config(proxies={})),
+    )
 
 
 class SqsSender(MessageSender):

@@ -1,0 +1,157 @@
+"""`faceq doctor`: is everything here that a frame needs, and which command mends it if not."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from adapters import models
+from adapters.settings import ModelSettings
+from cli.stack import MODEL_NOTES
+from local.stack import StackError, checked_gallery, owner_of_port, read_template
+from local.state import RunningStack, running_stack
+from pipeline.errors import PipelineError
+
+#: The ports that `faceq up` takes unless told otherwise, and their use.
+PORTS = {8000: "function URL", 8001: "Lambda API", 9324: "queues"}
+#: More difference than this between two clocks makes AWS refuse signatures (SigV4 allows 5 minutes).
+CLOCK_SECONDS = 300
+
+PACKAGES = (
+    "awslambdaric",
+    "boto3",
+    "moto",
+    "numpy",
+    "onnxruntime",
+    "opencv-python-headless",
+    "Pillow",
+    "dlib-bin",
+    "torch",
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at, whether it is well, and what was found.
+
+    Parameters
+    ----------
+    well : bool or None
+        None for a fact that is neither good nor bad.
+
+    """
+
+    name: str
+    well: bool | None
+    found: str
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("doctor", epilog="Example: faceq doctor --json")(doctor)
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Check what a frame needs; each trouble is shown with the command that mends it. Exit code 1 if there is one."""
+    checks = list(_checks())
+    if as_json:
+        print(json.dumps([vars(check) for check in checks], indent=2))
+    else:
+        console = Console(highlight=False)
+        signs = {True: "[green]ok  [/green]", False: "[red]bad [/red]", None: "    "}
+        for check in checks:
+            console.print(f"{signs[check.well]} {check.name:14} {escape(check.found)}", soft_wrap=True)
+    if any(check.well is False for check in checks):
+        raise typer.Exit(1)
+
+
+def _checks() -> Iterator[Check]:
+    stack = running_stack()
+    yield Check("stack", None, f"runs as process {stack.pid}" if stack else "not running; start it with `faceq up`")
+    yield Check("python", sys.version_info >= (3, 11), sys.version.split()[0])
+    yield Check("versions", None, ", ".join(_versions()))
+    settings = ModelSettings.from_environment(os.environ)
+    yield _tried("detector", lambda: f"MTCNN in {models.installed_detector(settings.models).folder}")
+    yield _tried("model", lambda: _model(settings))
+    yield _tried("gallery", lambda: _gallery(settings))
+    if stack is None:
+        yield from (_port(port, use) for port, use in PORTS.items())
+    else:
+        yield _tried("queues", lambda: _queues(stack))
+        yield _clock(stack)
+    try:
+        template = read_template({}, "http://127.0.0.1:9324")
+    except StackError as error:
+        yield Check("template", False, str(error))
+        return
+    yield Check("template", True, f"{len(template.functions)} functions, {len(template.queues)} queues")
+    yield from (Check("advice", None, sentence) for sentence in template.advice)
+    yield from (Check("only on AWS", None, sentence) for sentence in template.not_played)
+
+
+def _tried(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, look())
+    except PipelineError as error:
+        return Check(name, False, error.message)
+
+
+def _versions() -> Iterator[str]:
+    for package in PACKAGES:
+        try:
+            yield f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+
+
+def _model(settings: ModelSettings) -> str:
+    model = models.installed(settings.model, settings.models)
+    return f"{model.id}{MODEL_NOTES.get(model.id, '')}, SHA-256 {model.sha256[:12]}, {model.licence}"
+
+
+def _gallery(settings: ModelSettings) -> str:
+    gallery = checked_gallery(settings)
+    if gallery is None:
+        return f"none in {settings.gallery}, so everybody is Unknown: faceq people add NAME PHOTO..."
+    return f"{len(gallery.people)} people, {len(gallery.photos)} photos, version {gallery.version}"
+
+
+def _port(port: int, use: str) -> Check:
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return Check(f"port {port}", False, f"taken by {owner_of_port(port)}; start with `faceq up --port 0`")
+    return Check(f"port {port}", True, f"free for the {use}")
+
+
+def _queues(stack: RunningStack) -> str:
+    from adapters.queue_sqs import client
+    from local.queues import depths
+
+    return ", ".join(f"{queue.name} {queue.visible}" for queue in depths(client(stack.region, stack.sqs_endpoint)))
+
+
+def _clock(stack: RunningStack) -> Check:
+    """Compare this clock with that of whoever answers on the function URL, which may be a container's."""
+    from datetime import UTC, datetime
+    from email.utils import parsedate_to_datetime
+
+    import requests
+
+    try:
+        answer = requests.get(stack.function_url, timeout=5, proxies={"http": "", "https": ""})
+    except requests.RequestException as error:
+        return Check("clock", False, f"{stack.function_url} does not answer ({type(error).__name__}); `faceq logs`")
+    skew = abs((datetime.now(UTC) - parsedate_to_datetime(answer.headers["date"])).total_seconds())
+    return Check("clock", skew < CLOCK_SECONDS, f"{skew:.0f} s off the service's; AWS allows {CLOCK_SECONDS} s")

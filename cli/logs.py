@@ -1,0 +1,80 @@
+"""`faceq logs`: what the functions and the parts around them wrote."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from local.state import running_stack
+from pipeline.errors import BadInput
+
+#: How often `-f` looks for new lines, seconds.
+FOLLOW_SECONDS = 0.2
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("logs", epilog="Example: faceq logs -f --request-id 7f9c")(logs)
+
+
+def logs(
+    parts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PART...]", help="face-detection, face-recognition, event-source-mapping, ...; all if none."
+        ),
+    ] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what comes, until Ctrl-C.")] = False,
+    request_id: Annotated[
+        str, typer.Option("--request-id", help="Only lines that hold this id, or a part of it.")
+    ] = "",
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many of the last lines of each part.")] = 50,
+) -> None:
+    """Show the running stack's logs."""
+    stack = running_stack()
+    if stack is None:
+        raise BadInput("not_running", "No stack is running. Start one with `faceq up`.")
+    folder = Path(stack.logs)
+    files = {file.stem: file for file in sorted(folder.glob("*.log"))}
+    for part in parts or []:
+        if part not in files:
+            raise BadInput("no_such_part", f"There is no log of '{part}'. There are: {', '.join(files)}.")
+    chosen = [file for name, file in files.items() if not parts or name in parts]
+    readers = {file: _lines(file) for file in chosen}
+    for file, reader in readers.items():
+        matching = [line for line in _ready(reader) if request_id in line]
+        for line in matching[len(matching) - min(lines, len(matching)) :]:
+            _show(file, line)
+    try:
+        while follow:
+            new = [(file, line) for file, reader in readers.items() for line in _ready(reader) if request_id in line]
+            for file, line in new:
+                _show(file, line)
+            if not new:
+                time.sleep(FOLLOW_SECONDS)
+    except KeyboardInterrupt:
+        pass
+
+
+def _lines(file: Path) -> Iterator[str | None]:
+    """Yield each whole line of a growing file, None where there is none yet."""
+    with file.open(errors="replace") as stream:
+        begun = ""
+        while True:
+            begun += stream.readline()
+            if begun.endswith("\n"):
+                yield begun.rstrip("\n")
+                begun = ""
+            else:
+                yield None
+
+
+def _ready(reader: Iterator[str | None]) -> Iterator[str]:
+    while (line := next(reader)) is not None:
+        yield line
+
+
+def _show(file: Path, line: str) -> None:
+    print(f"{file.stem}: {line}", flush=True)
