@@ -30,7 +30,7 @@ def test_vectors_that_no_facenet_network_made_are_refused() -> None:
 
 def test_one_vector_with_two_names_and_a_name_that_cannot_be_one_are_refused() -> None:
     twice = unit_vectors(1)[[0, 0]]
-    with pytest.raises(BadInput, match="class.pt#1 is enrolled as Ada"):
+    with pytest.raises(BadInput, match=r"class\.pt#1 is enrolled as Ada"):
         course_gallery(twice, ["Ada", "Bo"], "class.pt", 0.9)
     with pytest.raises(BadInput, match="names nobody"):
         course_gallery(unit_vectors(1), ["Unknown"], "class.pt", 0.9)

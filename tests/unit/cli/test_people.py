@@ -18,8 +18,6 @@ from pipeline.errors import ArtifactError, BadInput, PipelineError
 from pipeline.gallery import PHOTO_PREFIX, Gallery, Photo
 from tests.fakes import ColourEmbedder, PatchDetector
 
-GALLERIES = Path(__file__).parents[4] / "shared" / "fixtures" / "galleries"
-
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
 
