@@ -4,6 +4,8 @@ A driver plays the Lambda service between a caller and a function's processes: i
 each one request at a time, and answers for those that fail, hang or die.
 """
 
+import time
+import uuid
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -71,6 +73,11 @@ class Invocation:
     duration_ms: float
 
 
+def new_trace_id() -> str:
+    """Return an X-Ray trace header for a request that brought none: not sampled, for nothing here collects traces."""
+    return f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]};Parent={uuid.uuid4().hex[:16]};Sampled=0"
+
+
 class FunctionRuntime(Protocol):
     """Runs functions as Lambda runs them: one request at a time in each execution environment."""
 
@@ -83,6 +90,9 @@ class FunctionRuntime(Protocol):
             A function cannot init. Nothing is left running.
 
         """
+
+    def concurrency(self, function: str) -> int:
+        """Return how many environments the function may have. Raises FunctionNotFound."""
 
     async def invoke(
         self,

@@ -46,6 +46,7 @@ from local.runtimes import (
     Invocation,
     RequestTooLarge,
     TooManyRequests,
+    new_trace_id,
 )
 from local.template import Function
 
@@ -142,15 +143,14 @@ class EmbeddedRuntime(FunctionRuntime):
         }
         self._running: set[asyncio.Task[Invocation]] = set()
 
-    def concurrency(self, function: str) -> int:
-        """Return how many environments the function may have."""
-        return self._pools[function].limit
+    def concurrency(self, function: str) -> int:  # noqa: D102 - the Protocol says it
+        return self._pool(function).limit
 
     def processes(self) -> dict[str, list[int]]:
         """Return the process ids of each function's environments."""
         return {name: pool.processes() for name, pool in self._pools.items()}
 
-    async def start(self) -> None:  # noqa: D102 - the Protocol says it
+    async def start(self) -> None:  # noqa: D102
         self._logs.mkdir(parents=True, exist_ok=True)
         results = await asyncio.gather(*(pool.start() for pool in self._pools.values()), return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
@@ -166,20 +166,23 @@ class EmbeddedRuntime(FunctionRuntime):
         client_context: bytes | None = None,
         trace_id: str | None = None,
     ) -> Invocation:
-        pool = self._pools.get(function)
-        if pool is None:
-            raise FunctionNotFound(f"There is no function {function}; there are: {', '.join(self._pools)}.")
+        pool = self._pool(function)
         if len(payload) > MAX_REQUEST_BYTES:
             raise RequestTooLarge(
                 f"{len(payload)} byte payload is too large for the RequestResponse invocation type "
                 f"(limit {MAX_REQUEST_BYTES} bytes)"
             )
-        request = _Request(payload, client_context, trace_id or _trace_id())
+        request = _Request(payload, client_context, trace_id or new_trace_id())
         # A task of its own: the function runs to its end even if its caller goes.
         task = asyncio.create_task(pool.invoke(request, wait_seconds))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
+
+    def _pool(self, function: str) -> "_Pool":
+        if function not in self._pools:
+            raise FunctionNotFound(f"There is no function {function}; there are: {', '.join(self._pools)}.")
+        return self._pools[function]
 
     async def stop(self) -> None:  # noqa: D102
         await asyncio.gather(*(pool.stop() for pool in self._pools.values()))
@@ -235,10 +238,6 @@ class _InitFailed(Exception):  # noqa: N818 - a result, handed to the one who wa
             return " ".join(f"{report['errorType']}: {report['errorMessage']}".split())
         except (ValueError, TypeError, LookupError):
             return self._failure.text
-
-
-def _trace_id() -> str:
-    return f"Root=1-{int(time.time()):08x}-{uuid.uuid4().hex[:24]};Parent={uuid.uuid4().hex[:16]};Sampled=0"
 
 
 class _Log:

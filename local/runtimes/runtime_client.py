@@ -45,7 +45,7 @@ class Fault(Exception):  # noqa: N818 - Lambda's word for what the runtime, not 
 
 @dataclass(frozen=True)
 class Context:
-    """What a handler learns about its invocation, named as in the Lambda developer guide's page on the context object."""
+    """What a handler learns about its invocation, named as in the Lambda developer guide."""
 
     aws_request_id: str
     invoked_function_arn: str

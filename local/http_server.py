@@ -1,0 +1,69 @@
+"""What the local HTTP endpoints share: how they listen, and how they read a body without trusting its sender."""
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+
+from local.runtimes import RequestTooLarge
+
+#: Longest time for a request's body to arrive, seconds.
+BODY_SECONDS: Final = 60.0
+
+
+async def listen(application: web.Application, port: int) -> tuple[web.AppRunner, int]:
+    """Serve on this machine only.
+
+    Parameters
+    ----------
+    application : web.Application
+        What answers.
+    port : int
+        0 for any free one.
+
+    Returns
+    -------
+    web.AppRunner, int
+        `await runner.cleanup()` ends it within a second; the port it listens on.
+
+    Raises
+    ------
+    OSError
+        The port is taken.
+
+    """
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        shutdown_timeout=0.5,
+        auto_decompress=False,  # bodies belong to the functions, as they were sent
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+    except OSError:
+        await runner.cleanup()
+        raise
+    return runner, runner.addresses[0][1]
+
+
+async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+    """Return the body, whether its length was announced or not.
+
+    Raises
+    ------
+    RequestTooLarge
+        It is over `limit` bytes; no more than these were kept.
+    TimeoutError
+        It did not arrive within `BODY_SECONDS`.
+
+    """
+    if (request.content_length or 0) > limit:
+        raise RequestTooLarge(f"{request.content_length} byte payload is too large (limit {limit} bytes)")
+    content = bytearray()
+    async with asyncio.timeout(BODY_SECONDS):
+        async for chunk in request.content.iter_any():
+            content += chunk
+            if len(content) > limit:
+                raise RequestTooLarge(f"the payload is too large (limit {limit} bytes)")
+    return bytes(content)
