@@ -71,6 +71,7 @@ class MemoryQueue(MessageSender):
         """Return up to `most` visible messages (1 to 10) and hide them; an empty list if there are none."""
         if not 1 <= most <= 10:
             raise ValueError("a receive takes 1 to 10 messages")
+        received: list[ReceivedMessage] = []
         with self._lock:
             now = self._clock()
             messages = [stored for stored in self._stored if stored.visible_at <= now][:most]
@@ -78,10 +79,8 @@ class MemoryQueue(MessageSender):
                 stored.visible_at = now + self._visibility_timeout
                 stored.receive_count += 1
                 stored.receipt = f"receipt-{next(self._numbers)}"
-            return [
-                ReceivedMessage(stored.message_id, stored.receipt, stored.body, stored.receive_count)
-                for stored in messages
-            ]
+                received.append(ReceivedMessage(stored.message_id, stored.receipt, stored.body, stored.receive_count))
+        return received
 
     def delete(self, receipt: str) -> None:
         """Remove the message; nothing happens if it is gone or has been received again since."""

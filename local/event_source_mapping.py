@@ -233,9 +233,11 @@ class _Player:
     def scale(self) -> None:
         """Start or retire pollers; called once a second."""
         with self._lock:
+            # Counted anew: a poller that a defect of ours has ended is replaced.
+            self._threads = [thread for thread in self._threads if thread.is_alive()]
+            self._pollers = len(self._threads)
             limit = self._mapping.maximum_concurrency or MOST_POLLERS
             self._wanted = pollers_wanted(self._pollers, self._busy, limit)
-            self._threads = [thread for thread in self._threads if thread.is_alive()]
             for _ in range(self._wanted - self._pollers):
                 thread = threading.Thread(target=self._poll, daemon=True)
                 self._threads.append(thread)
@@ -351,6 +353,7 @@ class _Player:
         while True:
             try:
                 answer = self._functions.invoke(FunctionName=self._mapping.function, Payload=payload)
+                response = answer["Payload"].read()
                 break
             except (self._functions.exceptions.TooManyRequestsException, EndpointConnectionError) as error:
                 # Throttled, or nobody listens: it did not run. Retried until the messages would be visible again.
@@ -366,7 +369,6 @@ class _Player:
                 self._stopping.wait(errors.next())
                 return True
         sent = [item.message_id for item in batch]
-        response = answer["Payload"].read()
         if "FunctionError" in answer:
             stays = set(sent)
             self._log(

@@ -7,8 +7,9 @@ The server is moto's backend behind a small HTTP front of our own, for three mea
 
 - werkzeug's server closes every connection and takes a thread for each; keep-alive saves 1 to 2 ms of every call,
   of which a frame makes six;
-- moto changes its lists without a lock around them: a send that meets a delete on another thread can be lost, and two
-  readers can be given one message. Here one lock covers every request, and a long poll lets go of it while it waits;
+- moto changes its lists without a lock around them: two readers can be given one message (seen with 4 readers and
+  4 writers), and by its code a send that meets a delete can be lost. Here one lock covers every request, and a long
+  poll lets go of it while it waits;
 - a long poll whose reader has died goes on waiting in moto and swallows the next message for a whole visibility
   timeout. Here it ends when it is woken and finds nobody at the other end, as on SQS.
 

@@ -186,7 +186,7 @@ class Template:
 NOT_PLAYED: Final = {
     "AWS::IAM::Role": "Roles and permissions (IAM): local functions may call every queue; AWS checks each call.",
     "AWS::IAM::Policy": "Roles and permissions (IAM): local functions may call every queue; AWS checks each call.",
-    "AWS::Lambda::Permission": "Who may call the functions: the local URL takes unsigned requests, and only this machine's.",
+    "AWS::Lambda::Permission": "Who may call a function: the local URL takes unsigned requests, from this machine.",
     "AWS::Logs::LogGroup": "CloudWatch log groups and their retention: local logs are shown by `faceq logs`.",
 }
 
@@ -337,7 +337,9 @@ class _Reader:
             raise properties.error("RedrivePolicy", "RedrivePolicy needs deadLetterTargetArn and maxReceiveCount.")
         most = _integer(policy["maxReceiveCount"])
         if most is None or not 1 <= most <= 1000:  # SQS API reference, SetQueueAttributes
-            raise properties.error("RedrivePolicy", "maxReceiveCount must be a whole number from 1 to 1000.")
+            raise properties.error(
+                "RedrivePolicy", "maxReceiveCount must be a whole number from 1 to 1000.", "maxReceiveCount"
+            )
         name = str(policy["deadLetterTargetArn"]).rsplit(":", 1)[-1]
         if name not in {self._name(other) for other in self._of_type("AWS::SQS::Queue")}:
             raise properties.error("RedrivePolicy", f"The dead-letter queue {name} is not in this template.")
@@ -379,9 +381,13 @@ class _Reader:
             raise properties.error("Environment", "Environment needs Variables, a map from names to texts.")
         for name, value in variables.items():
             if name in RESERVED_VARIABLES:
-                raise properties.error("Environment", f"{name} is set by Lambda, which refuses it here. Take it out.")
+                raise properties.error(
+                    "Environment", f"{name} is set by Lambda, which refuses it here. Take it out.", "Variables", name
+                )
             if isinstance(value, list | dict) or value is None:
-                raise properties.error("Environment", f"The variable {name} must be a text or a number.")
+                raise properties.error(
+                    "Environment", f"The variable {name} must be a text or a number.", "Variables", name
+                )
         texts = {name: _text(value) for name, value in variables.items()}
         if sum(len(name.encode()) + len(text.encode()) for name, text in texts.items()) > 4096:  # Lambda quotas
             raise properties.error("Environment", "The variables are longer than the 4 KB that Lambda takes.")
@@ -410,7 +416,9 @@ class _Reader:
         scaling = properties.take("ScalingConfig")
         most = _integer(scaling.get("MaximumConcurrency")) if isinstance(scaling, dict) else None
         if scaling is not None and (most is None or not 2 <= most <= 1000):  # Lambda API reference, ScalingConfig
-            raise properties.error("ScalingConfig", "MaximumConcurrency must be a whole number from 2 to 1000.")
+            raise properties.error(
+                "ScalingConfig", "MaximumConcurrency must be a whole number from 2 to 1000.", "MaximumConcurrency"
+            )
         enabled = properties.take("Enabled")
         mapping = EventSourceMapping(
             logical_id=logical_id,
@@ -657,8 +665,12 @@ class _Properties:
             raise self.error(key, f"{key} is {value}; it must be a whole number from {least} to {most}.")
         return number
 
-    def error(self, key: str, problem: str) -> TemplateError:
-        return _error(self.nodes.get(key, self.node), f"{self.logical_id}: {problem}")
+    def error(self, key: str, problem: str, *path: str) -> TemplateError:
+        """Return the error at `key`, or deeper, where `path` leads; at the resource where there is no `key`."""
+        node = self.nodes.get(key, self.node)
+        for name in path:
+            node = _entries(node).get(name, node) if isinstance(node, yaml.MappingNode) else node
+        return _error(node, f"{self.logical_id}: {problem}")
 
     def finish(self) -> None:
         """Say what is not played; fail at what nobody knows."""

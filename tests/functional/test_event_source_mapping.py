@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -34,6 +33,7 @@ class Answer:
     status: int = 200
     function_error: bool = False
     hang_up: bool = False
+    cut_short: bool = False
 
 
 THROTTLED = Answer(b'{"Reason": "ReservedFunctionConcurrentInvocationLimitExceeded", "message": "Rate Exceeded."}', 429)
@@ -84,9 +84,10 @@ class LambdaApi:
         if answer.status == 429:
             handler.send_header("x-amzn-ErrorType", "TooManyRequestsException")
         handler.send_header("x-amzn-RequestId", str(uuid.uuid4()))
-        handler.send_header("Content-Length", str(len(answer.body)))
+        handler.send_header("Content-Length", str(len(answer.body) + 10 * answer.cut_short))
         handler.end_headers()
         handler.wfile.write(answer.body)
+        handler.close_connection = answer.cut_short
 
     def bodies(self, name: str) -> list[list[str]]:
         """Return the sorted bodies of each call."""
@@ -237,7 +238,7 @@ def test_a_message_is_moved_as_sqs_sent_it_and_deleted(setup: Setup) -> None:
     assert flow.log() == []
 
 
-# Partial batch responses. Lambda developer guide, "Handling errors for an SQS event source"; `foo` as recorded from AWS.
+# Partial batch responses: Lambda developer guide, "Handling errors for an SQS event source"; `foo` recorded from AWS.
 ALL = ["a", "b", "c"]
 PARTIAL_BATCHES: dict[str, tuple[Answer, bool, list[str]]] = {
     # name: the answer, where ids stand as bodies; whether the mapping reports; the messages that stay
@@ -511,9 +512,10 @@ def test_what_is_throttled_longer_than_its_visibility_comes_back(setup: Setup) -
     assert [line["message"] for line in flow.log()] == ["not taken in time; the messages come back"]
 
 
-def test_a_call_whose_answer_is_lost_is_not_repeated_at_once(setup: Setup) -> None:
+@pytest.mark.parametrize("lost", [Answer(hang_up=True), Answer(b"{", cut_short=True)], ids=["all", "half"])
+def test_a_call_whose_answer_is_lost_is_not_repeated_at_once(setup: Setup, lost: Answer) -> None:
     def function(records: list[Record]) -> Answer:
-        return Answer(hang_up=records[0]["attributes"]["ApproximateReceiveCount"] == "1")
+        return lost if records[0]["attributes"]["ApproximateReceiveCount"] == "1" else Answer()
 
     flow = setup.flow(function, visibility=1)
     flow.send("a")

@@ -136,11 +136,11 @@ def test_what_aws_takes_and_advises_against_is_told(parameters: Mapping[str, str
     ("old", "new", "line_of", "problem"),
     [
         ("Type: AWS::Logs::LogGroup", "Type: AWS::SNS::Topic", "Type: AWS::SNS::Topic", "AWS::SNS::Topic"),
-        ("Timeout: !Ref DetectionTimeout", "FileSystemConfigs: []", "FileSystemConfigs", "FileSystemConfigs is not played"),
-        ("VisibilityTimeout: 1\n", "VisibilityTimeout: 1\n      FifoQueue: true\n", "FifoQueue", "FifoQueue is not played"),
+        ("Timeout: !Ref DetectionTimeout", "FileSystemConfigs: []", "FileSystemC", "FileSystemConfigs is not"),
+        ("VisibilityTimeout: 1\n", "VisibilityTimeout: 1\n      FifoQueue: true\n", "FifoQueue", "FifoQueue is not"),
         ("VisibilityTimeout: 1\n", "VisibilityTimeout: -1\n", "VisibilityTimeout: -1", "whole number from 0 to 43200"),
         ("VisibilityTimeout: 1\n", "VisibilityTimeout: soon\n", "VisibilityTimeout: soon", "must be a whole number"),
-        ("VisibilityTimeout: 1\n", "VisibilityTimeout: 1\n      VisibilityTimeout: 2\n", "VisibilityTimeout: 2", "twice"),
+        ("VisibilityTimeout: 1\n", "VisibilityTimeout: 1\n      VisibilityTimeout: 2\n", "Timeout: 2", "twice"),
         ("PackageType: Image", "PackageType: Zip", "PackageType: Zip", "set PackageType: Image"),
         ("BatchSize: !Ref BatchSize", "FilterCriteria: {}", "FilterCriteria", "FilterCriteria is not played"),
         ("BatchSize: !Ref BatchSize", "BatchSize: !Ref Sise", "!Ref Sise", "Sise has no value"),
@@ -148,13 +148,13 @@ def test_what_aws_takes_and_advises_against_is_told(parameters: Mapping[str, str
         ("BatchSize: !Ref BatchSize", "BatchSize: !Cidr [a]", "!Cidr", "Fn::Cidr is not understood"),
         ("[ReportBatchItemFailures]", "[Report]", "[Report]", "knows ReportBatchItemFailures only"),
         ("AuthType: !Ref UrlAuthType", "AuthType: ANY", "AuthType: ANY", "AuthType is AWS_IAM or NONE, not ANY"),
-        ("AuthType: !Ref UrlAuthType", "AuthType: NONE\n      InvokeMode: RESPONSE_STREAM", "STREAM", "Streamed answers"),
-        ("RESPONSE_QUEUE_URL: !Ref ResponseQueue\n          # The", "AWS_REGION: here\n          # The", "AWS_REGION: here", "AWS_REGION is set by Lambda"),
+        ("AuthType: !Ref UrlAuthType", "AuthType: NONE\n      InvokeMode: RESPONSE_STREAM", "STREAM", "Streamed"),
+        ("MAX_RECEIVE_COUNT: !Ref", "AWS_REGION: !Ref", "AWS_REGION:", "AWS_REGION is set by Lambda"),
         ('QueueName: !Sub "${Prefix}-resp-queue"', 'QueueName: "a b"', '"a b"', "is no queue name"),
         ('QueueName: !Sub "${Prefix}-resp-queue"', "DelaySeconds: 0", "ResponseQueue:", "Name the queue"),
-        ("!GetAtt DeadLetterQueue.Arn", "arn:aws:sqs:eu-central-1:1:other", ":other", "dead-letter queue other is not in"),
+        ("!GetAtt DeadLetterQueue.Arn", "arn:aws:sqs:eu-central-1:1:other", ":other", "queue other is not in"),
         ("FunctionName: !Ref FaceRecognition", "FunctionName: other", "FunctionName: other", "FunctionName is other"),
-        ("Command: [adapters.lambda_entry.face_detection.handler]", "EntryPoint: [a]", "EntryPoint", "Command with one word"),
+        ("Command: [adapters.lambda_entry.face_detection.handler]", "EntryPoint: [a]", "EntryPoint", "one word"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_played_is_an_error_with_its_line(old: str, new: str, line_of: str, problem: str) -> None:
@@ -209,7 +209,8 @@ def queue_name(expression: str, rest: str = "", **parameters: str) -> str:
 def test_short_and_long_forms_resolve_alike(expression: str, name: str) -> None:
     rest = (
         "Parameters: {P: {Type: String, Default: p}}\n"
-        'Conditions: {"Yes": !Equals [!Ref P, p], "No": !Not [!Condition "Yes"], Both: !And [!Condition "Yes", !Condition "No"]}'
+        'Conditions: {"Yes": !Equals [!Ref P, p], "No": !Not [!Condition "Yes"], '
+        'Both: !And [!Condition "Yes", !Condition "No"]}'
     )
     assert queue_name(expression, rest) == name
 
@@ -239,5 +240,6 @@ def test_the_regions_variable_is_one_that_lambda_sets() -> None:
 
 
 def test_a_template_in_json_is_read_too() -> None:
-    text = '{"Resources": {"Q": {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": {"Fn::Sub": "${AWS::Region}-q"}}}}}'
+    properties = '{"QueueName": {"Fn::Sub": "${AWS::Region}-q"}}'
+    text = f'{{"Resources": {{"Q": {{"Type": "AWS::SQS::Queue", "Properties": {properties}}}}}}}'
     assert set(play(text).queues) == {"eu-central-1-q"}
