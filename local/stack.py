@@ -46,6 +46,9 @@ from pipeline.gallery import Gallery, load
 ROOT: Final = Path(__file__).parents[1]
 TEMPLATE: Final = ROOT / "deploy" / "template.yaml"
 
+#: How long a frame waits for a free execution environment before it is answered 429, seconds. AWS would start another
+#: environment instead; a laptop has only so many processors, so a burst waits as long as one frame may take.
+WAIT_SECONDS: Final = 30.0
 #: Waits before a child is started again, seconds; the wait doubles while it keeps dying.
 _FIRST_RESTART_SECONDS: Final = 0.1
 _LONGEST_RESTART_SECONDS: Final = 5.0
@@ -162,7 +165,8 @@ class Stack:
         async def make_queues() -> None:
             await asyncio.to_thread(queues.create_queues, sqs, played.queues)
 
-        queue_server = self._child("queue-server", queues.command(queue_port), {}, logs, make_queues)
+        lost = "It keeps messages in memory: those that waited in the queues are lost, their frames must be sent again."
+        queue_server = self._child("queue-server", queues.command(queue_port), {}, logs, make_queues, lost)
         self._stops.push_async_callback(runtime.stop)
         await self._serve(lambda_api.application(runtime, region=region, account=queues.ACCOUNT), api_port)
         mapping = self._child(
@@ -176,7 +180,7 @@ class Stack:
         await asyncio.gather(runtime.start(), queue_server.start())
         await mapping.start()
         for url in played.urls:
-            application = function_url.application(runtime, url.function, region=region, account=queues.ACCOUNT)
+            application = function_url.application(runtime, url.function, WAIT_SECONDS)
             await self._serve(application, port)
         urls = {name: queues.queue_url(sqs_endpoint, name) for name in played.queues}
         (source,) = {mapping.queue for mapping in played.mappings}
@@ -223,8 +227,9 @@ class Stack:
         variables: Mapping[str, str],
         logs: Path,
         prepare: Callable[[], Awaitable[None]] | None = None,
+        lost: str = "",
     ) -> "_Child":
-        child = _Child(name, command, variables, logs / f"{name}.log", self._tell, prepare)
+        child = _Child(name, command, variables, logs / f"{name}.log", self._tell, prepare, lost)
         self._children.append(child)
         self._stops.push_async_callback(child.stop)
         return child
@@ -314,6 +319,8 @@ class _Child:
         Where its standard error goes.
     prepare : callable or None
         What to do each time that it is ready.
+    lost : str
+        What people are told is gone when it dies.
 
     """
 
@@ -325,6 +332,7 @@ class _Child:
         log: Path,
         tell: Callable[[str], None],
         prepare: Callable[[], Awaitable[None]] | None,
+        lost: str,
     ) -> None:
         self.name = name
         self._command = command
@@ -332,6 +340,7 @@ class _Child:
         self._log = log
         self._tell = tell
         self._prepare = prepare
+        self._lost = lost
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -394,7 +403,7 @@ class _Child:
             await process.wait()
             if loop.time() - began > _LONGEST_RESTART_SECONDS:
                 pause = _FIRST_RESTART_SECONDS
-            self._tell(f"The {self.name} died ({_end(process.returncode)}); starting it again.")
+            self._tell(f"The {self.name} died ({_end(process.returncode)}); starting it again. {self._lost}".rstrip())
             while True:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_RESTART_SECONDS)

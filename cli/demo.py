@@ -1,0 +1,226 @@
+"""`faceq demo`: the main job, start to end, on two photographs that Python packages carry.
+
+Both pictures are in the public domain: Eileen Collins by NASA (in scikit-image) and Grace Hopper by the U.S. Navy (in
+matplotlib). The frames are made from them here, so each answer is known beforehand: Grace Hopper is a stranger until
+she is enrolled while the stack runs.
+"""
+
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from adapters import models
+from adapters.frames import Frame
+from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
+from adapters.service_client import Outcome
+from adapters.settings import FACEQ_GALLERY_DIR, FACEQ_STATE_DIR, ModelSettings
+from cli.send import cells, client_of_running_stack
+from cli.stack import MODEL_NOTES
+from pipeline.errors import ArtifactError
+from pipeline.images import decode
+from pipeline.messages import NO_FACE, UNKNOWN
+
+COLLINS = "Eileen Collins"
+HOPPER = "Grace Hopper"
+
+#: The EXIF tag that says how a camera was held (Exif 2.32, section 4.6.4).
+ORIENTATION = 0x0112
+
+_Picture = Image.Image
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A frame and the answer that must come."""
+
+    frame: Frame
+    result: str
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("demo", epilog="Example: faceq demo --sheet out/demo.jpg")(demo)
+
+
+def demo(
+    sheet: Annotated[Path, typer.Option(help="Where the picture of all frames with boxes and names goes.")] = Path(
+        "out/demo.jpg"
+    ),
+) -> None:
+    """Enrol two people, post frames made from their photographs, check each answer. Exit code 1 if one is wrong."""
+    console = Console(highlight=False)
+    settings = ModelSettings.from_environment(os.environ)
+    model = models.installed(settings.model, settings.models)
+    console.print(f"model: {model.id}{MODEL_NOTES.get(model.id, '')}")
+    with tempfile.TemporaryDirectory(prefix="faceq-demo-") as folder:
+        photos = {
+            name: package_file(source, settings.models)
+            for name, source in ((COLLINS, ASTRONAUT), (HOPPER, GRACE_HOPPER))
+        }
+        # A state and a gallery of its own: whatever runs and whoever is enrolled on this machine is left alone.
+        os.environ |= {FACEQ_STATE_DIR: f"{folder}/state", FACEQ_GALLERY_DIR: f"{folder}/gallery"}
+        collins, hopper = (Image.open(photos[name]).convert("RGB") for name in (COLLINS, HOPPER))
+        before = [*portraits("collins", collins, COLLINS), *empty(), *portraits("stranger", hopper, UNKNOWN, most=3)]
+        after = [*portraits("hopper", hopper, HOPPER), *together(collins, hopper)]
+        answered: list[tuple[Expected, Outcome]] = []
+        try:
+            _run(console, "people", "add", COLLINS, str(photos[COLLINS]))
+            _run(console, "up", "--detach", "--port", "0")
+            table = Table("frame", "result", "faces", "distance", "ms", "expected")
+            with Live(table, console=console, refresh_per_second=8):
+                _send(before, table, answered)
+            _run(console, "people", "add", HOPPER, str(photos[HOPPER]))
+            table = Table("frame", "result", "faces", "distance", "ms", "expected")
+            with Live(table, console=console, refresh_per_second=8):
+                _send(after, table, answered)
+        finally:
+            _run(console, "down")
+    sheet.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(answered).save(sheet, quality=88)
+    console.print(f"contact sheet: {sheet}")
+    right = sum(outcome.result == expected.result for expected, outcome in answered)
+    got = sum(outcome.answer is not None for _, outcome in answered)
+    p50 = statistics.median(outcome.milliseconds for _, outcome in answered)
+    total = len(before) + len(after)
+    print(f"demo: {total} frames, {got} answered, {right} as expected, p50 {p50:.0f} ms")
+    if right != total:
+        raise typer.Exit(1)
+
+
+def portraits(name: str, photo: _Picture, result: str, most: int | None = None) -> list[Expected]:
+    """Return frames of one person, each taken otherwise: framing, light, size, quality, format, orientation."""
+    width, height = photo.size
+    ways: Mapping[str, Callable[[], bytes]] = {
+        "darker.jpg": lambda: jpeg(ImageEnhance.Brightness(photo).enhance(0.5)),
+        "mirrored.png": lambda: encoded(ImageOps.mirror(photo), "PNG"),
+        "quality-25.jpg": lambda: jpeg(photo, quality=25),
+        "closer.jpg": lambda: jpeg(photo.crop((width // 6, 0, width - width // 6, height * 2 // 3))),
+        "farther.jpg": lambda: jpeg(on_canvas(photo, (1280, 720), 0.8)),
+        "half-size.jpg": lambda: jpeg(photo.resize((width // 2, height // 2))),
+        "turned-by-exif.jpg": lambda: held_sideways(photo),
+        "brighter.webp": lambda: encoded(ImageEnhance.Brightness(photo).enhance(1.4), "WEBP"),
+        "grey.jpg": lambda: jpeg(ImageOps.grayscale(photo)),
+        "tilted.jpg": lambda: jpeg(photo.rotate(10, Image.Resampling.BICUBIC)),
+    }
+    return [Expected(Frame(f"{name}-{way}", make()), result) for way, make in list(ways.items())[:most]]
+
+
+def empty() -> list[Expected]:
+    """Return frames that nobody is in."""
+    random = np.random.default_rng(7)
+    slope = np.linspace(40, 220, 640, dtype=np.uint8)
+    wall = Image.fromarray(np.broadcast_to(slope[None, :, None], (360, 640, 3)).copy())
+    noise = Image.fromarray(random.integers(0, 256, (240, 320, 3), np.uint8))
+    return [
+        Expected(Frame("empty-wall.jpg", jpeg(wall)), NO_FACE),
+        Expected(Frame("empty-noise.png", encoded(noise, "PNG")), NO_FACE),
+    ]
+
+
+def together(collins: _Picture, hopper: _Picture) -> list[Expected]:
+    """Return frames with both people: the larger face gives the result."""
+
+    def frame(left: _Picture, right: _Picture) -> bytes:
+        canvas = Image.new("RGB", (1280, 720), (96, 104, 112))
+        canvas.paste(ImageOps.contain(left, (700, 700)), (10, 10))
+        canvas.paste(ImageOps.contain(right, (400, 400)), (860, 200))
+        return jpeg(canvas)
+
+    return [
+        Expected(Frame("both-collins-nearer.jpg", frame(collins, hopper)), COLLINS),
+        Expected(Frame("both-hopper-nearer.jpg", frame(hopper, collins)), HOPPER),
+    ]
+
+
+def contact_sheet(answered: Sequence[tuple[Expected, Outcome]], columns: int = 6) -> _Picture:
+    """Return one picture of all frames, upright, with the boxes and names of their answers."""
+    cell = (240, 200)
+    rows = -(-len(answered) // columns)
+    page = Image.new("RGB", (columns * cell[0], rows * cell[1]), "white")
+    font = ImageFont.load_default(13)
+    for number, (expected, outcome) in enumerate(answered):
+        upright = Image.fromarray(decode(outcome.frame.content))
+        shown = ImageOps.contain(upright, (cell[0] - 8, cell[1] - 26))
+        scale = shown.width / upright.width
+        draw = ImageDraw.Draw(shown)
+        for face in _faces(outcome):
+            box = [float(side) * scale for side in face["box"]]  # type: ignore[union-attr, arg-type]
+            known = face["name"] != UNKNOWN
+            colour = "#17a34a" if known else "#d97706"
+            draw.rectangle(box, outline=colour, width=2)
+            label = str(face["name"])
+            left, top, right, bottom = draw.textbbox((box[0], box[1]), label, font=font, anchor="lb")
+            down = max(0, -top)
+            draw.rectangle((left - 1, top + down - 1, right + 1, bottom + down + 1), fill=colour)
+            draw.text((box[0], box[1] + down), label, "white", font, anchor="lb")
+        x, y = number % columns * cell[0] + 4, number // columns * cell[1] + 4
+        page.paste(shown, (x + (cell[0] - 8 - shown.width) // 2, y))
+        right_answer = outcome.result == expected.result
+        caption = f"{outcome.frame.filename}: {outcome.result}" + ("" if right_answer else f" (not {expected.result})")
+        ImageDraw.Draw(page).text((x, y + cell[1] - 24), caption[:38], "black" if right_answer else "red", font)
+    return page
+
+
+def jpeg(picture: _Picture, quality: int = 90) -> bytes:
+    """Encode as JPEG."""
+    return encoded(picture, "JPEG", quality=quality)
+
+
+def encoded(picture: _Picture, kind: str, **options: object) -> bytes:
+    """Encode in a format that Pillow knows."""
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def on_canvas(picture: _Picture, size: tuple[int, int], share: float) -> _Picture:
+    """Return a wider view: the picture takes `share` of the height."""
+    canvas = Image.new("RGB", size, (120, 112, 104))
+    small = ImageOps.contain(picture, (size[0], int(size[1] * share)))
+    canvas.paste(small, (size[0] // 3, size[1] - small.height))
+    return canvas
+
+
+def held_sideways(picture: _Picture) -> bytes:
+    """Return what a phone writes that was held sideways: turned pixels and the tag that turns them back."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6  # shown turned by 90 degrees clockwise
+    return encoded(picture.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=90, exif=exif)
+
+
+def _faces(outcome: Outcome) -> Iterable[Mapping[str, object]]:
+    faces = (outcome.answer or {}).get("faces")
+    return [face for face in faces if isinstance(face, dict)] if isinstance(faces, list) else []
+
+
+def _send(frames: Sequence[Expected], table: Table, answered: list[tuple[Expected, Outcome]]) -> None:
+    expected = {frame.frame.filename: frame for frame in frames}
+    for outcome in client_of_running_stack().send((frame.frame for frame in frames), concurrency=1):
+        wanted = expected[outcome.frame.filename]
+        answered.append((wanted, outcome))
+        right = outcome.result == wanted.result
+        table.add_row(*cells(outcome), "[green]yes[/green]" if right else f"[red]no, {escape(wanted.result)}[/red]")
+
+
+def _run(console: Console, *arguments: str) -> None:
+    """Run a command of faceq as a person would, and show it."""
+    shown = " ".join(f"'{word}'" if " " in word else Path(word).name if "/" in word else word for word in arguments)
+    console.print(f"$ faceq {shown}", style="bold")
+    done = subprocess.run([sys.executable, "-m", "cli.main", *arguments], check=False)
+    if done.returncode != 0:
+        raise ArtifactError("demo", f"`faceq {shown}` failed, so the demo cannot go on.")

@@ -1,0 +1,160 @@
+"""`faceq up`, `down`, `status`, `doctor`: what a person at a terminal is promised."""
+
+import json
+import os
+import re
+import signal
+import socket
+import time
+
+import psutil
+import pytest
+
+from tests.functional.conftest import Home
+from tests.queue_server import eventually
+
+
+def processes_of(home: Home) -> list[psutil.Process]:
+    stack = home.running()
+    assert stack is not None
+    supervisor = psutil.Process(stack.pid)
+    return [supervisor, *supervisor.children(recursive=True)]
+
+
+def test_ctrl_c_stops_everything_within_three_seconds(home: Home) -> None:
+    up = home.begin("up", "--port", "0")
+    eventually(home.running, 60)
+    parts = processes_of(home)
+    assert len(parts) >= 5  # supervisor, queue server, event source mapping, two functions
+    began = time.monotonic()
+    os.killpg(up.pid, signal.SIGINT)
+    printed, _ = up.communicate(timeout=20)
+    _, alive = psutil.wait_procs(parts, timeout=3)
+    assert (up.returncode, alive) == (0, [])
+    assert time.monotonic() - began < 3
+    assert home.running() is None
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_the_supervisor(home: Home, number: signal.Signals) -> None:
+    """Not even kill -9 of it leaves one, and the next `up` is not disturbed by what it left behind."""
+    assert home.faceq("up", "-d", "--port", "0").returncode == 0
+    parts = processes_of(home)
+    parts[0].send_signal(number)
+    _, alive = psutil.wait_procs(parts, timeout=10)
+    assert alive == []
+    again = home.faceq("up", "-d", "--port", "0")
+    assert again.returncode == 0, again.stderr
+    assert home.faceq("down").returncode == 0
+
+
+def test_ctrl_c_while_it_starts(home: Home) -> None:
+    up = home.begin("up", "--port", "0")
+    eventually(lambda: psutil.Process(up.pid).children(), 30)
+    parts = psutil.Process(up.pid).children(recursive=True)
+    os.killpg(up.pid, signal.SIGINT)
+    printed, _ = up.communicate(timeout=20)
+    assert psutil.wait_procs(parts, timeout=5)[1] == []
+    assert "Traceback" not in printed
+
+
+def test_a_second_up_says_what_is_running(home: Home) -> None:
+    assert home.faceq("up", "-d", "--port", "0").returncode == 0
+    try:
+        stack = home.running()
+        assert stack is not None
+        second = home.faceq("up", "--port", "0")
+        assert second.returncode == 1
+        assert second.stderr.count("\n") == 1
+        assert f"process {stack.pid}" in second.stderr
+        status = json.loads(home.faceq("status", "--json").stdout)
+        assert {"faceq", "queue-server", "event-source-mapping", "face-detection", "face-recognition"} == {
+            row["part"] for row in status["processes"]
+        }
+    finally:
+        assert home.faceq("down").returncode == 0
+    assert home.faceq("status").returncode == 1
+
+
+def test_a_taken_port_is_named_with_its_owner(home: Home) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        up = home.faceq("up", "--port", str(taken.getsockname()[1]), "--api-port", "0", "--queue-port", "0")
+    assert up.returncode == 1
+    assert re.fullmatch(rf"faceq: Port \d+ is taken by process {os.getpid()} .*--port 0.*\n", up.stderr)
+
+
+def test_a_stale_or_broken_state_file_is_healed(home: Home) -> None:
+    for content in ("{", '{"pid": 1}', ""):
+        (home.folder / "state").mkdir(exist_ok=True)
+        (home.folder / "state" / "stack.json").write_text(content)
+        assert home.faceq("status").returncode == 1
+        assert not (home.folder / "state" / "stack.json").exists()
+
+
+def test_nothing_listens_beyond_this_machine(home: Home) -> None:
+    assert home.faceq("up", "-d", "--port", "0").returncode == 0
+    try:
+        addresses = {
+            connection.laddr.ip
+            for process in processes_of(home)
+            for connection in process.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        assert addresses == {"127.0.0.1"}
+    finally:
+        home.faceq("down")
+
+
+def test_a_missing_model_is_one_line_with_the_command_that_gets_it(home: Home) -> None:
+    for command in (("up", "--port", "0"), ("up", "-d", "--port", "0")):
+        up = home.faceq(*command, variables={"FACEQ_MODELS_DIR": str(home.folder / "none")})
+        assert up.returncode == 1
+        assert up.stderr.count("\n") == 1
+        assert "faceq models get" in up.stderr
+
+
+def test_doctor_names_each_trouble_and_its_cure(home: Home) -> None:
+    well = home.faceq("doctor", "--json")
+    names = {check["name"] for check in json.loads(well.stdout)}
+    assert {"stack", "versions", "detector", "model", "gallery", "template", "only on AWS"} <= names
+    ill = home.faceq("doctor", variables={"FACEQ_MODELS_DIR": str(home.folder / "none")})
+    assert ill.returncode == 1
+    assert "faceq models get" in ill.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("up", "--port", "x"),
+        ("send",),
+        ("queues", "peek"),
+        ("nonsense",),
+        ("up", "--parameter", "x"),
+        ("up", "--engine", "x"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(home: Home, arguments: tuple[str, ...]) -> None:
+    assert home.faceq(*arguments).returncode == 2
+
+
+def commands(home: Home, *group: str) -> list[tuple[str, ...]]:
+    """Return every command below `group`, from the help's own list."""
+    text = home.faceq(*group, "--help").stdout
+    names = re.findall(r"^  ([a-z][a-z-]*) {2,}", text.partition("Commands:")[2], re.MULTILINE)
+    below = [command for name in names for command in commands(home, *group, name)]
+    return below or [group]
+
+
+def test_every_command_has_help_with_an_example(home: Home) -> None:
+    every = commands(home)
+    assert len(every) >= 20
+    without = [
+        command
+        for command in every
+        if "Example: faceq" not in home.faceq(*command, "--help").stdout
+        and 'eval "$(faceq env)"' not in home.faceq(*command, "--help").stdout
+    ]
+    assert without == []

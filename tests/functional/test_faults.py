@@ -1,0 +1,75 @@
+"""What survives when a process is killed while frames are on their way."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from adapters.frames import Frame
+from adapters.service_client import Outcome
+from tests.functional.conftest import COLLINS, Service, service
+from tests.queue_server import eventually
+
+
+@pytest.fixture(scope="module")
+def quick(photos: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that tries an unfinished frame again after 6 s instead of 180 s."""
+    options = ("--parameter", "RecognitionTimeout=5", "--parameter", "RequestVisibilityTimeout=6")
+    with service(tmp_path_factory.mktemp("service"), *options, people={COLLINS: photos[COLLINS]}) as started:
+        yield started
+
+
+def send_in_background(started: Service, frames: list[Frame], outcomes: list[Outcome]) -> threading.Thread:
+    def send() -> None:
+        outcomes.extend(started.client().send(frames, concurrency=4, timeout_seconds=90))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("part", ["face-recognition", "event-source-mapping"])
+def test_a_killed_part_loses_no_accepted_frame(quick: Service, frame: Callable[[str], Frame], part: str) -> None:
+    """kill -9 in the middle of the work: each frame is answered all the same, and the part is replaced."""
+    photo = frame(COLLINS)
+    before = quick.processes()[part]
+    outcomes: list[Outcome] = []
+    sending = send_in_background(quick, [Frame(f"{n}.png", photo.content) for n in range(12)], outcomes)
+    eventually(lambda: outcomes, 60)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    sending.join(100)
+    assert [outcome.result for outcome in outcomes] == [COLLINS] * 12
+    eventually(lambda: set(quick.processes().get(part, [])) - set(before), 20)
+
+
+def test_a_killed_detection_is_told_to_the_client(quick: Service, frame: Callable[[str], Frame]) -> None:
+    """The frame in work is not accepted (502, as on AWS), so nothing accepted is lost; the next one is served."""
+    photo = frame(COLLINS)
+    outcomes: list[Outcome] = []
+    before = quick.processes()["face-detection"]
+    sending = send_in_background(quick, [Frame(f"{n}.png", photo.content) for n in range(12)], outcomes)
+    eventually(lambda: outcomes, 60)
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    sending.join(100)
+    assert len(outcomes) == 12
+    assert {outcome.result for outcome in outcomes} <= {COLLINS, None}
+    assert all("502" in str(outcome.problem) for outcome in outcomes if outcome.result is None)
+    assert quick.ask(photo)[photo.filename].result == COLLINS
+
+
+def test_a_killed_queue_server_comes_back(quick: Service, frame: Callable[[str], Frame]) -> None:
+    """What it held in memory is gone, and said to be; what is sent from then on is answered."""
+    photo = frame(COLLINS)
+    before = quick.processes()["queue-server"]
+    os.kill(before[0], signal.SIGKILL)
+    eventually(lambda: set(quick.processes().get("queue-server", [])) - set(before), 20)
+    outcome = quick.ask(photo, timeout=60)[photo.filename]
+    assert outcome.result == COLLINS
+    told = (quick.home.folder / "state" / "up.log").read_text()
+    assert "queue-server died" in told
+    assert "in memory" in told
