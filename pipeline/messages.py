@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import BadInput
 from pipeline.ports import Face
@@ -23,6 +24,9 @@ ERROR = "Error"
 #: Longest request id that is taken, in characters: room for any id in use, bounded because it is in every log line.
 MAX_REQUEST_ID_CHARS = 256
 MAX_FILENAME_CHARS = 4096
+MAX_PREPROCESSING_CHARS = 64
+#: Largest magnitude of a number that is taken: far beyond any coordinate or duration, well inside float32.
+MAX_NUMBER = 1e9
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -107,7 +111,7 @@ class FacesMessage:
     @classmethod
     def from_json(cls, body: str) -> "FacesMessage":
         """Read a queue message. Raises BadInput if it is not one."""
-        fields = _object(body.encode("utf-8", "surrogatepass"))
+        fields = _object(body)
         rows = fields.get("faces")
         if not isinstance(rows, list) or not rows:
             raise BadInput("wrong_type", "The key 'faces' must be a list of at least one face.")
@@ -117,10 +121,10 @@ class FacesMessage:
         return cls(
             request_id=_text(fields, "request_id", MAX_REQUEST_ID_CHARS),
             filename=_text(fields, "filename", MAX_FILENAME_CHARS),
-            preprocessing=_text(fields, "preprocessing"),
+            preprocessing=_text(fields, "preprocessing", MAX_PREPROCESSING_CHARS),
             faces=tuple(_face_crop(row) for row in rows),
             truncated=fields.get("truncated") is True,
-            timings={name: float(ms) for name, ms in timings.items() if isinstance(ms, int | float)},
+            timings={name: _number(ms, "timings") for name, ms in timings.items()},
         )
 
     def to_json(self) -> str:
@@ -221,10 +225,10 @@ class RecognitionResult:
         return json.dumps(fields)
 
 
-def request_id_of(body: str) -> str | None:
-    """Return the request id of a queue message that may be broken in every other way, None if it has none."""
+def request_id_of(body: str | bytes) -> str | None:
+    """Return the request id of a message that may be broken in every other way, None if it has none."""
     try:
-        return _text(_object(body.encode("utf-8", "surrogatepass")), "request_id", MAX_REQUEST_ID_CHARS)
+        return _text(_object(body), "request_id", MAX_REQUEST_ID_CHARS)
     except BadInput:
         return None
 
@@ -249,9 +253,10 @@ def _refuse_repeats(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     return fields
 
 
-def _object(body: bytes) -> dict[str, Json]:
+def _object(body: str | bytes) -> dict[str, Json]:
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeats)
+        text = body if isinstance(body, str) else body.decode("utf-8")
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeats)
     except UnicodeDecodeError:
         raise BadInput("not_json", "The body is not UTF-8. Send JSON encoded as UTF-8.") from None
     except RecursionError:
@@ -273,15 +278,16 @@ def _text(fields: Mapping[str, Json], key: str, most_chars: int | None = None) -
         raise BadInput("empty_value", f"The key '{key}' is empty. Send a value.")
     if most_chars is not None and len(value) > most_chars:
         raise BadInput("too_long", f"The key '{key}' has {len(value)} characters; {most_chars} is the most.")
-    if any("\ud800" <= char <= "\udfff" for char in value):
-        raise BadInput("wrong_type", f"The key '{key}' holds half a surrogate pair, which is no text.")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadInput("wrong_type", f"The key '{key}' holds half a surrogate pair, which is no text.") from None
     return value
 
 
 def _base64(text: str, key: str) -> bytes:
-    compact = "".join(text.split()) if any(char.isspace() for char in text) else text
     try:
-        content = base64.b64decode(compact, validate=True)
+        content = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         raise BadInput("not_base64", f"The key '{key}' is not base64. Encode the file's bytes as base64.") from None
     if not content:
@@ -292,12 +298,24 @@ def _base64(text: str, key: str) -> bytes:
 def _face_crop(row: Json) -> FaceCrop:
     if not isinstance(row, dict):
         raise BadInput("wrong_type", "Each face must be an object.")
-    try:
-        box = np.asarray(row.get("box"), np.float32).reshape(4)
-        landmarks = np.asarray(row.get("landmarks"), np.float32).reshape(5, 2)
-    except (TypeError, ValueError):
-        raise BadInput("wrong_type", "A face needs 'box' (4 numbers) and 'landmarks' (5 pairs of numbers).") from None
-    score = row.get("score")
-    if isinstance(score, bool) or not isinstance(score, int | float) or not np.isfinite([*box, *landmarks.flat]).all():
-        raise BadInput("wrong_type", "A face's 'box', 'landmarks' and 'score' must be finite numbers.")
-    return FaceCrop(Face(box, float(score), landmarks), _base64(_text(row, "crop"), "crop"))
+    box = _numbers(row.get("box"), "box", 4)
+    landmarks = _numbers(row.get("landmarks"), "landmarks", 5, 2)
+    face = Face(box, _number(row.get("score"), "score"), landmarks)
+    return FaceCrop(face, _base64(_text(row, "crop"), "crop"))
+
+
+def _numbers(value: Json, key: str, *shape: int) -> NDArray[np.float32]:
+    """Return nested lists of numbers as an array. numpy alone would take text, true and null for numbers too."""
+    flat: list[Json] = [value]
+    for length in shape:
+        rows = [row for row in flat if isinstance(row, list) and len(row) == length]
+        if len(rows) < len(flat):
+            raise BadInput("wrong_type", f"The key '{key}' must be {' lists of '.join(map(str, shape))} numbers.")
+        flat = [item for row in rows for item in row]
+    return np.array([_number(item, key) for item in flat], np.float32).reshape(shape)
+
+
+def _number(value: Json, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
+        raise BadInput("wrong_type", f"The key '{key}' must hold numbers of at most {MAX_NUMBER:.0e}.")
+    return float(value)
