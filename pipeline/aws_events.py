@@ -5,7 +5,6 @@ SQS" (event shape) and "Handling errors for an SQS event source in Lambda" (part
 """
 
 import base64
-import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +47,7 @@ def posted_body(event: Mapping[str, Json]) -> bytes:
         return body.encode("utf-8", "surrogatepass")
     try:
         return base64.b64decode(body, validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error, or characters beyond ASCII
         raise BadInput(
             "empty_body", "The request's body cannot be decoded. Send JSON with a JSON content type."
         ) from None

@@ -11,7 +11,15 @@ from pipeline import aws_events
 from pipeline.embed import Preprocessing, cut
 from pipeline.errors import BadInput, TransientError
 from pipeline.images import decode, encode_jpeg
-from pipeline.messages import NO_FACE, FaceCrop, FacesMessage, FrameRequest, Json, RecognitionResult
+from pipeline.messages import (
+    NO_FACE,
+    FaceCrop,
+    FacesMessage,
+    FrameRequest,
+    Json,
+    RecognitionResult,
+    request_id_of,
+)
 from pipeline.ports import MAX_MESSAGE_BYTES, Face, FaceDetector, Image, MessageSender
 
 #: JPEG qualities of a crop, best first. A face costs about 20 kB at 95 and 8 kB at 75, base64 included.
@@ -47,10 +55,12 @@ def handle(event: Mapping[str, Json], with_: Collaborators) -> dict[str, Json]:
     200 once the frame is on a queue; 4xx with a reason if it never can be processed; 503 if the queue is out of
     reach, in which case the client sends the frame again. Nothing is queued unless the answer is 200.
     """
+    body = b""
     try:
-        request = FrameRequest.from_json(aws_events.posted_body(event))
+        body = aws_events.posted_body(event)
+        request = FrameRequest.from_json(body)
     except BadInput as error:
-        log.warning("refused", extra={"error": error.code})
+        log.warning("refused", extra={"request_id": request_id_of(body), "error": error.code})
         return aws_events.refusal(error.status, error)
     try:
         line = _process(request, with_)

@@ -100,11 +100,12 @@ def _recognise(frames: Sequence[_Frame], with_: Collaborators) -> list[str]:
     offset = 0
     for frame in frames:
         count = len(frame.crops)
-        answer = _answer(frame, vectors[offset : offset + count], gallery, embed_ms, with_)
+        rows = vectors[offset : offset + count]
         offset += count
         try:
+            answer = _answer(frame, rows, gallery, embed_ms, with_)
             with_.responses.send(answer.to_json())
-        except TransientError as error:
+        except Exception as error:  # noqa: BLE001 - what fails for one frame must not take the others with it
             failed += _retry([frame.record], error, with_)
             continue
         log.info(
