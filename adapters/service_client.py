@@ -178,7 +178,7 @@ class ServiceClient:
             request_id = answer["request_id"]
         except (ValueError, TypeError, KeyError):
             return  # not an answer, so not ours
-        if request_id not in self._own:
+        if not isinstance(request_id, str) or request_id not in self._own:
             return
         waiting = self._waiting.get(request_id)
         if waiting is not None and not waiting.done():  # the queue may deliver twice
