@@ -35,7 +35,9 @@ def frames(paths: Iterable[Path], every: int = 1) -> Iterator[Frame]:
     for path in paths:
         if path.is_dir():
             inside = [
-                file for file in sorted(path.rglob("*")) if file.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES
+                file
+                for file in sorted(path.rglob("*"))
+                if file.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES and file.is_file()
             ]
             if not inside:
                 raise BadInput("no_frames", f"The folder {path} holds no picture and no video.")
