@@ -54,13 +54,10 @@ class Paths:
         """Read the three folder variables."""
         import platformdirs  # part of faceq[local]: the functions are told their folders and need no default
 
-        def folder(name: str, default: Path) -> Path:
-            return Path(environ[name]).expanduser().absolute() if environ.get(name) else default
-
         return cls(
-            models=folder(FACEQ_MODELS_DIR, platformdirs.user_cache_path("faceq") / "models"),
-            gallery=folder(FACEQ_GALLERY_DIR, platformdirs.user_data_path("faceq") / "gallery"),
-            state=folder(FACEQ_STATE_DIR, platformdirs.user_state_path("faceq")),
+            models=_folder(environ, FACEQ_MODELS_DIR) or platformdirs.user_cache_path("faceq") / "models",
+            gallery=_folder(environ, FACEQ_GALLERY_DIR) or platformdirs.user_data_path("faceq") / "gallery",
+            state=_folder(environ, FACEQ_STATE_DIR) or platformdirs.user_state_path("faceq"),
         )
 
 
@@ -93,17 +90,17 @@ class ModelSettings:
         engine = environ.get(FACEQ_ENGINE) or "onnx"
         if engine not in ENGINES:
             raise ArtifactError("bad_setting", f"{FACEQ_ENGINE} is '{engine}'; set it to one of {', '.join(ENGINES)}.")
-        folders = {name: environ.get(name) for name in (FACEQ_MODELS_DIR, FACEQ_GALLERY_DIR)}
-        if not all(folders.values()):
+        models, gallery = (_folder(environ, name) for name in (FACEQ_MODELS_DIR, FACEQ_GALLERY_DIR))
+        if models is None or gallery is None:
             paths = Paths.from_environment(environ)
-            folders = {FACEQ_MODELS_DIR: str(paths.models), FACEQ_GALLERY_DIR: str(paths.gallery)}
+            models, gallery = paths.models, paths.gallery
         memory_mb = _number(environ, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0, 0)
         share = -(-memory_mb // MB_PER_PROCESSOR) or os.cpu_count() or 1
         return cls(
             engine=engine,
             model=environ.get(FACEQ_MODEL) or "auto",
-            models=Path(str(folders[FACEQ_MODELS_DIR])),
-            gallery=Path(str(folders[FACEQ_GALLERY_DIR])),
+            models=models,
+            gallery=gallery,
             min_face_size=_number(environ, FACEQ_MIN_FACE_SIZE, 20, 12),
             max_pixels=_number(environ, FACEQ_MAX_PIXELS, MAX_PIXELS, 1),
             threads=_number(environ, FACEQ_THREADS, min(share, os.cpu_count() or 1), 1),
@@ -138,6 +135,10 @@ class QueueSettings:
             response_queue_url=environ.get(RESPONSE_QUEUE_URL, ""),
             max_receive_count=_number(environ, MAX_RECEIVE_COUNT, 5, 1),
         )
+
+
+def _folder(environ: Mapping[str, str], name: str) -> Path | None:
+    return Path(environ[name]).expanduser().absolute() if environ.get(name) else None
 
 
 def _number(environ: Mapping[str, str], name: str, default: int, least: int) -> int:

@@ -63,12 +63,13 @@ def running_stack(folder: Path | None = None) -> RunningStack | None:
     file = (folder or Paths.from_environment(os.environ).state) / FILE
     try:
         stack = RunningStack(**json.loads(file.read_text()))
+        running = started(stack.pid) == stack.process_started
     except FileNotFoundError:
         return None
     except (ValueError, TypeError):
         file.unlink(missing_ok=True)
         return None
-    if started(stack.pid) != stack.process_started:
+    if not running:
         file.unlink(missing_ok=True)
         return None
     return stack
