@@ -254,7 +254,7 @@ class _Player:
 
     def _poll(self) -> None:
         waiting: list[_Waiting] = []
-        errors, empties = Backoff(0.1, 5.0), Backoff(0.1, 1.0)
+        errors, empties = Backoff(0.1, 2.0), Backoff(0.1, 1.0)
         while not self._retires(bool(waiting)):
             if not waiting:
                 waiting = self._collect(errors, empties)
@@ -286,12 +286,13 @@ class _Player:
     def _collect(self, errors: Backoff, empties: Backoff) -> list[_Waiting]:
         """Return what the next batch is made of; empty if nothing came within one poll."""
         began = time.monotonic()
-        waiting = self._receive(self._mapping.batch_size, POLL_SECONDS, errors)
-        if not waiting:
-            if time.monotonic() - began < _SHORT_POLL_SECONDS:
+        received = self._receive(self._mapping.batch_size, POLL_SECONDS, errors)
+        if not received:
+            if received is not None and time.monotonic() - began < _SHORT_POLL_SECONDS:
                 self._stopping.wait(empties.next())
-            return waiting
+            return []
         empties.reset()
+        waiting = received
         # The window opens with the first message. ("Polling and batching streams", batching behavior)
         closes = time.monotonic() + self._mapping.window_seconds
         while (left := closes - time.monotonic()) > 0 and not self._stopping.is_set():
@@ -301,10 +302,11 @@ class _Player:
             wait = min(POLL_SECONDS, int(left))
             if wait == 0:  # the queue counts whole seconds; the rest is waited here
                 self._stopping.wait(left)
-            waiting += self._receive(room, wait, errors)
+            waiting += self._receive(room, wait, errors) or []
         return waiting
 
-    def _receive(self, most: int, wait: int, errors: Backoff) -> list[_Waiting]:
+    def _receive(self, most: int, wait: int, errors: Backoff) -> list[_Waiting] | None:
+        """Return what one call gives; None, after a wait, if the queue cannot be read."""
         mapping = self._mapping
         try:
             answer = self._sqs.receive_message(
@@ -317,7 +319,7 @@ class _Player:
         except (BotoCoreError, ClientError) as error:
             self._is_down(error)
             self._stopping.wait(errors.next())
-            return []
+            return None
         self._is_up()
         errors.reset()
         lapses = time.monotonic() + mapping.visibility_timeout

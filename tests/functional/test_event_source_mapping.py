@@ -61,7 +61,7 @@ class LambdaApi:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=[0.02], daemon=True).start()
 
     def _serve(self, handler: BaseHTTPRequestHandler) -> None:
         payload = handler.rfile.read(int(handler.headers["Content-Length"]))
@@ -588,7 +588,7 @@ class FailingDeletes:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
 
 
 def test_a_delete_that_fails_is_repeated_so_that_nothing_is_done_twice(setup: Setup) -> None:

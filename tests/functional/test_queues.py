@@ -131,7 +131,7 @@ def test_no_message_is_lost_or_given_twice_however_many_use_a_queue_at_once(
     all_sent = threading.Event()
 
     def send(sender: int) -> None:
-        for number in range(150):
+        for number in range(60):
             sqs.send_message(QueueUrl=url(endpoint, name), MessageBody=f"{sender}-{number}")
 
     def receive() -> None:
@@ -152,7 +152,7 @@ def test_no_message_is_lost_or_given_twice_however_many_use_a_queue_at_once(
         all_sent.set()
         for reader in readers:
             reader.result()
-    assert received == Counter(f"{sender}-{number}" for sender in range(4) for number in range(150))
+    assert received == Counter(f"{sender}-{number}" for sender in range(4) for number in range(60))
 
 
 def test_a_long_poll_whose_reader_has_gone_takes_no_message(endpoint: str, sqs: BaseClient, name: str) -> None:
