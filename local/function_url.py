@@ -164,7 +164,7 @@ def to_response(payload: bytes) -> HttpResponse:
         result: Json = json.loads(payload, parse_constant=_no_json)
         if isinstance(result, dict) and "statusCode" in result:
             return _mapped(result)
-    except ValueError:  # unconfirmed what AWS says of a result that is not JSON, or of a malformed response
+    except (ValueError, RecursionError):  # unconfirmed what AWS says of a result that is no JSON or no valid response
         return FUNCTION_FAILED
     body = _bytes(result) if isinstance(result, str) else payload
     return HttpResponse(200, [("content-type", "application/json")], body)
@@ -182,8 +182,8 @@ def _mapped(result: Mapping[str, Json]) -> HttpResponse:
     status = int(code)  # "418" was recorded to do
     if not 200 <= status <= 599:
         raise ValueError("statusCode is not an HTTP status")
-    given = result.get("headers") or {}
-    cookies = result.get("cookies") or []
+    given = {} if result.get("headers") is None else result["headers"]
+    cookies = [] if result.get("cookies") is None else result["cookies"]
     if not isinstance(given, dict) or not isinstance(cookies, list):
         raise ValueError("headers are an object, cookies a list")
     headers = [

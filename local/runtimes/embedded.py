@@ -248,11 +248,12 @@ class _Log:
         self._file: int | None = None
 
     def write(self, stream: str, request_id: str, lines: Iterable[str]) -> None:
-        """Append the lines in one write."""
-        if self._file is None:
-            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        """Append the lines in one write. A full disk loses lines, not requests."""
         prefix = f"{_now()} {stream} {request_id or '-'} "
-        os.write(self._file, "".join(f"{prefix}{line}\n" for line in lines).encode())
+        with contextlib.suppress(OSError):
+            if self._file is None:
+                self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            os.write(self._file, "".join(f"{prefix}{line}\n" for line in lines).encode())
 
     def close(self) -> None:
         if self._file is not None:
@@ -269,30 +270,34 @@ class _Output:
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
         self._rest = b""
-        self._reader, self.writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        asyncio.get_running_loop().add_reader(self._reader, self._read)
+        reader, self.writer = os.pipe()
+        os.set_blocking(reader, False)
+        asyncio.get_running_loop().add_reader(reader, self._read, reader)
+        self._reader: int | None = reader
 
     def drain(self) -> None:
         """Read what is there now, a pipe's content at most: a process that never pauses must not hold the loop."""
         for _ in range(16):
-            if not self._read():
-                return
-
-    def close(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._reader)
-        self.drain()
+            if self._reader is None or not self._read(self._reader):
+                break
         if self._rest:
             self._on_line(_text(self._rest))
-        os.close(self._reader)
+            self._rest = b""
 
-    def _read(self) -> bool:
+    def close(self) -> None:
+        self.drain()
+        if self._reader is not None:
+            asyncio.get_running_loop().remove_reader(self._reader)
+            os.close(self._reader)
+            self._reader = None
+
+    def _read(self, reader: int) -> bool:
         try:
-            content = os.read(self._reader, 65536)
+            content = os.read(reader, 65536)
         except BlockingIOError:
             return False
         if not content:
-            asyncio.get_running_loop().remove_reader(self._reader)
+            asyncio.get_running_loop().remove_reader(reader)
             return False
         *lines, self._rest = (self._rest + content).split(b"\n")
         for line in lines:
@@ -344,6 +349,7 @@ class _Environment:
         self._init_report: bytes | None = None
         self._init_ms: float | None = None
         self._failure: _Failure | None = None
+        self._memory: psutil.Process | None = None
         self._peak_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._sampler: asyncio.TimerHandle | None = None
@@ -369,39 +375,13 @@ class _Environment:
 
     async def start(self) -> None:
         """Start the process and wait until it asks for its first event. Raises _InitFailed."""
-        self._runner = web.ServerRunner(
-            web.Server(
-                self._answer,
-                handler_cancellation=True,
-                keepalive_timeout=_KEEP_ALIVE_SECONDS,
-                max_field_size=_MAX_HEADER_BYTES,
-                access_log=None,
-            ),
-            shutdown_timeout=0.1,
-        )
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self._scratch = tempfile.mkdtemp(prefix=f"{self._spec.function.name}-")
-        self._output = _Output(self._on_line)
         began = time.monotonic()
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "local.runtimes.child",
-                self._spec.client,
-                self._spec.function.handler,
-                stdin=subprocess.PIPE,  # never written to: its end tells the process that we are gone
-                stdout=self._output.writer,
-                stderr=subprocess.STDOUT,
-                cwd=self._spec.task_root,
-                env=self._variables(f"127.0.0.1:{self._runner.addresses[0][1]}"),
-                start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then stops in order
-            )
-        finally:
-            os.close(self._output.writer)
-        self._memory = psutil.Process(self._process.pid)
-        self._watcher = asyncio.create_task(self._watch(self._process))
+            await self._spawn()
+        except OSError as error:  # no processes, files or memory left, or no such folder
+            self.ended = True
+            self._on_end(self)
+            raise _InitFailed(_Failure("Runtime.ExitError", f"the process cannot be started: {error}"), None) from None
         if self._stopping:
             self.kill()
         self._sample_memory()
@@ -414,8 +394,48 @@ class _Environment:
                 await asyncio.wait_for(asyncio.shield(self._ready), timeout)
             except TimeoutError:
                 self.kill(_Failure("Sandbox.Timedout", f"Task timed out after {timeout:.2f} seconds"))
-                await asyncio.shield(self._ready)
+                await self._ready
         self._init_ms = (time.monotonic() - began) * 1000
+
+    async def _spawn(self) -> None:
+        async with contextlib.AsyncExitStack() as undo:
+            self._runner = web.ServerRunner(
+                web.Server(
+                    self._answer,
+                    handler_cancellation=True,
+                    keepalive_timeout=_KEEP_ALIVE_SECONDS,
+                    max_field_size=_MAX_HEADER_BYTES,
+                    access_log=None,
+                ),
+                shutdown_timeout=0.1,
+            )
+            undo.push_async_callback(self._runner.cleanup)
+            await self._runner.setup()
+            await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+            self._scratch = tempfile.mkdtemp(prefix=f"{self._spec.function.name}-")
+            undo.callback(shutil.rmtree, self._scratch, ignore_errors=True)
+            self._output = _Output(self._on_line)
+            undo.callback(self._output.close)
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "local.runtimes.child",
+                    self._spec.client,
+                    self._spec.function.handler,
+                    stdin=subprocess.PIPE,  # never written to: its end tells the process that we are gone
+                    stdout=self._output.writer,
+                    stderr=subprocess.STDOUT,
+                    cwd=self._spec.task_root,
+                    env=self._variables(f"127.0.0.1:{self._runner.addresses[0][1]}"),
+                    start_new_session=True,  # Ctrl-C reaches the supervisor alone, which then stops in order
+                )
+            finally:
+                os.close(self._output.writer)
+            self._undo = undo.pop_all()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._memory = psutil.Process(self._process.pid)
+        self._watcher = asyncio.create_task(self._watch(self._process))
 
     def kill(self, failure: _Failure | None = None) -> None:
         """End the process and what it started, at once; `failure` is what its request, or its init, is told."""
@@ -455,8 +475,7 @@ class _Environment:
             self._ready.set_exception(_InitFailed(failure, self._init_report))
             self._ready.exception()  # looked at, even if nobody waits any more
         self._on_end(self)
-        await self._runner.cleanup()
-        await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
+        await self._undo.aclose()
 
     def _variables(self, address: str) -> dict[str, str]:
         function = self._spec.function
@@ -490,13 +509,12 @@ class _Environment:
 
     async def invoke(self, request: _Request) -> Invocation:
         """Give the request to the process, which waits for it, and return what comes of it."""
-        loop = asyncio.get_running_loop()
         self._current = request
         self._last_id = request.id
         request.began = time.monotonic()
         self._write(f"START RequestId: {request.id} Version: $LATEST")
-        self._timer = loop.call_later(self._spec.function.timeout_seconds, self._time_out)
-        self._sampler = loop.call_later(MEMORY_SAMPLE_SECONDS, self._sample_memory)
+        self._timer = asyncio.get_running_loop().call_later(self._spec.function.timeout_seconds, self._time_out)
+        self._sample_memory_later()
         self._work.put_nowait(request)
         return await request.invocation
 
@@ -516,9 +534,16 @@ class _Environment:
             self._write(f"Memory limit of {limit} MB exceeded: {_mb(self._peak_bytes)} MB are in use; process killed")
             self.kill(_Failure("Runtime.ExitError", "Runtime exited with error: signal: killed"))
         elif self._current is not None or not self._ready.done():
-            self._sampler = asyncio.get_running_loop().call_later(MEMORY_SAMPLE_SECONDS, self._sample_memory)
+            self._sample_memory_later()
+
+    def _sample_memory_later(self) -> None:
+        if self._sampler:
+            self._sampler.cancel()
+        self._sampler = asyncio.get_running_loop().call_later(MEMORY_SAMPLE_SECONDS, self._sample_memory)
 
     def _look_at_memory(self) -> None:
+        if self._memory is None:
+            return
         with contextlib.suppress(psutil.Error):
             self._peak_bytes = max(self._peak_bytes, self._memory.memory_info().rss)
 

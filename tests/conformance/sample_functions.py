@@ -23,6 +23,22 @@ def handler(event, context):
     return ACTIONS.get(do, _echo)(event, context)
 
 
+def url_handler(event, context):
+    """Answer a function URL's event: with its body as the result, or with the event itself."""
+    match event["rawPath"]:
+        case "/result":
+            return json.loads(event["body"])
+        case "/fail":
+            raise CustomError("seen by nobody")
+        case "/exit":
+            os._exit(1)
+        case "/wait":
+            return _wait(event["queryStringParameters"], context)
+        case "/bytes":
+            return b"not json"
+    return event
+
+
 def _echo(event, context):
     return event
 
@@ -120,16 +136,15 @@ def _environment(event, context):
 
 
 def _print(event, context):
-    print("to stdout")
-    print("to stderr", file=sys.stderr)
+    sys.stdout.write("to stdout\n")
+    sys.stderr.write("to stderr\n")
     logging.getLogger().warning("to the log")
     sys.stdout.write("\u00e9t\u00e9 without an end")
-    return None
 
 
 def _print_much(event, context):
     for number in range(event["lines"]):
-        print(f"line {number} " + "x" * 100)
+        sys.stdout.write(f"line {number} " + "x" * 100 + "\n")
 
 
 def _constants(event, context):

@@ -1,0 +1,187 @@
+"""The Lambda API as boto3 sees it, in front of a real function process."""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from local.http_server import listen
+from local.lambda_api import application
+from local.runtimes.embedded import EmbeddedRuntime
+from local.template import Function
+from tests.polling import until
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Api:
+    client: Any  # boto3 has no types
+    runtime: EmbeddedRuntime
+    endpoint: str
+    folder: Path
+
+    async def invoke(self, payload: bytes | None = None, function: str = "sample", **more: str) -> dict[str, Any]:
+        """Call as boto3 does, the payload read and parsed."""
+        arguments = {"FunctionName": function, **more} | ({} if payload is None else {"Payload": payload})
+        answer: dict[str, Any] = await asyncio.to_thread(lambda: self.client.invoke(**arguments))
+        content = answer["Payload"].read()
+        answer["Payload"] = json.loads(content) if content else None
+        return answer
+
+
+@pytest.fixture
+async def api(tmp_path: Path) -> AsyncIterator[Api]:
+    handler = "tests.conformance.sample_functions.handler"
+    function = Function("F", "sample", handler, 20, 512, {}, reserved_concurrency=1)
+    runtime = EmbeddedRuntime(
+        [function], task_root=ROOT, logs=tmp_path / "logs", region="us-east-1", account="000000000000"
+    )
+    await runtime.start()
+    runner, port = await listen(application(runtime, region="us-east-1", account="000000000000"), 0)
+    endpoint = f"http://127.0.0.1:{port}"
+    client = boto3.client(
+        "lambda",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="local",
+        aws_secret_access_key="local",
+        config=Config(retries={"total_max_attempts": 1}, parameter_validation=True),
+    )
+    yield Api(client, runtime, endpoint, tmp_path)
+    await runner.cleanup()
+    await runtime.stop()
+
+
+def event(**fields: object) -> bytes:
+    return json.dumps(fields).encode()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "sample",
+        "sample:$LATEST",
+        "000000000000:function:sample",
+        "arn:aws:lambda:us-east-1:000000000000:function:sample",
+        "arn:aws:lambda:us-east-1:000000000000:function:sample:$LATEST",
+    ],
+)
+async def test_a_function_is_invoked_by_each_form_of_its_name(api: Api, function: str) -> None:
+    answer = await api.invoke(b'{"a": "\xc3\xa9"}', function)
+    assert (answer["StatusCode"], answer["ExecutedVersion"]) == (200, "$LATEST")
+    assert answer["Payload"] == {"a": "\u00e9"}
+    assert "FunctionError" not in answer
+    assert "LogResult" not in answer
+
+
+async def test_no_payload_is_an_empty_event(api: Api) -> None:
+    assert (await api.invoke())["Payload"] == {}
+
+
+async def test_a_failure_of_the_function_is_a_200_that_says_unhandled(api: Api) -> None:
+    answer = await api.invoke(event(do="fail", message="no"))
+    assert (answer["StatusCode"], answer["FunctionError"]) == (200, "Unhandled")
+    assert answer["Payload"]["errorMessage"] == "no"
+    answer = await api.invoke(event(do="exit", status=1))
+    assert answer["FunctionError"] == "Unhandled"
+    assert answer["Payload"]["errorType"] == "Runtime.ExitError"
+
+
+async def test_the_log_tail_and_the_request_id_come_along(api: Api) -> None:
+    answer = await api.invoke(event(do="print"), LogType="Tail")
+    log = base64.b64decode(answer["LogResult"]).decode()
+    assert f"START RequestId: {answer['ResponseMetadata']['RequestId']} Version: $LATEST" in log
+    assert "to stdout" in log
+    assert "REPORT" in log
+
+
+async def test_the_client_context_reaches_the_handler(api: Api) -> None:
+    context = base64.b64encode(json.dumps({"custom": {"k": "\u00e9\n"}}).encode()).decode()
+    answer = await api.invoke(event(do="context"), ClientContext=context)
+    assert answer["Payload"]["custom"] == {"k": "\u00e9\n"}
+    assert answer["Payload"]["aws_request_id"] == answer["ResponseMetadata"]["RequestId"]
+
+
+@pytest.mark.parametrize("kind", ["RequestResponse", "Event", "DryRun"])
+@pytest.mark.parametrize(("function", "more"), [("other", {}), ("sample:live", {}), ("sample", {"Qualifier": "7"})])
+async def test_an_unknown_function_or_version_is_not_found(
+    api: Api, kind: str, function: str, more: dict[str, str]
+) -> None:
+    with pytest.raises(api.client.exceptions.ResourceNotFoundException) as caught:
+        await api.invoke(b"{}", function, InvocationType=kind, **more)
+    error = caught.value.response
+    assert error["ResponseMetadata"]["HTTPStatusCode"] == 404
+    assert error["Error"]["Message"].startswith("Function not found: arn:aws:lambda:us-east-1:000000000000:function:")
+
+
+@pytest.mark.parametrize("payload", [b"{", b"\xff", b"NaN", b"not json", b"[" * 100_000, b'{"a":1}{"b":2}'])
+async def test_a_payload_that_is_not_json_is_refused(api: Api, payload: bytes) -> None:
+    with pytest.raises(api.client.exceptions.InvalidRequestContentException) as caught:
+        await api.invoke(payload)
+    assert caught.value.response["Error"]["Message"].startswith("Could not parse request body into json: ")
+    assert (await api.invoke(b"1"))["Payload"] == 1
+
+
+@pytest.mark.parametrize(("kind", "size"), [("RequestResponse", 6 * 1024 * 1024), ("Event", 1024 * 1024)])
+async def test_a_payload_over_the_limit_is_refused(api: Api, kind: str, size: int) -> None:
+    with pytest.raises(api.client.exceptions.RequestTooLargeException) as caught:
+        await api.invoke(b'"' + b"x" * size + b'"', InvocationType=kind)
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 413
+
+
+async def test_a_busy_function_throttles_at_once(api: Api) -> None:
+    began, go = api.folder / "began", api.folder / "go"
+    busy = asyncio.create_task(api.invoke(event(do="wait", began=str(began), until=str(go))))
+    await until(began.exists)
+    with pytest.raises(api.client.exceptions.TooManyRequestsException) as caught:
+        await api.invoke()
+    response = caught.value.response
+    assert response["ResponseMetadata"]["HTTPStatusCode"] == 429
+    assert response["Reason"] == "ReservedFunctionConcurrentInvocationLimitExceeded"
+    go.touch()
+    assert (await busy)["StatusCode"] == 200
+
+
+async def test_an_event_is_taken_at_once_and_runs_when_there_is_room(api: Api) -> None:
+    began, go, record = api.folder / "began", api.folder / "go", api.folder / "record"
+    busy = asyncio.create_task(api.invoke(event(do="wait", began=str(began), until=str(go))))
+    await until(began.exists)
+    answer = await api.invoke(event(do="record", file=str(record), seconds=0, n=7), InvocationType="Event")
+    assert (answer["StatusCode"], answer["Payload"]) == (202, None)
+    assert not record.exists()
+    go.touch()
+    await busy
+    await until(record.exists)
+
+
+async def test_a_dry_run_runs_nothing(api: Api) -> None:
+    record = api.folder / "record"
+    answer = await api.invoke(event(do="record", file=str(record), seconds=0, n=7), InvocationType="DryRun")
+    assert answer["StatusCode"] == 204
+    await api.invoke()
+    assert not record.exists()
+
+
+async def test_other_operations_are_said_not_to_be_played(api: Api) -> None:
+    with pytest.raises(ClientError) as caught:
+        await asyncio.to_thread(api.client.list_functions)
+    assert "not played" in caught.value.response["Error"]["Message"]
+
+
+async def test_an_invalid_client_context_or_type_is_refused(api: Api) -> None:
+    path = f"{api.endpoint}/2015-03-31/functions/sample/invocations"
+    async with aiohttp.ClientSession() as client:
+        for name, value in [("X-Amz-Client-Context", "%"), ("X-Amz-Invocation-Type", "Sometimes")]:
+            async with client.post(path, data=b"{}", headers={name: value}) as response:
+                assert response.status == 400
+                assert response.headers["x-amzn-ErrorType"].startswith("Invalid")
