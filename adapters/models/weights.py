@@ -1,0 +1,291 @@
+"""A reader of PyTorch's .pt files that needs no PyTorch and runs nothing that is in them.
+
+A .pt file is a pickle, which can name any function and have it called. Here a pickle may use only the operations that
+`torch.save` writes, may name only what `_Reader.find_class` lists, and gets descriptions of tensors for it; the numbers
+are taken from the file afterwards, after every size is checked. Both formats are read:
+
+- legacy (before PyTorch 1.6), a stream: magic number, version, facts about the machine, the pickle, a pickle with the
+  list of the storages' keys, then for each the count of its values (int64) and the values;
+- zip: `<folder>/data.pkl` and, for each storage, `<folder>/data/<key>`, uncompressed.
+
+Source: torch/serialization.py and torch/_utils.py of PyTorch 1.0 to 2.13. Numbers are little-endian in both.
+"""
+
+import io
+import math
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, NamedTuple, NoReturn, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ArtifactError
+
+Array: TypeAlias = NDArray[np.generic]
+
+#: Largest file that is read; the published ones have up to 116 MB.
+MAX_BYTES: Final = 512 * 1024 * 1024
+#: Largest pickle: 300 times that of InceptionResnetV1, a gallery of some 100,000 photos.
+_MAX_PICKLE: Final = 8 * 1024 * 1024
+#: Most members of a zip file.
+_MAX_MEMBERS: Final = 200_000
+#: Most values in a tuple, with those of the tuples inside. A tensor's description has about 20. Comparing tuples takes
+#: a stack as deep as they are nested, and time that doubles with every level where a tuple holds another one twice.
+_MAX_TUPLE: Final = 64
+
+#: How a legacy file starts: the magic number and the version, each as a pickle of its own.
+_LEGACY: Final = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
+_ZIP: Final = b"PK\x03\x04"
+
+_DTYPES: Final = MappingProxyType(
+    {
+        "BoolStorage": np.dtype("?"),
+        "ByteStorage": np.dtype("u1"),
+        "CharStorage": np.dtype("i1"),
+        "ShortStorage": np.dtype("<i2"),
+        "IntStorage": np.dtype("<i4"),
+        "LongStorage": np.dtype("<i8"),
+        "HalfStorage": np.dtype("<f2"),
+        "FloatStorage": np.dtype("<f4"),
+        "DoubleStorage": np.dtype("<f8"),
+    }
+)
+
+#: What `torch.save` writes (pickle protocol 2).
+_OPERATIONS: Final = frozenset(
+    "PROTO STOP MARK GLOBAL REDUCE BUILD BINPERSID BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT "
+    "BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
+    "EMPTY_DICT SETITEM SETITEMS".split()
+)
+_MAKE_TUPLES: Final = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "BINPERSID"})
+
+
+def read(path: Path) -> dict[str, Array]:
+    """Read the tensors of a state dict.
+
+    Parameters
+    ----------
+    path : Path
+        A file that `torch.save(network.state_dict(), path)` wrote.
+
+    Returns
+    -------
+    dict of str to array
+        The tensors in the file's order; the arrays are copies, contiguous, and of the tensors' types.
+
+    Raises
+    ------
+    ArtifactError
+        The file cannot be read, is damaged, is too large, or holds anything else; the message names it.
+
+    """
+    with _refusing(str(path)):
+        if path.stat().st_size > MAX_BYTES:
+            _refuse(f"it is larger than {MAX_BYTES:,} bytes")
+        state, load = _parse(path.read_bytes())
+        if not isinstance(state, dict):
+            _refuse("it holds no state dict")
+        for name in state:
+            if not isinstance(name, str):
+                _refuse("a name in it is no text")
+        return {name: load(tensor) for name, tensor in state.items()}
+
+
+def read_gallery_file(content: bytes, name: str) -> tuple[NDArray[np.float32], list[str]]:
+    """Read a gallery of the course's format: `torch.save([embeddings, names])`, two lists of the same length.
+
+    Parameters
+    ----------
+    content : bytes
+        The file.
+    name : str
+        What the file is called, for errors.
+
+    Returns
+    -------
+    (n, d) float32
+        One embedding a row; (1, d) or (d,) in the file, n at least 1.
+    list of str
+        The n names.
+
+    Raises
+    ------
+    ArtifactError
+        The file is damaged, is too large, or holds anything else; the message names it.
+
+    """
+    with _refusing(name):
+        if len(content) > MAX_BYTES:
+            _refuse(f"it is larger than {MAX_BYTES:,} bytes")
+        gallery, load = _parse(content)
+        if not (isinstance(gallery, list) and len(gallery) == 2 and all(isinstance(part, list) for part in gallery)):
+            _refuse("it is no gallery, which is [embeddings, names]")
+        tensors, names = gallery
+        if len(tensors) != len(names):
+            _refuse(f"it has {len(tensors)} embeddings, but {len(names)} names")
+        if not names:
+            _refuse("nobody is in it")
+        if not all(isinstance(person, str) for person in names):
+            _refuse("a name in it is no text")
+        rows = [load(tensor) for tensor in tensors]
+        if {row.dtype for row in rows} != {np.dtype(np.float32)} or len({row.size for row in rows}) != 1:
+            _refuse("its embeddings are not float32 of one length")
+        if not all(row.shape in {(row.size,), (1, row.size)} for row in rows):
+            _refuse("an embedding in it is no vector")
+        return np.stack([row.reshape(-1) for row in rows]).astype(np.float32, copy=False), list(names)
+
+
+class _Refused(Exception):  # noqa: N818 - never leaves this module
+    """Why a file is not read."""
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise _Refused(reason)
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Turn everything that goes wrong with the file `name` into one ArtifactError of one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError("not_readable", f"{name!r} cannot be read: {error.strerror or 'no such file'}.") from error
+    except _Refused as error:
+        raise ArtifactError("broken_file", f"{name!r} is refused: {error}.") from error
+    except Exception as error:  # pickle, zipfile and numpy raise all sorts where a file is damaged
+        raise ArtifactError("broken_file", f"{name!r} is refused: it is damaged or no PyTorch file.") from error
+
+
+class _Storage(NamedTuple):
+    """A run of values somewhere in the file."""
+
+    dtype: np.dtype[np.generic]
+    key: str
+    count: int
+
+
+class _Tensor(NamedTuple):
+    """A view of a storage; counted in values. Nothing of it is checked yet."""
+
+    storage: object
+    offset: object
+    shape: object
+    stride: object
+
+
+class _Dictionary(dict[object, object]):
+    """Stands in for OrderedDict, whose order every dict has; drops the attributes that PyTorch hangs on it."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _tensor(storage: object, offset: object, shape: object, stride: object, *_: object) -> _Tensor:
+    """Stand in for torch._utils._rebuild_tensor_v2; what follows the stride only matters in training."""
+    return _Tensor(storage, offset, shape, stride)
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _tensor
+        if (module, name) == ("collections", "OrderedDict"):
+            return _Dictionary
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        _refuse(f"it names {f'{module}.{name}'[:80]!r}, which is neither weights nor a gallery")
+
+    def persistent_load(self, pid: object) -> _Storage:
+        # ("storage", class, key, device, count), and None in legacy files, which could share storages in parts.
+        if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and not any(pid[5:])):
+            _refuse("it refers to something other than a storage")
+        _, dtype, key, _, count = pid[:5]
+        if not (isinstance(dtype, np.dtype) and isinstance(key, str) and isinstance(count, int) and count >= 0):
+            _refuse("it describes a storage wrongly")
+        return _Storage(dtype, key, count)
+
+
+def _parse(content: bytes) -> tuple[object, Callable[[object], Array]]:
+    """Return what a file holds, tensors as descriptions, and the function that makes an array of a description."""
+    if content.startswith(_ZIP):
+        value, values = _open_zip(content)
+    elif content.startswith(_LEGACY):
+        value, values = _open_legacy(content)
+    else:
+        _refuse("it is no PyTorch file")
+    left = len(content)  # no file describes more bytes than it has, unless tensors share them
+
+    def load(tensor: object) -> Array:
+        nonlocal left
+        if not (isinstance(tensor, _Tensor) and isinstance(tensor.storage, _Storage)):
+            _refuse("it holds something other than tensors")
+        storage, shape, stride, offset = tensor.storage, _sizes(tensor.shape), _sizes(tensor.stride), tensor.offset
+        if not isinstance(offset, int) or offset < 0 or len(shape) != len(stride):
+            _refuse("it describes a tensor wrongly")
+        size = math.prod(shape)
+        last = offset + sum((side - 1) * step for side, step in zip(shape, stride, strict=True)) if size else offset
+        if size > storage.count or last > storage.count - bool(size):
+            _refuse(f"a tensor of shape {shape} does not fit its storage of {storage.count} values")
+        left -= size * storage.dtype.itemsize
+        if left < 0:
+            _refuse("its tensors describe more than it holds")
+        flat = np.frombuffer(values(storage), storage.dtype, storage.count)
+        steps = [step * storage.dtype.itemsize for step in stride]
+        return np.lib.stride_tricks.as_strided(flat[offset:], shape, steps, writeable=False).copy()
+
+    return value, load
+
+
+def _sizes(value: object) -> tuple[int, ...]:
+    if not (isinstance(value, tuple) and len(value) <= 8 and all(isinstance(n, int) and 0 <= n < 2**40 for n in value)):
+        _refuse("it describes a tensor wrongly")
+    return value
+
+
+def _open_zip(content: bytes) -> tuple[object, Callable[[_Storage], memoryview]]:
+    # Each entry of the directory starts with these bytes; zipfile itself would take any number of them into memory.
+    if content.count(b"PK\x01\x02") > _MAX_MEMBERS:
+        _refuse(f"it has more than {_MAX_MEMBERS:,} members")
+    archive = zipfile.ZipFile(io.BytesIO(content))
+    members = {info.filename: info for info in archive.infolist()}
+    if len(members) != len(archive.infolist()):
+        _refuse("it has two members of one name")
+    if any(info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size for info in members.values()):
+        _refuse("it is compressed, which PyTorch's files never are")
+    if sum(info.file_size for info in members.values()) > len(content):
+        _refuse("its members describe more than it holds")
+    pickles = [name for name in members if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        _refuse("it has no data.pkl, so PyTorch did not write it")
+    folder = pickles[0].removesuffix("data.pkl")
+    if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little":
+        _refuse("its numbers are big-endian")
+
+    def values(storage: _Storage) -> memoryview:
+        info = members.get(f"{folder}data/{storage.key}")
+        if info is None or info.file_size != storage.count * storage.dtype.itemsize:
+            _refuse(f"its storage {storage.key[:40]!r} is missing or of another size than it says")
+        return memoryview(archive.read(info))
+
+    return _unpickle(io.BytesIO(archive.read(pickles[0]))), values
+
+
+def _open_legacy(content: bytes) -> tuple[object, Callable[[_Storage], memoryview]]:
+    stream = io.BytesIO(content)
+    stream.seek(len(_LEGACY))
+    _scan(stream)  # facts about the machine that wrote it
+    value = _unpickle(stream)
+    keys = _unpickle(stream)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        _refuse("it has no list of storages")
+    start = stream.tell()
+    places: dict[str, int] = {}
+
+    # How wide a storage's values are only its tensors say, so storages are found in the order of the file.
+    raise NotImplementedError
