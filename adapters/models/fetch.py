@@ -32,7 +32,8 @@ _SILENCE_SECONDS: Final = 30
 _ATTEMPTS: Final = 4
 #: Before the first new attempt; longer before each after it.
 _PAUSE_SECONDS: Final = 0.2
-_CHUNK: Final = 1 << 18
+#: Bytes that are read at once; so many are lost when a connection breaks.
+_CHUNK: Final = 1 << 14
 
 
 @dataclass(frozen=True)
