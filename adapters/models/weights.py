@@ -61,7 +61,7 @@ _DTYPES: Final = MappingProxyType(
 _OPERATIONS: Final = frozenset(
     "PROTO STOP MARK GLOBAL REDUCE BUILD BINPERSID BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT "
     "BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
-    "EMPTY_DICT SETITEM SETITEMS".split()
+    "EMPTY_DICT SETITEM SETITEMS".split()  # noqa: SIM905 - a list has one a line
 )
 _MAKE_TUPLES: Final = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "BINPERSID"})
 
@@ -155,7 +155,7 @@ def _refusing(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ArtifactError("not_readable", f"{name!r} cannot be read: {error.strerror or 'no such file'}.") from error
+        raise ArtifactError("not_readable", f"{name!r} cannot be read: {error.strerror or 'it is damaged'}.") from error
     except _Refused as error:
         raise ArtifactError("broken_file", f"{name!r} is refused: {error}.") from error
     except Exception as error:  # pickle, zipfile and numpy raise all sorts where a file is damaged
@@ -167,7 +167,7 @@ class _Storage(NamedTuple):
 
     dtype: np.dtype[np.generic]
     key: str
-    count: int
+    length: int
 
 
 class _Tensor(NamedTuple):
@@ -186,29 +186,47 @@ class _Dictionary(dict[object, object]):
         pass
 
 
-def _tensor(storage: object, offset: object, shape: object, stride: object, *_: object) -> _Tensor:
-    """Stand in for torch._utils._rebuild_tensor_v2; what follows the stride only matters in training."""
-    return _Tensor(storage, offset, shape, stride)
+class _RebuildTensor:
+    """Stands in for torch._utils._rebuild_tensor_v2; what follows the stride only matters in training."""
+
+    __slots__ = ()
+
+    def __call__(self, storage: object, offset: object, shape: object, stride: object, *_: object) -> _Tensor:
+        return _Tensor(storage, offset, shape, stride)
+
+    def __setstate__(self, state: object) -> None:
+        _refuse("it changes a function")
 
 
 class _Reader(pickle.Unpickler):
+    """Makes dicts, lists, tuples, texts, numbers and descriptions of tensors, and nothing else."""
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream)
+        self.storages: dict[str, _Storage] = {}
+
     def find_class(self, module: str, name: str) -> object:
+        """Return what stands for a global. A storage's class is only ever looked at, so its name will do."""
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _tensor
+            return _RebuildTensor()
         if (module, name) == ("collections", "OrderedDict"):
             return _Dictionary
         if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
-        _refuse(f"it names {f'{module}.{name}'[:80]!r}, which is neither weights nor a gallery")
+            return name
+        _refuse(f"it names {f'{module}.{name}'[:80]!r}, which neither weights nor galleries need")
 
     def persistent_load(self, pid: object) -> _Storage:
-        # ("storage", class, key, device, count), and None in legacy files, which could share storages in parts.
-        if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and not any(pid[5:])):
-            _refuse("it refers to something other than a storage")
-        _, dtype, key, _, count = pid[:5]
-        if not (isinstance(dtype, np.dtype) and isinstance(key, str) and isinstance(count, int) and count >= 0):
-            _refuse("it describes a storage wrongly")
-        return _Storage(dtype, key, count)
+        """Note a storage: ("storage", class, key, device, count), in legacy files and None (it is no part of one)."""
+        match pid:
+            case ("storage", str(kind), str(key), str(), int(count), *rest) if (
+                kind in _DTYPES and count >= 0 and rest in ([], [None])
+            ):
+                storage = _Storage(_DTYPES[kind], key, count)
+            case _:
+                _refuse("it describes a storage wrongly")
+        if self.storages.setdefault(key, storage) != storage:
+            _refuse(f"it describes its storage {key[:40]!r} in two ways")
+        return storage
 
 
 def _parse(content: bytes) -> tuple[object, Callable[[object], Array]]:
@@ -230,12 +248,12 @@ def _parse(content: bytes) -> tuple[object, Callable[[object], Array]]:
             _refuse("it describes a tensor wrongly")
         size = math.prod(shape)
         last = offset + sum((side - 1) * step for side, step in zip(shape, stride, strict=True)) if size else offset
-        if size > storage.count or last > storage.count - bool(size):
-            _refuse(f"a tensor of shape {shape} does not fit its storage of {storage.count} values")
+        if size > storage.length or last > storage.length - bool(size):
+            _refuse(f"a tensor of shape {shape} does not fit its storage of {storage.length} values")
         left -= size * storage.dtype.itemsize
         if left < 0:
             _refuse("its tensors describe more than it holds")
-        flat = np.frombuffer(values(storage), storage.dtype, storage.count)
+        flat = np.frombuffer(values(storage), storage.dtype, storage.length)
         steps = [step * storage.dtype.itemsize for step in stride]
         return np.lib.stride_tricks.as_strided(flat[offset:], shape, steps, writeable=False).copy()
 
@@ -256,7 +274,9 @@ def _open_zip(content: bytes) -> tuple[object, Callable[[_Storage], memoryview]]
     members = {info.filename: info for info in archive.infolist()}
     if len(members) != len(archive.infolist()):
         _refuse("it has two members of one name")
-    if any(info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size for info in members.values()):
+    if any(
+        info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size for info in members.values()
+    ):
         _refuse("it is compressed, which PyTorch's files never are")
     if sum(info.file_size for info in members.values()) > len(content):
         _refuse("its members describe more than it holds")
@@ -269,23 +289,80 @@ def _open_zip(content: bytes) -> tuple[object, Callable[[_Storage], memoryview]]
 
     def values(storage: _Storage) -> memoryview:
         info = members.get(f"{folder}data/{storage.key}")
-        if info is None or info.file_size != storage.count * storage.dtype.itemsize:
+        if info is None or info.file_size != storage.length * storage.dtype.itemsize:
             _refuse(f"its storage {storage.key[:40]!r} is missing or of another size than it says")
         return memoryview(archive.read(info))
 
-    return _unpickle(io.BytesIO(archive.read(pickles[0]))), values
+    value, _ = _unpickle(io.BytesIO(archive.read(pickles[0])))
+    return value, values
 
 
 def _open_legacy(content: bytes) -> tuple[object, Callable[[_Storage], memoryview]]:
     stream = io.BytesIO(content)
     stream.seek(len(_LEGACY))
     _scan(stream)  # facts about the machine that wrote it
-    value = _unpickle(stream)
-    keys = _unpickle(stream)
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        _refuse("it has no list of storages")
-    start = stream.tell()
-    places: dict[str, int] = {}
+    value, storages = _unpickle(stream)
+    keys, _ = _unpickle(stream)
+    if not isinstance(keys, list) or set(keys) != set(storages) or len(keys) != len(storages):
+        _refuse("its list of storages is not that of its tensors")
+    found: dict[str, memoryview] = {}
+    place = stream.tell()
+    for key in keys:
+        size = storages[key].length * storages[key].dtype.itemsize
+        count = int.from_bytes(content[place : place + 8], "little", signed=True)
+        found[key] = memoryview(content)[place + 8 : place + 8 + size]
+        if count != storages[key].length or len(found[key]) != size:
+            _refuse(f"its storage {key[:40]!r} is cut off or of another size than it says")
+        place += 8 + size
+    return value, lambda storage: found[storage.key]
 
-    # How wide a storage's values are only its tensors say, so storages are found in the order of the file.
-    raise NotImplementedError
+
+def _unpickle(stream: io.BytesIO) -> tuple[object, dict[str, _Storage]]:
+    """Read one pickle, return its value and the storages it refers to, by key."""
+    reader = _Reader(io.BytesIO(_scan(stream)))
+    return reader.load(), reader.storages
+
+
+def _scan(stream: io.BytesIO) -> bytes:
+    """Return the pickle that starts here and move behind it, having looked at every operation without doing any.
+
+    Refuses operations that PyTorch does not write, memo numbers with gaps (the memo is a list as long as its highest
+    number) and large tuples. For the last, the stack is played with the size of each value in its place: 1, or for
+    what holds other values and can be compared, theirs and 1.
+    """
+    start = stream.tell()
+    sizes: list[int] = []  # 0 is a mark
+    memo: dict[int, int] = {}
+    for operation, argument, place in pickletools.genops(stream):
+        if operation.name not in _OPERATIONS:
+            _refuse(f"it uses {operation.name}, which neither weights nor galleries need")
+        if place is None or place - start > _MAX_PICKLE:
+            _refuse(f"what describes its tensors is larger than {_MAX_PICKLE:,} bytes")
+        match operation.name, argument:
+            case "BINPUT" | "LONG_BINPUT", int(number):
+                if number > len(memo) or not sizes[-1]:
+                    _refuse("it numbers its values wrongly")
+                memo[number] = sizes[-1]
+            case "BINGET" | "LONG_BINGET", int(number):
+                sizes.append(memo[number])
+            case _:
+                _play(operation, sizes)
+    return stream.getbuffer()[start : stream.tell()].tobytes()
+
+
+def _play(operation: pickletools.OpcodeInfo, sizes: list[int]) -> None:
+    """Do to the stack of sizes what the operation does to the stack of values."""
+    taken = 0
+    needs = list(operation.stack_before)
+    if pickletools.markobject in needs:
+        while size := sizes.pop():
+            taken += size
+        needs = needs[: needs.index(pickletools.markobject)]
+    for _ in needs:
+        if not sizes[-1]:
+            _refuse("its values are not in order")
+        taken += sizes.pop()
+    size = 1 + taken if operation.name in _MAKE_TUPLES else 1
+    if size > _MAX_TUPLE:
+        _refuse(f"it has a tuple of more than {_MAX_TUPLE} values")
+    sizes += [0 if kind is pickletools.markobject else size for kind in operation.stack_after]
