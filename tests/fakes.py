@@ -1,11 +1,15 @@
 """Stand-ins for the outside world, for unit tests. Each passes the conformance suite of its port."""
 
-from collections.abc import Sequence
+import itertools
+import time
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from adapters.queue_memory import MemoryQueue
+from pipeline.errors import TransientError
 from pipeline.ports import ArtifactStore, Face, FaceDetector, FaceEmbedder, Image
 
 
@@ -58,9 +62,42 @@ class ColourEmbedder(FaceEmbedder):
         self.threshold = 0.3
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        colours = crops.reshape(len(crops), -1, 3).mean(axis=1, dtype=np.float64) + 1e-6
+        colours = crops.mean(axis=(1, 2), dtype=np.float64) + 1e-6
         unit: NDArray[np.float32] = (colours / np.linalg.norm(colours, axis=1, keepdims=True)).astype(np.float32)
         return unit
+
+
+class UnreliableQueue(MemoryQueue):
+    """A queue in memory that can be out of reach."""
+
+    down = False
+
+    def send(self, body: str) -> None:
+        if self.down:
+            raise TransientError("queue_unavailable", "The queue is out of reach.")
+        super().send(body)
+
+
+class MemorySqs:
+    """A queue in memory under the names of boto3's SQS client, long polls included; for any queue URL."""
+
+    def __init__(self, queue: MemoryQueue) -> None:
+        self._queue = queue
+
+    def receive_message(self, *, QueueUrl: str, MaxNumberOfMessages: int, WaitTimeSeconds: int) -> dict:
+        deadline = time.monotonic() + WaitTimeSeconds
+        while not (received := self._queue.receive(MaxNumberOfMessages)) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        # boto3 leaves the key out where there are none
+        return {"Messages": [{"Body": m.body, "ReceiptHandle": m.receipt} for m in received]} if received else {}
+
+    def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> None:
+        self._queue.delete(ReceiptHandle)
+
+
+def ticking() -> Callable[[], float]:
+    """A clock that goes on by one millisecond at each reading."""
+    return itertools.count(step=0.001).__next__
 
 
 def _plain(name: str) -> str:

@@ -1,0 +1,173 @@
+"""Whatever comes over HTTP or lies on the queue: an answer or a reported failure, never an exception.
+
+`FACEQ_FUZZ_EXAMPLES=5000 pytest tests/fuzz` looks longer than every run of the suite does.
+"""
+
+import base64
+import json
+import os
+from typing import Any
+
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from pipeline.embed import PREPROCESSINGS
+from pipeline.handlers import face_detection, face_recognition
+from pipeline.messages import FrameRequest, request_id_of
+from tests.builders import BLUE, GREEN, RED, faces_message, frame, gallery_of, picture, post, sqs_event
+from tests.fakes import ColourEmbedder, PatchDetector, UnreliableQueue, ticking
+
+budget = settings(
+    max_examples=int(os.environ.get("FACEQ_FUZZ_EXAMPLES", "80")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, originals: tuple[bytes, ...]) -> bytes:
+    """One of the originals with bytes changed, a part cut out, or a part doubled."""
+    content = bytearray(draw(st.sampled_from(originals)))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, max(0, len(content) - 1)))
+        change = draw(st.sampled_from(["flip", "cut", "double", "end"]))
+        if change == "flip":
+            content[start : start + 4] = draw(st.binary(min_size=1, max_size=4))
+        elif change == "cut":
+            del content[start : start + draw(st.integers(1, 200))]
+        elif change == "double":
+            content[start:start] = content[start : start + draw(st.integers(1, 200))]
+        else:
+            del content[start:]
+    return bytes(content)
+
+
+@st.composite
+def mutated_json(draw: st.DrawFn, original: str) -> str:
+    """The original with a value somewhere in it replaced, or a key taken away."""
+    tree: Any = json.loads(original)
+    node = tree
+    while True:
+        keys = sorted(node) if isinstance(node, dict) else range(len(node))
+        key = draw(st.sampled_from(list(keys)))
+        if isinstance(node[key], dict | list) and node[key] and draw(st.booleans()):
+            node = node[key]
+            continue
+        if draw(st.booleans()):
+            del node[key]
+        else:
+            node[key] = draw(json_values)
+        return json.dumps(tree)
+
+
+def posted(body: bytes) -> None:
+    """Post through the function; check the answer and that just an accepted frame is on a queue."""
+    requests, responses = UnreliableQueue(), UnreliableQueue()
+    parts = face_detection.Collaborators(
+        PatchDetector(), PREPROCESSINGS["facenet-160"], requests, responses, ticking(), max_pixels=200_000
+    )
+    answer = face_detection.handle(post(body), parts)
+    status = answer["statusCode"]
+    if status == 200:
+        assert answer["body"] == "Face detection completed"
+        assert len(requests) + len(responses) == 1
+    else:
+        assert isinstance(status, int)
+        assert 400 <= status < 500
+        refusal = json.loads(str(answer["body"]))
+        assert refusal.keys() == {"error", "message"}
+        assert len(requests) == len(responses) == 0
+    assert json.dumps(answer, allow_nan=False)
+
+
+@budget
+@given(st.binary(max_size=300))
+def test_any_bytes_get_an_answer(body: bytes) -> None:
+    posted(body)
+
+
+@budget
+@given(json_values.map(lambda value: json.dumps(value).encode()))
+def test_any_json_gets_an_answer(body: bytes) -> None:
+    posted(body)
+
+
+@budget
+@given(mutated_json(frame(RED).decode()))
+def test_a_request_with_any_other_value_gets_an_answer(body: str) -> None:
+    posted(body.encode())
+
+
+@budget
+@given(mutated((frame(RED), frame())))
+def test_a_damaged_request_gets_an_answer(body: bytes) -> None:
+    posted(body)
+
+
+@budget
+@given(mutated(tuple(picture(RED, GREEN, form=form) for form in ("JPEG", "PNG", "GIF", "BMP", "WEBP"))))
+def test_a_damaged_picture_gets_an_answer(content: bytes) -> None:
+    if content:
+        posted(FrameRequest(content, "frame-1", "door.png").to_json().encode())
+
+
+QUEUED = faces_message(RED, BLUE, timings={"detect": 1.5})
+
+garbage = st.one_of(
+    st.text(max_size=200),
+    json_values.map(json.dumps),
+    mutated_json(QUEUED),
+    mutated((QUEUED.encode(),)).map(lambda body: body.decode(errors="replace")),
+    mutated((picture(RED, form="JPEG"),)).map(
+        lambda crop: json.dumps(
+            {
+                **json.loads(QUEUED),
+                "faces": [{**json.loads(QUEUED)["faces"][0], "crop": base64.b64encode(crop).decode()}],
+            }
+        )
+    ),
+)
+
+
+@budget
+@given(garbage, st.integers(1, 4), st.booleans())
+@example(QUEUED.replace('"score":1.0', '"score":1e999'), 1, False)
+@example(QUEUED.replace('"detect":1.5', '"detect":' + "9" * 400), 3, False)
+def test_garbage_on_the_queue_is_answered_or_reported_and_harms_nobody(
+    body: str, receive_count: int, down: bool
+) -> None:
+    responses = UnreliableQueue()
+    responses.down = down
+    known = gallery_of({"Ada": RED})
+    parts = face_recognition.Collaborators(ColourEmbedder(), lambda: known, responses, ticking(), max_receive_count=3)
+    good = faces_message(RED, request_id="good")
+    response = face_recognition.handle(sqs_event(good, body, receive_count=receive_count), parts)
+    rows = response["batchItemFailures"]
+    assert isinstance(rows, list)
+    failed = {str(row["itemIdentifier"]) for row in rows if isinstance(row, dict)}
+    answers = [json.loads(message.body, parse_constant=_refuse) for message in responses.receive()]
+    if down:
+        assert failed == {"m0", "m1"}
+        return
+    by_id = {answer["request_id"]: answer["result"] for answer in answers}
+    assert len(by_id) == len(answers)
+    request_id = request_id_of(body)
+    assert by_id.pop("good") == "Ada"
+    assert "m0" not in failed
+    if request_id is None:
+        assert failed == {"m1"}
+        assert by_id == {}
+    else:
+        assert failed == set()
+        assert by_id.keys() == {request_id}
+        assert by_id[request_id]
+
+
+def _refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")

@@ -1,0 +1,172 @@
+"""The wire format: what is written is read back, and what is written is the contract."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import BadInput
+from pipeline.messages import (
+    FaceCrop,
+    FacesMessage,
+    FrameRequest,
+    RecognisedFace,
+    RecognitionResult,
+    face_fields,
+    request_id_of,
+)
+from pipeline.ports import Face
+from tests.builders import RED, changed, crop_of, face, faces_message, frame
+
+few = settings(max_examples=50, deadline=None)
+
+#: Text that UTF-8 can hold.
+words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+coordinates = st.floats(-1e4, 1e4, width=32)
+
+
+@st.composite
+def face_crops(draw: st.DrawFn) -> FaceCrop:
+    numbers = np.array(draw(st.lists(coordinates, min_size=14, max_size=14)), np.float32)
+    return FaceCrop(
+        Face(numbers[:4], draw(st.floats(0, 1)), numbers[4:].reshape(5, 2)), draw(st.binary(min_size=1, max_size=30))
+    )
+
+
+faces_messages = st.builds(
+    FacesMessage,
+    request_id=words,
+    filename=words,
+    preprocessing=words,
+    faces=st.lists(face_crops(), min_size=1, max_size=4).map(tuple),
+    truncated=st.booleans(),
+    timings=st.dictionaries(words, st.floats(0, 1e6), max_size=4),
+)
+
+
+@few
+@given(st.builds(FrameRequest, content=st.binary(min_size=1), request_id=words, filename=words))
+def test_a_request_comes_back_as_it_was_written(request: FrameRequest) -> None:
+    assert FrameRequest.from_json(request.to_json().encode()) == request
+
+
+@few
+@given(faces_messages)
+def test_faces_come_back_to_the_hundredth_of_a_pixel(message: FacesMessage) -> None:
+    text = message.to_json()
+    assert text.isascii()
+    back = FacesMessage.from_json(text)
+    for field in ("request_id", "filename", "preprocessing", "truncated", "timings"):
+        assert getattr(back, field) == getattr(message, field)
+    for there, here in zip(back.faces, message.faces, strict=True):
+        assert there.jpeg == here.jpeg
+        assert there.face.box.dtype == there.face.landmarks.dtype == np.float32
+        np.testing.assert_allclose(there.face.box, here.face.box, atol=0.006)
+        np.testing.assert_allclose(there.face.landmarks, here.face.landmarks, atol=0.006)
+        assert math.isclose(there.face.score, here.face.score, abs_tol=1e-6)
+
+
+def test_a_request_is_the_three_keys_that_every_client_sends() -> None:
+    assert json.loads(FrameRequest(b"\0\xff", "id", "a.jpg").to_json()) == {
+        "content": "AP8=",
+        "request_id": "id",
+        "filename": "a.jpg",
+    }
+
+
+def test_an_answer_has_the_two_keys_of_the_contract_and_says_nothing_it_does_not_know() -> None:
+    answer = json.loads(RecognitionResult("id", "No-Face").to_json())
+    assert answer == {
+        "request_id": "id",
+        "result": "No-Face",
+        "filename": "",
+        "faces": [],
+        "model": None,
+        "gallery": None,
+        "timings": {},
+    }
+
+
+def test_an_answer_rounds_what_nobody_can_measure() -> None:
+    answer = RecognitionResult(
+        "id",
+        "Åsa 😀",
+        faces=(RecognisedFace(face(1 / 3, 0, 10, 10, score=2 / 3), "Åsa 😀", 1 / 3),),
+        timings={"embed": 1 / 3},
+        truncated=True,
+        error={"code": "c", "message": "m"},
+    )
+    fields = json.loads(answer.to_json())
+    assert fields["faces"] == [
+        {
+            "box": [0.33, 0, 10, 10],
+            "score": 0.666667,
+            "landmarks": [[5.17, 5]] * 5,
+            "name": "Åsa 😀",
+            "distance": 0.3333,
+        }
+    ]
+    assert fields["timings"] == {"embed": 0.333}
+    assert fields["truncated"] is True
+    assert fields["error"] == {"code": "c", "message": "m"}
+
+
+def test_a_face_as_json_is_plain_numbers() -> None:
+    fields = face_fields(face(-1, -2, 3, 4, score=0.5))
+    assert fields == {"box": [-1, -2, 3, 4], "score": 0.5, "landmarks": [[1, 1]] * 5}
+    json.dumps(fields)
+
+
+@pytest.mark.parametrize(
+    ("body", "request_id"),
+    [
+        (faces_message(RED, request_id="id"), "id"),
+        (frame(request_id="id"), "id"),
+        ('{"request_id": "id"}', "id"),
+        ('{"request_id": "id", "faces": 7}', "id"),
+        ('{"request_id": 7}', None),
+        ('{"request_id": ""}', None),
+        ('{"request_id": "\\ud800"}', None),
+        ('{"request_id": "a", "request_id": "b"}', None),
+        (json.dumps({"request_id": "x" * 256}), "x" * 256),
+        (json.dumps({"request_id": "x" * 257}), None),
+        ("[]", None),
+        ("", None),
+        (b"\xff", None),
+        ("\ud800", None),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_broken_message_still_gives_its_request_id_if_that_is_whole(
+    body: str | bytes, request_id: str | None
+) -> None:
+    assert request_id_of(body) == request_id
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (changed(faces_message(RED), request_id="x" * 257), "too_long"),
+        (changed(faces_message(RED), preprocessing=""), "empty_value"),
+        (changed(faces_message(RED), truncated="yes"), None),
+        (faces_message(RED)[:-1] + ', "later": {"version": 2}}', None),
+        (changed(faces_message(RED), timings=...), None),
+    ],
+    ids=["long id", "no preprocessing", "odd truncated", "unknown key", "no timings"],
+)
+def test_a_reader_is_strict_about_what_it_uses_and_lets_later_versions_add_keys(body: str, code: str | None) -> None:
+    if code is None:
+        assert not FacesMessage.from_json(body).truncated
+    else:
+        with pytest.raises(BadInput) as refused:
+            FacesMessage.from_json(body)
+        assert refused.value.code == code
+
+
+def test_a_crop_is_carried_byte_for_byte() -> None:
+    jpeg = crop_of(RED)
+    (crop,) = FacesMessage.from_json(faces_message(RED)).faces
+    assert crop.jpeg == jpeg
