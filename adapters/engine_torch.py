@@ -4,13 +4,14 @@ The reference that the other engine is held to (tests/parity), and the engine of
 """
 
 import sys
+from collections.abc import Mapping
 from importlib import import_module
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adapters.models import InstalledDetector, InstalledModel
+from adapters.models import STAND_IN, InstalledDetector, InstalledModel
 from adapters.models.weights import read
 from pipeline.detect import Cascade, Floats, Network, suppress
 from pipeline.embed import standardise
@@ -66,7 +67,7 @@ def embedder(model: InstalledModel, threads: int) -> FaceEmbedder:
     """Load InceptionResnetV1. Raises ArtifactError if the file is missing, broken or of another shape."""
     torch.set_num_threads(threads)
     network = facenet_pytorch.InceptionResnetV1().eval()
-    weights = {name: torch.from_numpy(values) for name, values in read(model.files["weights"]).items()}
+    weights = {name: torch.from_numpy(values) for name, values in _weights(model).items()}
     try:
         missing = network.load_state_dict(weights, strict=False).missing_keys
     except RuntimeError as error:  # a weight of another shape
@@ -74,6 +75,14 @@ def embedder(model: InstalledModel, threads: int) -> FaceEmbedder:
     if any(not name.endswith("num_batches_tracked") for name in missing):  # a counter that only training reads
         raise _misfit(model)
     return _Embedder(model, network)
+
+
+def _weights(model: InstalledModel) -> Mapping[str, NDArray[np.generic]]:
+    if model.id == STAND_IN:
+        from adapters.models.facenet_graph import stand_in_weights
+
+        return stand_in_weights()
+    return read(model.files["weights"])
 
 
 def _misfit(model: InstalledModel) -> ArtifactError:
@@ -91,7 +100,7 @@ class _Detector:
     def detect(self, image: Image) -> list[Face]:
         try:
             boxes, scores, landmarks = self._mtcnn.detect(image, landmarks=True)
-        except (RuntimeError, IndexError):
+        except (RuntimeError, IndexError, ValueError):
             # facenet-pytorch raises where an image is smaller than a face (#176) and where a proposal lies outside
             # the image (#182, deepface#1264). The same networks, asked in the same order, answer then.
             return self._cascade.detect(image)

@@ -1,0 +1,101 @@
+"""ONNX Runtime and our cascade find the faces that facenet-pytorch's MTCNN(keep_all=True) finds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from adapters import engine_onnx, models
+from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
+from pipeline.images import decode
+from pipeline.ports import Face, FaceDetector, Image
+
+pytestmark = pytest.mark.reference
+
+BOX_PIXELS = LANDMARK_PIXELS = 1.0
+SCORE = 1e-3
+
+
+def detectors(models_folder: Path, min_face_size: int) -> tuple[FaceDetector, FaceDetector]:
+    """Return ours and the reference."""
+    from adapters import engine_torch
+
+    files = models.installed_detector(models_folder)
+    return (
+        engine_onnx.detector(files, min_face_size, threads=2),
+        engine_torch.detector(files, min_face_size, threads=2),
+    )
+
+
+def assert_same_faces(ours: list[Face], theirs: list[Face]) -> None:
+    assert len(theirs) == len(ours)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert np.abs(mine.box - other.box).max() <= BOX_PIXELS
+        assert np.abs(mine.landmarks - other.landmarks).max() <= LANDMARK_PIXELS
+        assert abs(mine.score - other.score) <= SCORE
+
+
+def photographs(models_folder: Path) -> list[Image]:
+    return [decode(package_file(source, models_folder).read_bytes()) for source in (ASTRONAUT, GRACE_HOPPER)]
+
+
+def generated(photos: list[Image]) -> Iterator[Image]:
+    """Frames of many sizes: noise, and faces pasted in any size and place, over edges and over each other."""
+    for seed in range(24):
+        random = np.random.default_rng(seed)
+        height, width = (int(random.integers(30, 500)) for _ in range(2))
+        image = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        if seed % 3:
+            image = np.full_like(image, random.integers(0, 256, 3))
+        for _ in range(seed % 5):
+            photo = photos[int(random.integers(len(photos)))]
+            side = int(random.integers(30, 400))
+            part = np.array(Pillow.fromarray(photo).resize((side, side)))
+            y, x = int(random.integers(-side // 2, height)), int(random.integers(-side // 2, width))
+            part = part[max(-y, 0) : max(height - y, 0), max(-x, 0) : max(width - x, 0)]
+            image[max(y, 0) : max(y, 0) + part.shape[0], max(x, 0) : max(x, 0) + part.shape[1]] = part
+        yield image
+
+
+@pytest.mark.parametrize("min_face_size", [20, 40])
+def test_the_same_faces_on_generated_frames(models_folder: Path, min_face_size: int) -> None:
+    ours, theirs = detectors(models_folder, min_face_size)
+    faces = 0
+    for image in generated(photographs(models_folder)):
+        found = ours.detect(image)
+        assert_same_faces(found, theirs.detect(image))
+        faces += len(found)
+    assert faces >= 10
+
+
+@pytest.mark.fixtures
+@pytest.mark.parametrize("folder", ["faces", "people"])
+def test_the_same_faces_on_photographs(models_folder: Path, fixtures: Path, folder: str) -> None:
+    ours, theirs = detectors(models_folder, 20)
+    files = sorted((fixtures / folder).rglob("*.jpg"))
+    assert files
+    for file in files:
+        image = decode(file.read_bytes())
+        assert_same_faces(ours.detect(image), theirs.detect(image))
+
+
+@pytest.mark.fixtures
+def test_the_same_faces_on_a_video(models_folder: Path, fixtures: Path) -> None:
+    """Every tenth frame, at 40 pixels: what a camera would send."""
+    ours, theirs = detectors(models_folder, 40)
+    video = cv2.VideoCapture(str(fixtures / "video" / "video.mp4"))
+    frames = faces = 0
+    while True:
+        there, frame = video.read()
+        if not there:
+            break
+        if frames % 10 == 0:
+            image = np.ascontiguousarray(frame[..., ::-1])
+            found = ours.detect(image)
+            assert_same_faces(found, theirs.detect(image))
+            faces += len(found)
+        frames += 1
+    assert faces
