@@ -57,13 +57,15 @@ _DTYPES: Final = MappingProxyType(
     }
 )
 
-#: What `torch.save` writes (pickle protocol 2).
-_OPERATIONS: Final = frozenset(
-    "PROTO STOP MARK GLOBAL REDUCE BUILD BINPERSID BINPUT LONG_BINPUT BINGET LONG_BINGET NONE NEWTRUE NEWFALSE BININT "
-    "BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS "
-    "EMPTY_DICT SETITEM SETITEMS".split()  # noqa: SIM905 - a list has one a line
-)
+#: Operations whose result holds values and can be compared.
 _MAKE_TUPLES: Final = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "BINPERSID"})
+#: What `torch.save` writes (pickle protocol 2).
+_OPERATIONS: Final = (
+    _MAKE_TUPLES
+    | {"PROTO", "STOP", "MARK", "GLOBAL", "BUILD", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"}
+    | {"NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE"}
+    | {"EMPTY_TUPLE", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS"}
+)
 
 
 def read(path: Path) -> dict[str, Array]:
