@@ -176,7 +176,7 @@ class ServiceClient:
         try:
             answer = json.loads(message["Body"])
             request_id = answer["request_id"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             return  # not an answer, so not ours
         if not isinstance(request_id, str) or request_id not in self._own:
             return
