@@ -1,0 +1,82 @@
+"""Frames from files, folders and videos, on a real disk."""
+
+import itertools
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from adapters.frames import Frame, frames
+from pipeline.errors import BadInput
+from pipeline.images import decode
+from tests.builders import RED, picture
+
+
+def names(*paths: Path, every: int = 1) -> list[str]:
+    return [frame.filename for frame in frames(paths, every)]
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """Seven frames, each brighter than the one before it."""
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    for number in range(7):
+        writer.write(np.full((48, 64, 3), 30 * number, np.uint8))
+    writer.release()
+    return path
+
+
+def test_a_file_is_one_frame_with_its_bytes_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"whatever it is, the service judges it")
+    assert list(frames([tmp_path / "a.jpg"])) == [Frame("a.jpg", b"whatever it is, the service judges it")]
+
+
+def test_a_file_that_is_named_is_sent_whatever_its_suffix(tmp_path: Path) -> None:
+    (tmp_path / "frame").write_bytes(picture(RED))
+    assert names(tmp_path / "frame") == ["frame"]
+
+
+def test_a_folder_gives_its_pictures_by_name_deep_ones_with_their_way(tmp_path: Path, video: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for name in ("b.PNG", "a.jpg", "deep/c.webp", "notes.txt", ".hidden"):
+        (tmp_path / name).write_bytes(picture(RED))
+    assert names(tmp_path, every=5) == ["a.jpg", "b.PNG", "clip.avi#0", "clip.avi#5", "deep/c.webp"]
+
+
+def test_a_folder_that_is_called_like_a_picture_is_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").mkdir()
+    (tmp_path / "holiday.jpg" / "a.png").write_bytes(picture(RED))
+    assert names(tmp_path) == ["holiday.jpg/a.png"]
+
+
+def test_paths_come_in_the_order_they_were_given(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png"):
+        (tmp_path / name).write_bytes(picture(RED))
+    assert names(tmp_path / "b.png", tmp_path / "a.png", tmp_path / "b.png") == ["b.png", "a.png", "b.png"]
+
+
+@pytest.mark.parametrize(("every", "taken"), [(1, range(7)), (3, [0, 3, 6]), (7, [0]), (100, [0])])
+def test_of_a_video_every_nth_frame_is_taken(video: Path, every: int, taken: list[int]) -> None:
+    found = list(frames([video], every))
+    assert [frame.filename for frame in found] == [f"clip.avi#{number}" for number in taken]
+    for frame, number in zip(found, taken, strict=True):
+        assert decode(frame.content).shape == (48, 64, 3)
+        assert decode(frame.content).mean() == pytest.approx(30 * number, abs=4)
+
+
+def test_a_video_is_read_frame_by_frame(video: Path) -> None:
+    reading = frames([video, video.parent / "absent.jpg"])
+    assert [frame.filename for frame in itertools.islice(reading, 2)] == ["clip.avi#0", "clip.avi#1"]
+    reading.close()
+
+
+def test_what_is_not_there_or_holds_nothing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no picture")
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    for name, code in (("absent.jpg", "no_such_file"), ("empty", "no_frames"), ("broken.mp4", "no_frames")):
+        with pytest.raises(BadInput, match=name) as refused:
+            names(tmp_path / name)
+        assert refused.value.code == code

@@ -1,0 +1,287 @@
+"""The client's side against an HTTP server on this machine and a response queue in memory."""
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from adapters.frames import Frame
+from adapters.queue_memory import MemoryQueue
+from adapters.service_client import Outcome, ServiceClient
+from pipeline.errors import BadInput
+from pipeline.messages import FrameRequest, RecognitionResult
+from tests.fakes import MemorySqs
+from tests.queue_server import eventually
+
+#: What the service does with a frame: the HTTP status and body, after it has put on the queue what it likes to.
+Reaction = Callable[[FrameRequest, MemoryQueue], tuple[int, str]]
+
+ACCEPTED = (200, "Face detection completed")
+
+
+def answer(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
+    """Answer with the frame's own name, so that a mixed-up answer shows."""
+    queue.send(RecognitionResult(request.request_id, f"name of {request.filename}", request.filename).to_json())
+    return ACCEPTED
+
+
+@contextmanager
+def service(queue: MemoryQueue, react: Reaction = answer) -> Iterator[str]:
+    """Serve a function URL on a free port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            status, text = react(FrameRequest.from_json(body), queue)
+            self.send_response(status)
+            self.send_header("content-length", str(len(text.encode())))
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's name
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def client(url: str, queue: MemoryQueue) -> ServiceClient:
+    return ServiceClient(url, "queue", MemorySqs(queue))
+
+
+def some(count: int, prefix: str = "") -> list[Frame]:
+    return [Frame(f"{prefix}{number}.jpg", b"picture") for number in range(count)]
+
+
+def by_name(outcomes: Iterator[Outcome]) -> dict[str, Outcome]:
+    found = list(outcomes)
+    named = {outcome.frame.filename: outcome for outcome in found}
+    assert len(named) == len(found)
+    return named
+
+
+def test_every_frame_gets_its_own_answer() -> None:
+    queue = MemoryQueue()
+    with service(queue) as url:
+        outcomes = by_name(client(url, queue).send(some(30), concurrency=5, timeout_seconds=30))
+    assert len(outcomes) == 30
+    for name, outcome in outcomes.items():
+        assert outcome.result == f"name of {name}"
+        assert outcome.problem is None
+        assert outcome.answer is not None
+        assert outcome.answer["request_id"] == outcome.request_id
+        assert 0 < outcome.milliseconds < 30_000
+    assert len({outcome.request_id for outcome in outcomes.values()}) == 30
+    assert len(queue) == 0
+
+
+def test_clients_that_share_a_queue_all_get_all_their_answers() -> None:
+    queue = MemoryQueue(visibility_timeout=0.1)
+    with service(queue) as url, ThreadPoolExecutor(3) as pool:
+        sending = {
+            prefix: pool.submit(lambda prefix=prefix: by_name(client(url, queue).send(some(20, prefix))))
+            for prefix in ("a", "b", "c")
+        }
+        for prefix, outcomes in sending.items():
+            assert {name: outcome.result for name, outcome in outcomes.result().items()} == {
+                frame.filename: f"name of {frame.filename}" for frame in some(20, prefix)
+            }
+    assert len(queue) == 0
+
+
+def test_what_is_not_the_clients_own_stays_on_the_queue_and_does_not_stop_it() -> None:
+    queue = MemoryQueue(visibility_timeout=0.05)
+    foreign = [
+        RecognitionResult("of another client", "Ada").to_json(),
+        "no JSON",
+        "[]",
+        "7",
+        "null",
+        '{"result": "nobody\'s"}',
+        '{"request_id": ["a list"], "result": "x"}',
+        '{"request_id": null, "result": "x"}',
+        "[" * 100_000,
+    ]
+    for body in foreign:
+        queue.send(body)
+    with service(queue) as url:
+        outcomes = by_name(client(url, queue).send(some(5), timeout_seconds=30))
+    assert [outcome.problem for outcome in outcomes.values()] == [None] * 5
+    assert len(queue) == len(foreign)
+
+
+def test_an_answer_that_is_delivered_twice_counts_once_and_leaves_nothing_behind() -> None:
+    def twice(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
+        answer(request, queue)
+        return answer(request, queue)
+
+    queue = MemoryQueue(visibility_timeout=0.05)
+    with service(queue, twice) as url:
+        sender = client(url, queue)
+        assert len(by_name(sender.send(some(10), timeout_seconds=30))) == 10
+        # what came again after its frame was done is taken away while the next frames are sent
+        assert len(by_name(sender.send(some(2, "later"), timeout_seconds=30))) == 2
+        eventually(lambda: len(queue) <= 2)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_frame_that_was_not_accepted_for_now_is_sent_again_under_its_id(status: int) -> None:
+    tries: Counter[str] = Counter()
+
+    def busy_once(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
+        tries[request.request_id] += 1
+        return answer(request, queue) if tries[request.request_id] > 1 else (status, "{}")
+
+    queue = MemoryQueue()
+    with service(queue, busy_once) as url:
+        outcomes = by_name(client(url, queue).send(some(3), timeout_seconds=30))
+    assert {outcome.result for outcome in outcomes.values()} == {f"name of {number}.jpg" for number in range(3)}
+    assert tries == dict.fromkeys((outcome.request_id for outcome in outcomes.values()), 2)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "problem"),
+    [
+        (400, '{"error": "not_an_image", "message": "This is no picture."}', "HTTP 400: This is no picture."),
+        (413, '{"message": "Too large."}', "HTTP 413: Too large."),
+        (502, "Internal Server Error", "HTTP 502: Internal Server Error"),
+        (500, "[]", "HTTP 500: []"),
+        (404, "", "HTTP 404: "),
+    ],
+)
+def test_a_refused_frame_says_why_and_is_not_sent_again(status: int, body: str, problem: str) -> None:
+    tries = []
+
+    def refuse_first(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
+        tries.append(request.filename)
+        return (status, body) if request.filename == "0.jpg" else answer(request, queue)
+
+    queue = MemoryQueue()
+    with service(queue, refuse_first) as url:
+        outcomes = by_name(client(url, queue).send(some(3), timeout_seconds=30))
+    assert (outcomes["0.jpg"].problem, outcomes["0.jpg"].answer, outcomes["0.jpg"].result) == (problem, None, None)
+    assert outcomes["2.jpg"].result == "name of 2.jpg"
+    assert sorted(tries) == ["0.jpg", "1.jpg", "2.jpg"]
+
+
+def test_a_frame_without_an_answer_is_a_problem_once_its_time_is_up_and_the_others_are_not() -> None:
+    queue = MemoryQueue()
+    with service(queue, lambda request, q: ACCEPTED if request.filename == "0.jpg" else answer(request, q)) as url:
+        outcomes = by_name(client(url, queue).send(some(3), timeout_seconds=0.5))
+    assert outcomes["0.jpg"].problem == "no answer within 0.5 s"
+    assert outcomes["0.jpg"].milliseconds >= 500
+    assert outcomes["1.jpg"].result == "name of 1.jpg"
+
+
+def test_a_service_that_stays_busy_is_a_problem_once_the_time_is_up() -> None:
+    queue = MemoryQueue()
+    with service(queue, lambda request, q: (429, '{"message": "All are busy."}')) as url:
+        (outcome,) = client(url, queue).send(some(1), timeout_seconds=0.3)
+    assert outcome.problem == "HTTP 429: All are busy."
+
+
+def test_a_service_that_is_not_there_is_a_problem_that_names_it() -> None:
+    queue = MemoryQueue()
+    with service(queue) as url:
+        pass
+    (outcome,) = client(url, queue).send(some(1), timeout_seconds=5)
+    assert outcome.answer is None
+    assert url in str(outcome.problem)
+
+
+def test_a_response_queue_that_fails_for_a_while_delays_answers_and_loses_none() -> None:
+    class Flaky(MemorySqs):
+        calls = 0
+
+        def receive_message(self, *, QueueUrl: str, MaxNumberOfMessages: int, WaitTimeSeconds: int) -> dict:
+            self.calls += 1
+            if self.calls <= 2:
+                raise ConnectionError("no queue here")
+            return super().receive_message(
+                QueueUrl=QueueUrl, MaxNumberOfMessages=MaxNumberOfMessages, WaitTimeSeconds=WaitTimeSeconds
+            )
+
+    queue = MemoryQueue()
+    with service(queue) as url:
+        outcomes = by_name(ServiceClient(url, "queue", Flaky(queue)).send(some(3), timeout_seconds=30))
+    assert [outcome.problem for outcome in outcomes.values()] == [None] * 3
+
+
+def test_frames_are_read_only_as_fast_as_they_are_answered() -> None:
+    taken, done = 0, 0
+    ahead = []
+
+    def reading() -> Iterator[Frame]:
+        nonlocal taken
+        for frame in some(20):
+            ahead.append(taken - done)
+            taken += 1
+            yield frame
+
+    queue = MemoryQueue()
+    with service(queue) as url:
+        for _ in client(url, queue).send(reading(), concurrency=3, timeout_seconds=30):
+            done += 1
+    assert done == 20
+    assert max(ahead) <= 3
+
+
+def test_at_most_so_many_frames_are_unanswered_at_a_time() -> None:
+    lock = threading.Lock()
+    open_now, most = 0, 0
+    together = threading.Barrier(3)
+
+    def count(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
+        nonlocal open_now, most
+        with lock:
+            open_now += 1
+            most = max(most, open_now)
+        together.wait(20)  # three at once do come
+        with lock:
+            open_now -= 1
+        return answer(request, queue)
+
+    queue = MemoryQueue()
+    with service(queue, count) as url:
+        assert len(by_name(client(url, queue).send(some(9), concurrency=3, timeout_seconds=30))) == 9
+    assert most == 3
+
+
+def test_a_frame_that_cannot_be_read_ends_the_sending_with_its_reason() -> None:
+    def reading() -> Iterator[Frame]:
+        yield from some(2)
+        raise BadInput("no_frames", "No frame of the video x.mp4 can be read.")
+
+    queue = MemoryQueue()
+    with service(queue) as url, pytest.raises(BadInput, match=r"x\.mp4"):
+        list(client(url, queue).send(reading(), timeout_seconds=30))
+
+
+def test_a_proxy_variable_does_not_catch_what_goes_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9/")
+    queue = MemoryQueue()
+    with service(queue) as url:
+        (outcome,) = client(url, queue).send(some(1), timeout_seconds=30)
+    assert outcome.result == "name of 0.jpg"
+
+
+def test_an_outcome_carries_the_whole_answer() -> None:
+    def with_more(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
+        queue.send(json.dumps({"request_id": request.request_id, "result": "Ada", "later": {"version": 2}}))
+        return ACCEPTED
+
+    queue = MemoryQueue()
+    with service(queue, with_more) as url:
+        (outcome,) = client(url, queue).send(some(1), timeout_seconds=30)
+    assert outcome.answer == {"request_id": outcome.request_id, "result": "Ada", "later": {"version": 2}}

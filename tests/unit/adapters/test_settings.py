@@ -1,0 +1,132 @@
+"""The variables: defaults, what they accept, and one line that mends what they do not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from adapters.settings import MB_PER_PROCESSOR, ModelSettings, Paths, QueueSettings
+from pipeline.errors import ArtifactError
+from pipeline.images import MAX_PIXELS
+
+FOLDERS = {"FACEQ_MODELS_DIR": "/models", "FACEQ_GALLERY_DIR": "/gallery"}
+
+
+def test_nothing_set_gives_the_documented_defaults() -> None:
+    settings = ModelSettings.from_environment({})
+    assert (settings.engine, settings.model, settings.min_face_size) == ("onnx", "auto", 20)
+    assert settings.max_pixels == MAX_PIXELS
+    assert settings.threads == os.cpu_count()
+    paths = Paths.from_environment({})
+    assert (settings.models, settings.gallery) == (paths.models, paths.gallery)
+    assert all(path.is_absolute() for path in (paths.models, paths.gallery, paths.state))
+    assert "faceq" in paths.models.parts
+
+
+def test_an_empty_variable_is_one_that_is_not_set() -> None:
+    names = [
+        "FACEQ_ENGINE",
+        "FACEQ_MODEL",
+        "FACEQ_MODELS_DIR",
+        "FACEQ_GALLERY_DIR",
+        "FACEQ_MIN_FACE_SIZE",
+        "FACEQ_MAX_PIXELS",
+        "FACEQ_THREADS",
+    ]
+    assert ModelSettings.from_environment(dict.fromkeys(names, "")) == ModelSettings.from_environment({})
+
+
+def test_every_variable_is_taken() -> None:
+    settings = ModelSettings.from_environment(
+        {
+            **FOLDERS,
+            "FACEQ_ENGINE": "torch",
+            "FACEQ_MODEL": "dlib",
+            "FACEQ_MIN_FACE_SIZE": "12",
+            "FACEQ_MAX_PIXELS": "100",
+            "FACEQ_THREADS": "3",
+        }
+    )
+    assert settings == ModelSettings("torch", "dlib", Path("/models"), Path("/gallery"), 12, 100, 3)
+
+
+@pytest.mark.parametrize("others", [{}, {"FACEQ_GALLERY_DIR": "/gallery"}], ids=["alone", "beside the other"])
+def test_a_folder_means_the_same_to_every_part(
+    others: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for text in ("~/models", "models", str(tmp_path / "models")):
+        environ = {"FACEQ_MODELS_DIR": text, **others}
+        assert Paths.from_environment(environ).models == tmp_path / "models"
+        assert ModelSettings.from_environment(environ).models == tmp_path / "models"
+
+
+def test_a_function_that_is_told_its_folders_does_not_load_platformdirs() -> None:
+    code = (
+        "import sys; from adapters.settings import ModelSettings; "
+        f"ModelSettings.from_environment({FOLDERS!r}); sys.exit('platformdirs' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("memory_mb", "processors"),
+    [("128", 1), (str(MB_PER_PROCESSOR), 1), (str(MB_PER_PROCESSOR + 1), 2), ("10240", 6)],
+)
+def test_threads_follow_the_processor_share_of_the_memory_size(memory_mb: str, processors: int) -> None:
+    settings = ModelSettings.from_environment({"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": memory_mb})
+    assert settings.threads == min(processors, os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FACEQ_ENGINE", "tensorflow"),
+        ("FACEQ_ENGINE", "ONNX"),
+        ("FACEQ_MIN_FACE_SIZE", "11"),
+        ("FACEQ_MIN_FACE_SIZE", "twenty"),
+        ("FACEQ_MIN_FACE_SIZE", "-20"),
+        ("FACEQ_MIN_FACE_SIZE", "20.5"),
+        ("FACEQ_MIN_FACE_SIZE", "٢٠"),
+        ("FACEQ_MIN_FACE_SIZE", "²"),
+        ("FACEQ_MAX_PIXELS", "0"),
+        ("FACEQ_MAX_PIXELS", "1e6"),
+        ("FACEQ_THREADS", "0"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_is_refused_by_name(name: str, value: str) -> None:
+    with pytest.raises(ArtifactError) as refused:
+        ModelSettings.from_environment({name: value})
+    assert refused.value.code == "bad_setting"
+    assert name in refused.value.message
+    assert value in refused.value.message
+    assert "set it to" in refused.value.message
+
+
+def test_a_function_says_which_queue_it_lacks() -> None:
+    environ = {"REQUEST_QUEUE_URL": "http://127.0.0.1:1/q"}
+    with pytest.raises(ArtifactError, match="RESPONSE_QUEUE_URL"):
+        QueueSettings.from_environment(environ, "REQUEST_QUEUE_URL", "RESPONSE_QUEUE_URL")
+    settings = QueueSettings.from_environment(environ, "REQUEST_QUEUE_URL")
+    assert settings == QueueSettings("us-east-1", "http://127.0.0.1:1/q", "", 5)
+
+
+@pytest.mark.parametrize(
+    ("environ", "region"),
+    [
+        ({"AWS_REGION": "a", "AWS_DEFAULT_REGION": "b"}, "a"),
+        ({"AWS_REGION": "", "AWS_DEFAULT_REGION": "b"}, "b"),
+        ({}, "us-east-1"),
+    ],
+)
+def test_the_region_is_awss_variable_then_the_default(environ: dict[str, str], region: str) -> None:
+    assert QueueSettings.from_environment(environ).region == region
+
+
+@pytest.mark.parametrize("value", ["0", "five"])
+def test_a_receive_count_is_at_least_one(value: str) -> None:
+    with pytest.raises(ArtifactError, match="MAX_RECEIVE_COUNT"):
+        QueueSettings.from_environment({"MAX_RECEIVE_COUNT": value})
