@@ -66,7 +66,7 @@ def demo(
     console = Console(highlight=False)
     settings = ModelSettings.from_environment(os.environ)
     model = models.installed(settings.model, settings.models)
-    console.print(f"model: {model.id}{MODEL_NOTES.get(model.id, '')}")
+    console.print(f"model: {model.id}{MODEL_NOTES.get(model.id, '')}", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="faceq-demo-") as folder:
         photos = {
             name: package_file(source, settings.models)
@@ -75,19 +75,15 @@ def demo(
         # A state and a gallery of its own: whatever runs and whoever is enrolled on this machine is left alone.
         os.environ |= {FACEQ_STATE_DIR: f"{folder}/state", FACEQ_GALLERY_DIR: f"{folder}/gallery"}
         collins, hopper = (Image.open(photos[name]).convert("RGB") for name in (COLLINS, HOPPER))
-        before = [*portraits("collins", collins, COLLINS), *empty(), *portraits("stranger", hopper, UNKNOWN, most=3)]
+        before = [*portraits("collins", collins, COLLINS), *empty(), *portraits("unknown", hopper, UNKNOWN, most=3)]
         after = [*portraits("hopper", hopper, HOPPER), *together(collins, hopper)]
         answered: list[tuple[Expected, Outcome]] = []
         try:
             _run(console, "people", "add", COLLINS, str(photos[COLLINS]))
             _run(console, "up", "--detach", "--port", "0")
-            table = Table("frame", "result", "faces", "distance", "ms", "expected")
-            with Live(table, console=console, refresh_per_second=8):
-                _send(before, table, answered)
+            _send(before, console, answered)
             _run(console, "people", "add", HOPPER, str(photos[HOPPER]))
-            table = Table("frame", "result", "faces", "distance", "ms", "expected")
-            with Live(table, console=console, refresh_per_second=8):
-                _send(after, table, answered)
+            _send(after, console, answered)
         finally:
             _run(console, "down")
     sheet.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +108,7 @@ def portraits(name: str, photo: _Picture, result: str, most: int | None = None) 
         "closer.jpg": lambda: jpeg(photo.crop((width // 6, 0, width - width // 6, height * 2 // 3))),
         "farther.jpg": lambda: jpeg(on_canvas(photo, (1280, 720), 0.8)),
         "half-size.jpg": lambda: jpeg(photo.resize((width // 2, height // 2))),
-        "turned-by-exif.jpg": lambda: held_sideways(photo),
+        "exif-turned.jpg": lambda: held_sideways(photo),
         "brighter.webp": lambda: encoded(ImageEnhance.Brightness(photo).enhance(1.4), "WEBP"),
         "grey.jpg": lambda: jpeg(ImageOps.grayscale(photo)),
         "tilted.jpg": lambda: jpeg(photo.rotate(10, Image.Resampling.BICUBIC)),
@@ -135,15 +131,16 @@ def empty() -> list[Expected]:
 def together(collins: _Picture, hopper: _Picture) -> list[Expected]:
     """Return frames with both people: the larger face gives the result."""
 
-    def frame(left: _Picture, right: _Picture) -> bytes:
+    def frame(left: _Picture, left_size: int, right: _Picture, right_size: int) -> bytes:
         canvas = Image.new("RGB", (1280, 720), (96, 104, 112))
-        canvas.paste(ImageOps.contain(left, (700, 700)), (10, 10))
-        canvas.paste(ImageOps.contain(right, (400, 400)), (860, 200))
+        canvas.paste(ImageOps.contain(left, (left_size, left_size)), (10, 10))
+        canvas.paste(ImageOps.contain(right, (right_size, right_size)), (800, 100))
         return jpeg(canvas)
 
+    # Her face takes twice the share of her photograph: at the same size, Hopper is the nearer one.
     return [
-        Expected(Frame("both-collins-nearer.jpg", frame(collins, hopper)), COLLINS),
-        Expected(Frame("both-hopper-nearer.jpg", frame(hopper, collins)), HOPPER),
+        Expected(Frame("both-collins-near.jpg", frame(collins, 700, hopper, 240)), COLLINS),
+        Expected(Frame("both-hopper-near.jpg", frame(hopper, 600, collins, 420)), HOPPER),
     ]
 
 
@@ -159,11 +156,11 @@ def contact_sheet(answered: Sequence[tuple[Expected, Outcome]], columns: int = 6
         scale = shown.width / upright.width
         draw = ImageDraw.Draw(shown)
         for face in _faces(outcome):
-            box = [float(side) * scale for side in face["box"]]  # type: ignore[union-attr, arg-type]
-            known = face["name"] != UNKNOWN
+            box = [float(side) * scale for side in face.box]
+            known = face.name != UNKNOWN
             colour = "#17a34a" if known else "#d97706"
             draw.rectangle(box, outline=colour, width=2)
-            label = str(face["name"])
+            label = face.name
             left, top, right, bottom = draw.textbbox((box[0], box[1]), label, font=font, anchor="lb")
             down = max(0, -top)
             draw.rectangle((left - 1, top + down - 1, right + 1, bottom + down + 1), fill=colour)
@@ -184,7 +181,7 @@ def jpeg(picture: _Picture, quality: int = 90) -> bytes:
 def encoded(picture: _Picture, kind: str, **options: object) -> bytes:
     """Encode in a format that Pillow knows."""
     stream = io.BytesIO()
-    picture.save(stream, kind, **options)  # type: ignore[arg-type]
+    picture.save(stream, kind, **options)
     return stream.getvalue()
 
 
@@ -203,18 +200,32 @@ def held_sideways(picture: _Picture) -> bytes:
     return encoded(picture.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=90, exif=exif)
 
 
-def _faces(outcome: Outcome) -> Iterable[Mapping[str, object]]:
-    faces = (outcome.answer or {}).get("faces")
-    return [face for face in faces if isinstance(face, dict)] if isinstance(faces, list) else []
+@dataclass(frozen=True)
+class _Named:
+    box: tuple[float, ...]
+    name: str
 
 
-def _send(frames: Sequence[Expected], table: Table, answered: list[tuple[Expected, Outcome]]) -> None:
+def _faces(outcome: Outcome) -> Iterable[_Named]:
+    """Return what an answer says of its faces."""
+    rows = (outcome.answer or {}).get("faces")
+    for row in rows if isinstance(rows, list) else []:
+        if isinstance(row, dict) and isinstance(box := row["box"], list):
+            yield _Named(tuple(side for side in box if isinstance(side, int | float)), str(row["name"]))
+
+
+def _send(frames: Sequence[Expected], console: Console, answered: list[tuple[Expected, Outcome]]) -> None:
+    """Send frames one after the other, as a camera does, and show each answer as it comes."""
     expected = {frame.frame.filename: frame for frame in frames}
-    for outcome in client_of_running_stack().send((frame.frame for frame in frames), concurrency=1):
-        wanted = expected[outcome.frame.filename]
-        answered.append((wanted, outcome))
-        right = outcome.result == wanted.result
-        table.add_row(*cells(outcome), "[green]yes[/green]" if right else f"[red]no, {escape(wanted.result)}[/red]")
+    table = Table("frame", "result", "faces", "distance", "ms", "expected")
+    with Live(table, console=console, refresh_per_second=8):
+        for outcome in client_of_running_stack().send((frame.frame for frame in frames), concurrency=1):
+            wanted = expected[outcome.frame.filename]
+            answered.append((wanted, outcome))
+            right = outcome.result == wanted.result
+            table.add_row(*cells(outcome), "[green]yes[/green]" if right else f"[red]no: {escape(wanted.result)}[/red]")
+    if not console.is_terminal:
+        console.print()  # Live leaves out the last line's end there
 
 
 def _run(console: Console, *arguments: str) -> None:

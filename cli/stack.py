@@ -103,7 +103,7 @@ async def _run(options: Options) -> None:
     try:
         running = starting.result()
         console.print(f"faceq is up after {time.monotonic() - began:.1f} s", style="bold green")
-        console.print(_describe(running))
+        console.print(_describe(running), soft_wrap=True)
         if stack.template is not None and stack.template.not_played:
             console.print("Only AWS can play these parts of deploy/template.yaml (`faceq doctor` lists them again):")
             for sentence in stack.template.not_played:
@@ -134,7 +134,7 @@ def _start_detached(arguments: list[str]) -> None:
             process.wait(0.05)
         except subprocess.TimeoutExpired:
             if (stack := running_stack()) is not None and stack.pid == process.pid:
-                Console(highlight=False).print(_describe(stack))
+                Console(highlight=False).print(_describe(stack), soft_wrap=True)
                 return
             continue
         lines = output.read_text(errors="replace").strip().splitlines()
@@ -179,7 +179,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         )
         return
     console = Console(highlight=False)
-    console.print(_describe(stack))
+    console.print(_describe(stack), soft_wrap=True)
     table = Table("part", "process", "MB")
     for row in processes:
         table.add_row(str(row["part"]), str(row["pid"]), str(row["resident_mb"]))
