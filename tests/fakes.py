@@ -1,8 +1,11 @@
 """Stand-ins for the outside world, for unit tests. Each passes the conformance suite of its port."""
 
 import itertools
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
 import numpy as np
@@ -10,6 +13,7 @@ from numpy.typing import NDArray
 
 from adapters.queue_memory import MemoryQueue
 from pipeline.errors import TransientError
+from pipeline.messages import FrameRequest
 from pipeline.ports import ArtifactStore, Face, FaceDetector, FaceEmbedder, Image
 
 
@@ -93,6 +97,33 @@ class MemorySqs:
 
     def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> None:
         self._queue.delete(ReceiptHandle)
+
+
+@contextmanager
+def function_url(react: Callable[[FrameRequest], tuple[int, str]]) -> Iterator[str]:
+    """Serve a function URL on a free port that answers a frame with the status and body that `react` returns."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            status, text = react(FrameRequest.from_json(body))
+            content = text.encode()
+            self.send_response(status)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's name
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def ticking() -> Callable[[], float]:

@@ -5,8 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -15,7 +14,7 @@ from adapters.queue_memory import MemoryQueue
 from adapters.service_client import Outcome, ServiceClient
 from pipeline.errors import BadInput
 from pipeline.messages import FrameRequest, RecognitionResult
-from tests.fakes import MemorySqs
+from tests.fakes import MemorySqs, function_url
 from tests.queue_server import eventually
 
 #: What the service does with a frame: the HTTP status and body, after it has put on the queue what it likes to.
@@ -30,30 +29,9 @@ def answer(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
     return ACCEPTED
 
 
-@contextmanager
-def service(queue: MemoryQueue, react: Reaction = answer) -> Iterator[str]:
-    """Serve a function URL on a free port."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["content-length"]))
-            status, text = react(FrameRequest.from_json(body), queue)
-            self.send_response(status)
-            self.send_header("content-length", str(len(text.encode())))
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's name
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/"
-        finally:
-            server.shutdown()
-            thread.join()
+def service(queue: MemoryQueue, react: Reaction = answer) -> AbstractContextManager[str]:
+    """Serve a function URL that reacts to a frame and may put answers on the queue."""
+    return function_url(lambda request: react(request, queue))
 
 
 def client(url: str, queue: MemoryQueue) -> ServiceClient:

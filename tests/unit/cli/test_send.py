@@ -1,0 +1,197 @@
+"""`faceq send` as a person meets it: the command, a real queue server, and a function URL that knows file names."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from adapters.frames import Frame
+from adapters.queue_sqs import SqsSender
+from adapters.service_client import Outcome
+from cli import send
+from local import state
+from local.state import RunningStack
+from pipeline.errors import BadInput, PipelineError
+from pipeline.messages import FrameRequest, RecognisedFace, RecognitionResult
+from tests.builders import RED, face, picture
+from tests.fakes import function_url
+from tests.queue_server import running_queue_server, sqs_client
+
+
+def outcome(answer: RecognitionResult | None, problem: str | None = None, filename: str = "a.jpg") -> Outcome:
+    fields = None if answer is None else json.loads(answer.to_json())
+    return Outcome(Frame(filename, b"x"), "id", fields, problem, 12.345)
+
+
+def test_a_row_is_the_whole_answer_with_the_name_that_was_sent() -> None:
+    answer = RecognitionResult(
+        "id", "Ada", "as the service has it", model="dlib", gallery="abc", timings={"embed": 1.0}
+    )
+    assert send.row(outcome(answer)) == {
+        "filename": "a.jpg",
+        "request_id": "id",
+        "result": "Ada",
+        "faces": [],
+        "model": "dlib",
+        "gallery": "abc",
+        "timings": {"embed": 1.0},
+        "problem": None,
+        "milliseconds": 12.3,
+    }
+
+
+def test_a_row_without_an_answer_says_why() -> None:
+    assert send.row(outcome(None, "no answer within 60 s")) == {
+        "filename": "a.jpg",
+        "request_id": "id",
+        "result": None,
+        "problem": "no answer within 60 s",
+        "milliseconds": 12.3,
+    }
+
+
+def test_cells_show_the_distance_of_the_face_that_gave_the_name() -> None:
+    faces = (
+        RecognisedFace(face(0, 0, 9, 9), "Unknown", 1.5),
+        RecognisedFace(face(0, 0, 8, 8), "Ada", 0.256),
+        RecognisedFace(face(0, 0, 7, 7), "Ada", 0.1),
+    )
+    assert send.cells(outcome(RecognitionResult("id", "Ada", faces=faces))) == ["a.jpg", "Ada", "3", "0.26", "12"]
+    nobody = (RecognisedFace(face(0, 0, 9, 9), "Unknown", None),)
+    assert send.cells(outcome(RecognitionResult("id", "Unknown", faces=nobody)))[3] == ""
+    assert send.cells(outcome(RecognitionResult("id", "No-Face"))) == ["a.jpg", "No-Face", "0", "", "12"]
+
+
+@pytest.fixture(scope="module")
+def sqs_endpoint() -> Iterator[str]:
+    with running_queue_server() as endpoint:
+        yield endpoint
+
+
+@dataclass
+class Stack:
+    """A running stack that answers each frame with the name of its file, up to its first dot."""
+
+    folder: Path
+    refused: set[str]
+
+    def send(self, *arguments: object) -> Result:
+        """Run `faceq send`; what `cli.main` prints comes back as exception."""
+        app = typer.Typer()
+        send.register(app)
+        environment = {"FACEQ_STATE_DIR": str(self.folder), "COLUMNS": "120", "TERM": "dumb"}
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
+        assert isinstance(result.exception, SystemExit | PipelineError | None), repr(result.exception)
+        return result
+
+
+@pytest.fixture
+def stack(tmp_path: Path, sqs_endpoint: str, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    client = sqs_client(sqs_endpoint)
+    queue_url = client.create_queue(QueueName=f"resp-{abs(hash(request.node.name))}")["QueueUrl"]
+    responses = SqsSender(client, queue_url)
+    stack = Stack(tmp_path / "state", set())
+
+    def react(frame: FrameRequest) -> tuple[int, str]:
+        if frame.filename in stack.refused:
+            return 400, '{"error": "not_an_image", "message": "This is no [picture]."}'
+        name = Path(frame.filename).name.split(".")[0]
+        responses.send(RecognitionResult(frame.request_id, name, frame.filename).to_json())
+        return 200, "Face detection completed"
+
+    with function_url(react) as url:
+        own_start = state.started(os.getpid())
+        assert own_start is not None
+        running = RunningStack(
+            pid=os.getpid(),
+            process_started=own_start,
+            function_url=url,
+            request_queue_url="",
+            response_queue_url=queue_url,
+            dead_letter_queue_url="",
+            region="us-east-1",
+            sqs_endpoint=sqs_endpoint,
+            lambda_endpoint="",
+            model="dlib",
+            engine="onnx",
+            gallery="",
+            logs="",
+        )
+        state.write(running, stack.folder)
+        yield stack
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("ada.png", "bo.png", "cy.png"):
+        (folder / name).write_bytes(picture(RED))
+    return folder
+
+
+def test_json_is_one_row_a_frame_on_standard_output_and_nothing_else(stack: Stack, photos: Path) -> None:
+    result = stack.send("--json", photos, photos / "ada.png")
+    assert result.exit_code == 0
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert sorted((row["filename"], row["result"]) for row in rows) == [
+        ("ada.png", "ada"),
+        ("ada.png", "ada"),
+        ("bo.png", "bo"),
+        ("cy.png", "cy"),
+    ]
+    assert len({row["request_id"] for row in rows}) == 4
+
+
+def test_a_table_shows_who_is_in_each_frame(stack: Stack, photos: Path) -> None:
+    result = stack.send(photos)
+    assert result.exit_code == 0
+    for name in ("ada", "bo", "cy"):
+        assert any(f"{name}.png" in line and f" {name} " in line for line in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_frame_without_an_answer_is_exit_code_1_and_the_others_are_answered(
+    stack: Stack, photos: Path, as_json: bool
+) -> None:
+    stack.refused = {"bo.png"}
+    result = stack.send(*(["--json"] if as_json else []), photos)
+    assert result.exit_code == 1
+    assert "HTTP 400: This is no" in result.stdout
+    assert "1 frames got no answer" in result.stderr
+    assert result.stdout.count("cy.png") >= 1
+
+
+@pytest.mark.xfail(strict=True, reason="rich takes brackets in cells for markup: it drops them or raises MarkupError")
+def test_a_name_with_brackets_is_shown_as_it_is(stack: Stack, tmp_path: Path) -> None:
+    names = ("ada [red].png", "[/bold] bo.png")
+    for name in names:
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).write_bytes(picture(RED))
+    stack.refused = {names[0]}
+    result = stack.send(tmp_path / "photos")
+    for shown in (*names, "This is no [picture]."):
+        assert shown in result.stdout
+
+
+def test_a_path_that_is_not_there_is_said_in_one_line(stack: Stack, photos: Path) -> None:
+    result = stack.send(photos / "absent.png")
+    assert isinstance(result.exception, BadInput)
+    assert "absent.png" in result.exception.message
+
+
+def test_without_a_running_stack_the_command_that_starts_one_is_named(tmp_path: Path, photos: Path) -> None:
+    result = Stack(tmp_path / "nothing here", set()).send(photos)
+    assert isinstance(result.exception, BadInput)
+    assert "faceq up" in result.exception.message
+
+
+def test_what_is_out_of_range_is_refused(stack: Stack, photos: Path) -> None:
+    for option in ("--concurrency", "--timeout", "--every"):
+        assert stack.send(option, 0, photos).exit_code == 2
