@@ -151,7 +151,6 @@ def package_files(source: Package, cache: Path) -> list[Path]:
 
     """
     folder = cache / FILES
-    folder.mkdir(parents=True, exist_ok=True)
     missing = [file for file in source.files if not is_whole(folder / file.name, file.size, file.sha256)]
     missing = [file for file in missing if not _copy_installed(source, file, folder)]
     if missing:
@@ -199,8 +198,9 @@ def download(url: str, target: Path, size: int, sha256: str, progress: Progress)
             raise ArtifactError("cannot_download", f"{host} answered {error.response.status_code}") from error
         except requests.RequestException as error:
             now = part.stat().st_size if part.exists() else 0
-            if now == 0:
-                raise ArtifactError("cannot_download", f"{host} cannot be reached") from error
+            if now == 0 or isinstance(error, requests.ConnectTimeout):
+                reason = type(error).__name__  # tells a refused certificate from no network
+                raise ArtifactError("cannot_download", f"{host} cannot be reached ({reason})") from error
             failures = failures + 1 if now <= start else 1
             time.sleep(_PAUSE_SECONDS * failures)
             continue
@@ -331,6 +331,7 @@ def _store(content: IO[bytes], target: Path, file: PinnedFile) -> bool:
 
 def write(target: Path, content: bytes) -> None:
     """Replace a file in one step that lasts: a reader sees the old or the new one, also after a power cut."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
         try:
             file.write(content)

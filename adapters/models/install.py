@@ -114,7 +114,6 @@ def _ensure(model: str, cache: Path, make: Callable[[], None]) -> None:
             return
     except ArtifactError:
         pass
-    (cache / model).mkdir(parents=True, exist_ok=True)
     (cache / model / MANIFEST).unlink(missing_ok=True)
     make()
 
@@ -145,7 +144,6 @@ def _make_facenet(model: str, weights: Path, cache: Path, source: str | None = N
 def _make_from_file(model: str, name: str, cache: Path) -> None:
     weights = cache / FILES / f"{model}.pt"
     if name != model:
-        weights.parent.mkdir(parents=True, exist_ok=True)
         write(weights, Path(name).read_bytes())
     elif not weights.exists():
         raise ArtifactError("not_installed", f"The weights of {model} are gone. Run: faceq models get FILE.pt")
