@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
-from local.http_server import read_body
+from local.http_server import BrokenRequestError, read_body
 from local.runtimes import MAX_REQUEST_BYTES, FunctionRuntime, RequestTooLarge, TooManyRequests, new_trace_id
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -228,9 +228,9 @@ def _bytes(text: str) -> bytes:
 def application(runtime: FunctionRuntime, function: str, wait_seconds: float = 5.0) -> web.Application:
     """Return the server of one function's URL; `local.http_server.listen` runs it.
 
-    It answers 502 for a failure of the function, 413 for a request over 6 MB as an event (base64 included), 408 for a
-    body that does not arrive, 429 when all environments stay busy for `wait_seconds`. The last three are JSON,
-    `{"error": code, "message": sentence}`; AWS's own bodies are unconfirmed.
+    It answers 502 for a failure of the function; 413 for a request over 6 MB as an event (base64 included), 400 for
+    half a body, 408 for one that does not arrive, 429 when all environments stay busy for `wait_seconds`. The bodies of
+    these four are JSON, `{"error": code, "message": sentence}`; AWS's own are unconfirmed.
 
     Parameters
     ----------
@@ -269,6 +269,8 @@ def application(runtime: FunctionRuntime, function: str, wait_seconds: float = 5
             response = _refusal(
                 413, "too_large", f"The request is over {limit}, base64 included. Send a smaller frame."
             )
+        except BrokenRequestError:
+            response = _refusal(400, "incomplete", "The request's body is not whole. Send it again.")
         except TimeoutError:
             response = _refusal(408, "too_slow", "The request's body did not arrive in time. Send it again.")
         except TooManyRequests as error:

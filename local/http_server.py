@@ -1,14 +1,29 @@
 """What the local HTTP endpoints share: how they listen, and how they read a body without trusting its sender."""
 
 import asyncio
+import logging
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from local.runtimes import RequestTooLarge
 
 #: Longest time for a request's body to arrive, seconds.
 BODY_SECONDS: Final = 60.0
+
+
+class BrokenRequestError(Exception):
+    """The body is not whole: its client has gone, or did not keep to HTTP."""
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Leave out what clients do wrong: they are told, with a 400."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_log = logging.getLogger(__name__)
+_log.addFilter(_is_ours)
 
 
 async def listen(application: web.Application, port: int) -> tuple[web.AppRunner, int]:
@@ -35,7 +50,8 @@ async def listen(application: web.Application, port: int) -> tuple[web.AppRunner
     runner = web.AppRunner(
         application,
         access_log=None,
-        shutdown_timeout=0.5,
+        logger=_log,
+        shutdown_timeout=0.25,
         auto_decompress=False,  # bodies belong to the functions, as they were sent
     )
     await runner.setup()
@@ -54,6 +70,8 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     ------
     RequestTooLarge
         It is over `limit` bytes; no more than these were kept.
+    BrokenRequestError
+        It did not arrive whole.
     TimeoutError
         It did not arrive within `BODY_SECONDS`.
 
@@ -61,9 +79,12 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
     if (request.content_length or 0) > limit:
         raise RequestTooLarge(f"{request.content_length} byte payload is too large (limit {limit} bytes)")
     content = bytearray()
-    async with asyncio.timeout(BODY_SECONDS):
-        async for chunk in request.content.iter_any():
-            content += chunk
-            if len(content) > limit:
-                raise RequestTooLarge(f"the payload is too large (limit {limit} bytes)")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.content.iter_any():
+                content += chunk
+                if len(content) > limit:
+                    raise RequestTooLarge(f"the payload is too large (limit {limit} bytes)")
+    except (ConnectionError, HttpProcessingError, web.RequestPayloadError) as error:
+        raise BrokenRequestError(str(error)) from None
     return bytes(content)

@@ -15,7 +15,7 @@ from typing import Final
 
 from aiohttp import web
 
-from local.http_server import read_body
+from local.http_server import BrokenRequestError, read_body
 from local.runtimes import (
     MAX_REQUEST_BYTES,
     FunctionNotFound,
@@ -84,6 +84,8 @@ class _Api:
             return _failure(self._not_found(request.match_info["function"]))
         except RequestTooLarge as error:
             return _failure(_ApiError(413, "RequestTooLargeException", str(error)))
+        except BrokenRequestError:
+            return _failure(_ApiError(400, "InvalidRequestContentException", "The request's body is not whole."))
         except TimeoutError:
             return _failure(_ApiError(408, "RequestTimeoutException", "The request's body did not arrive in time."))
         except TooManyRequests:

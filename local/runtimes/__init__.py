@@ -115,7 +115,7 @@ class FunctionRuntime(Protocol):
         wait_seconds : float
             Longest wait for an environment while all that may exist are busy. First come, first served.
         client_context : bytes or None
-            JSON object for the handler's `context.client_context`.
+            JSON object, one line of ASCII, for the handler's `context.client_context`.
         trace_id : str or None
             X-Ray trace header; a fresh one if None.
 

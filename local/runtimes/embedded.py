@@ -11,7 +11,8 @@ The cost: one listener and one process (interpreter, imports and model) for each
 Sources: Lambda developer guide, "Using the Lambda runtime API for custom runtimes", "Understanding the Lambda execution
 environment lifecycle", "Working with Lambda environment variables"; texts of errors and log lines as AWS sends them.
 Unlike AWS: an init that overruns its 10 s goes on within the function's timeout where AWS would begin it again;
-/tmp is not emptied or limited (TMPDIR is private to the environment); a process between two requests is not frozen.
+/tmp is not emptied or limited (TMPDIR is private to the environment); a process between two requests is not frozen;
+memory is looked at ten times a second, and that of processes which the function starts is not counted.
 """
 
 import asyncio
@@ -105,8 +106,8 @@ class EmbeddedRuntime(FunctionRuntime):
         Most environments of a function for which the template reserves no concurrency; at least 1.
     initial : int
         Environments of each function that `start` inits.
-    client : str
-        Module that runs a handler: `awslambdaric` or `local.runtimes.runtime_client`.
+    client : str or None
+        Module that runs a handler: `awslambdaric` or `local.runtimes.runtime_client`; None for `default_client`.
 
     """
 
@@ -124,7 +125,6 @@ class EmbeddedRuntime(FunctionRuntime):
         client: str | None = None,
     ) -> None:
         self._logs = logs
-        self._initial = initial
         self._pools = {
             function.name: _Pool(
                 _Spec(
@@ -176,8 +176,12 @@ class EmbeddedRuntime(FunctionRuntime):
         # A task of its own: the function runs to its end even if its caller goes.
         task = asyncio.create_task(pool.invoke(request, wait_seconds))
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        task.add_done_callback(self._done)
         return await asyncio.shield(task)
+
+    def _done(self, task: "asyncio.Task[Invocation]") -> None:
+        self._running.discard(task)
+        _look_at(task)  # the caller may have gone
 
     def _pool(self, function: str) -> "_Pool":
         if function not in self._pools:
@@ -354,13 +358,13 @@ class _Environment:
         self._timer: asyncio.TimerHandle | None = None
         self._sampler: asyncio.TimerHandle | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._watcher: asyncio.Task[None] | None = None
+        self.watcher: asyncio.Task[None] | None = None
         self._stopping = False
         self._answered = -NEXT_SECONDS
         self.served = False  # it answered at least once
         self.ended = False
-        self.was_ready = False  # when it ended: it had asked for an event, a request was in its hands
-        self.was_working = False
+        self.was_ready = False  # it ended after it had asked for an event
+        self.was_working = False  # it ended with a request in its hands
 
     @property
     def pid(self) -> int | None:
@@ -435,7 +439,7 @@ class _Environment:
             self._undo = undo.pop_all()
         with contextlib.suppress(psutil.NoSuchProcess):
             self._memory = psutil.Process(self._process.pid)
-        self._watcher = asyncio.create_task(self._watch(self._process))
+        self.watcher = asyncio.create_task(self._watch(self._process))
 
     def kill(self, failure: _Failure | None = None) -> None:
         """End the process and what it started, at once; `failure` is what its request, or its init, is told."""
@@ -445,12 +449,12 @@ class _Environment:
     async def stop(self) -> None:
         """End the process, gently if it lets us."""
         self._stopping = True
-        if self._watcher is None:
+        if self.watcher is None:
             return
         self._signal(signal.SIGTERM)
-        await asyncio.wait([self._watcher], timeout=GRACE_SECONDS)
+        await asyncio.wait([self.watcher], timeout=GRACE_SECONDS)
         self._signal(signal.SIGKILL)
-        await self._watcher
+        await self.watcher
 
     def _signal(self, number: int) -> None:
         if self._process is not None and self._process.returncode is None:
@@ -528,10 +532,9 @@ class _Environment:
 
     def _sample_memory(self) -> None:
         """Look at the process's memory again and again while it inits or works; kill it over its limit."""
-        self._look_at_memory()
-        limit = self._spec.function.memory_mb
-        if self._peak_bytes > limit << 20:
-            self._write(f"Memory limit of {limit} MB exceeded: {_mb(self._peak_bytes)} MB are in use; process killed")
+        used, limit = self._memory_used(), self._spec.function.memory_mb
+        if used > limit << 20:
+            self._write(f"Memory limit of {limit} MB exceeded: {_mb(used)} MB are in use; process killed")
             self.kill(_Failure("Runtime.ExitError", "Runtime exited with error: signal: killed"))
         elif self._current is not None or not self._ready.done():
             self._sample_memory_later()
@@ -541,11 +544,14 @@ class _Environment:
             self._sampler.cancel()
         self._sampler = asyncio.get_running_loop().call_later(MEMORY_SAMPLE_SECONDS, self._sample_memory)
 
-    def _look_at_memory(self) -> None:
-        if self._memory is None:
-            return
-        with contextlib.suppress(psutil.Error):
-            self._peak_bytes = max(self._peak_bytes, self._memory.memory_info().rss)
+    def _memory_used(self) -> int:
+        """Return the process's memory in bytes, 0 if it is gone; remember the most."""
+        used = 0
+        if self._memory is not None:
+            with contextlib.suppress(psutil.Error):
+                used = self._memory.memory_info().rss
+        self._peak_bytes = max(self._peak_bytes, used)
+        return used
 
     def _finish(self, payload: bytes, failure: _Failure | None = None, *, unhandled: bool = False) -> None:
         """Make `payload` the current request's result."""
@@ -553,7 +559,7 @@ class _Environment:
         if request is None:
             return
         duration_ms = (time.monotonic() - request.began) * 1000
-        self._look_at_memory()
+        self._memory_used()
         self._output.drain()
         report = [
             f"REPORT RequestId: {request.id}",
@@ -632,6 +638,7 @@ class _Environment:
         body, size = await _read(request, MAX_RESPONSE_BYTES)
         if self._current is None or request_id != self._current.id:
             return _refuse(400, "InvalidRequestID", "Invalid request ID")
+        self.served = True
         if body is None:
             failure = _Failure(
                 "Function.ResponseSizeTooLarge",
@@ -642,7 +649,6 @@ class _Environment:
             return _refuse(
                 413, "RequestEntityTooLarge", f"Exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
             )
-        self.served = True
         self._answered = time.monotonic()
         self._finish(body, unhandled=kind == "error")
         return web.json_response({"status": "OK"}, status=202)
@@ -688,6 +694,12 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _look_at(task: "asyncio.Task[Invocation] | asyncio.Task[None]") -> None:
+    """Keep asyncio from reporting the task's exception as one that nobody saw."""
+    if not task.cancelled():
+        task.exception()
+
+
 async def _any(*futures: "asyncio.Future[_Environment] | asyncio.Future[None]") -> None:
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
 
@@ -718,8 +730,9 @@ class _Pool:
         self._starting: set[asyncio.Task[None]] = set()
         self._waiting: deque[asyncio.Future[_Environment]] = deque()
         self._numbers = 0
-        self._failures = 0  # environments in a row that ended without a request in hand
-        self._stopping = False
+        self._ending: set[asyncio.Task[None]] = set()
+        self._failures = 0  # environments in a row that ended by themselves without having served
+        self._stopping = asyncio.Event()
 
     def processes(self) -> list[int]:
         return [environment.pid for environment in self._environments if environment.pid is not None]
@@ -741,16 +754,16 @@ class _Pool:
         return await environment.invoke(request)
 
     async def stop(self) -> None:
-        self._stopping = True
+        self._stopping.set()
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(TooManyRequests(f"{self._spec.function.name} is being stopped."))
         await asyncio.gather(*(environment.stop() for environment in list(self._environments)))
-        await asyncio.gather(*self._starting, return_exceptions=True)
+        await asyncio.gather(*self._starting, *self._ending, return_exceptions=True)
         self._log.close()
 
     async def _acquire(self, wait_seconds: float) -> _Environment:
-        if self._stopping:
+        if self._stopping.is_set():
             raise TooManyRequests(f"{self._spec.function.name} is being stopped.")
         if self._idle:
             return self._idle.pop()
@@ -779,7 +792,7 @@ class _Pool:
     def _scale(self, keep: int = 0) -> None:
         """Start environments for those who wait and have none coming, and up to `keep`; never over the limit."""
         while (
-            not self._stopping
+            not self._stopping.is_set()
             and len(self._environments) < self.limit
             and (len(self._starting) + self._soon_idle() < len(self._waiting) or len(self._environments) < keep)
         ):
@@ -796,9 +809,12 @@ class _Pool:
 
     async def _init(self, environment: _Environment) -> None:
         if self._failures:
-            await asyncio.sleep(
-                min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2.0 ** min(self._failures - 1, 10))
-            )
+            delay = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2.0 ** min(self._failures - 1, 10))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), delay)
+        if self._stopping.is_set():
+            self._environments.discard(environment)
+            return
         try:
             await environment.start()
         except _InitFailed as error:
@@ -811,7 +827,7 @@ class _Pool:
 
     def _begun(self, task: "asyncio.Task[None]") -> None:
         self._starting.discard(task)
-        task.exception()  # looked at: whoever waits for it has it too
+        _look_at(task)  # whoever waits for it has its exception too
         self._scale()
 
     def _release(self, environment: _Environment) -> None:
@@ -829,6 +845,9 @@ class _Pool:
         self._environments.discard(environment)
         if environment in self._idle:
             self._idle.remove(environment)
-        if not environment.was_working:
+        if not environment.was_working and not environment.served:
             self._failures += 1
+        if environment.watcher is not None:
+            self._ending.add(environment.watcher)
+            environment.watcher.add_done_callback(self._ending.discard)
         self._scale(keep=self._initial if environment.was_ready else 0)

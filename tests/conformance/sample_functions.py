@@ -1,6 +1,7 @@
 """A Lambda function that does what its event says, for the tests of the runtimes."""
 
 import ctypes
+import http.client
 import json
 import logging
 import os
@@ -147,6 +148,24 @@ def _print_much(event, context):
         sys.stdout.write(f"line {number} " + "x" * 100 + "\n")
 
 
+def _call_api(event, context):
+    """Say what the Runtime API answers to calls that are out of turn."""
+    address = os.environ["AWS_LAMBDA_RUNTIME_API"]
+
+    def call(method, path):
+        connection = http.client.HTTPConnection(address)
+        connection.request(method, "/2018-06-01/runtime" + path, b"{}" if method == "POST" else None)
+        response = connection.getresponse()
+        return [response.status, json.loads(response.read())["errorType"]]
+
+    return {
+        "another's answer": call("POST", "/invocation/00000000-0000-0000-0000-000000000000/response"),
+        "another's error": call("POST", "/invocation/00000000-0000-0000-0000-000000000000/error"),
+        "next before the answer": call("GET", "/invocation/next"),
+        "init error after init": call("POST", "/init/error"),
+    }
+
+
 def _constants(event, context):
     return RESULTS[event["result"]]
 
@@ -176,5 +195,6 @@ ACTIONS = {
     "environment": _environment,
     "print": _print,
     "print much": _print_much,
+    "call the API": _call_api,
     "result": _constants,
 }

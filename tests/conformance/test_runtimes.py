@@ -493,11 +493,21 @@ async def test_the_environment_is_what_lambda_gives_and_nothing_of_ours(
     assert not os.path.exists(variables["TMPDIR"])  # noqa: ASYNC240, PTH110
 
 
+async def test_calls_of_the_runtime_api_that_are_out_of_turn_are_refused(running: Running) -> None:
+    runtime = await running.start(sample())
+    assert result(await call(runtime, do="call the API")) == {
+        "another's answer": [400, "InvalidRequestID"],
+        "another's error": [400, "InvalidRequestID"],
+        "next before the answer": [403, "InvalidStateTransition"],
+        "init error after init": [403, "InvalidStateTransition"],
+    }
+
+
 # Logs
 
 
 async def test_a_requests_lines_stand_between_its_start_and_its_report(running: Running) -> None:
-    runtime = await running.start(sample(environment={"PYTHONIOENCODING": "utf-8"}))
+    runtime = await running.start(sample())
     first = await call(runtime, do="print")
     second = await call(runtime)
     tail = first.log_tail.decode().splitlines()

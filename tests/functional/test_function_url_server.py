@@ -164,6 +164,29 @@ async def test_a_client_that_goes_does_not_stop_the_function(url: Url) -> None:
     assert url.runtime.processes() == pids
 
 
+@pytest.mark.parametrize(
+    "half",
+    [
+        b"Content-Length: 100\r\n\r\nabc",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nab",
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+    ids=["length", "chunk", "not a chunk"],
+)
+async def test_half_a_body_reaches_nobody_and_leaves_no_traceback(
+    url: Url, half: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", url.port)
+    writer.write(b"POST /wait HTTP/1.1\r\nHost: x\r\n" + half)
+    await writer.drain()
+    writer.write_eof()
+    writer.close()
+    for _ in range(3):
+        async with url.client.get("/") as response:
+            assert response.status == 200
+    assert "Traceback" not in caplog.text
+
+
 async def test_curl_like_clients_that_ask_before_they_send_are_told_to_go_on(url: Url) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", url.port)
     writer.write(
