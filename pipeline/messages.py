@@ -25,6 +25,9 @@ ERROR = "Error"
 MAX_REQUEST_ID_CHARS = 256
 MAX_FILENAME_CHARS = 4096
 MAX_PREPROCESSING_CHARS = 64
+#: Most faces that are read from one message. JPEG crops fill a message with about half as many; tiny crops in another
+#: format would take gigabytes once they are decoded.
+MAX_FACES = 1000
 #: Largest magnitude of a number that is taken: far beyond any coordinate or duration, well inside float32.
 MAX_NUMBER = 1e9
 
@@ -115,6 +118,8 @@ class FacesMessage:
         rows = fields.get("faces")
         if not isinstance(rows, list) or not rows:
             raise BadInput("wrong_type", "The key 'faces' must be a list of at least one face.")
+        if len(rows) > MAX_FACES:
+            raise BadInput("too_many_faces", f"The message has {len(rows)} faces; {MAX_FACES} is the most.")
         timings = fields.get("timings", {})
         if not isinstance(timings, dict):
             raise BadInput("wrong_type", "The key 'timings' must be an object.")

@@ -20,6 +20,9 @@ from pipeline.images import decode
 from pipeline.messages import ERROR, UNKNOWN, FacesMessage, Json, RecognisedFace, RecognitionResult, request_id_of
 from pipeline.ports import FaceEmbedder, MessageSender
 
+#: How much of an unexpected error's text a client is told, in one line.
+MAX_REASON_CHARS = 300
+
 log = logging.getLogger(__name__)
 
 
@@ -181,6 +184,7 @@ def _retry(records: Sequence[SqsRecord], error: Exception, with_: Collaborators)
             extra={"request_id": request_id_of(record.body), "receive_count": record.receive_count},
         )
         if last:
-            final = PipelineError("retries_exhausted", f"The frame failed {record.receive_count} times: {error}")
+            reason = " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
+            final = PipelineError("retries_exhausted", f"The frame failed {record.receive_count} times: {reason}")
             _answer_error(record, final, with_)
     return [record.message_id for record in records]

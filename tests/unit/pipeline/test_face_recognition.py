@@ -225,6 +225,7 @@ BAD_MESSAGES = {
     "no faces": (changed(GOOD, faces=[]), "wrong_type"),
     "faces no list": (changed(GOOD, faces={"0": 1}), "wrong_type"),
     "a face no object": (changed(GOOD, faces=[1]), "wrong_type"),
+    "endlessly many faces": (changed(GOOD, faces=json.loads(GOOD)["faces"] * 1001), "too_many_faces"),
     "timings no object": (changed(GOOD, timings=[]), "wrong_type"),
     "timing beyond float64": (changed(GOOD, timings={"a": 10**400}), "wrong_type"),
     "timing no number": (changed(GOOD, timings={"a": "fast"}), "wrong_type"),
@@ -314,6 +315,23 @@ def test_on_the_last_attempt_the_client_is_told_before_the_message_is_given_up(r
     assert {request_id: answer["result"] for request_id, answer in given.items()} == {"frame-1": "Error", "b": "Error"}
     assert given["b"]["error"]["code"] == "retries_exhausted"
     assert "out of order" in given["b"]["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [
+        (RuntimeError("[ONNXRuntimeError]\n  failed:\tallocation"), "[ONNXRuntimeError] failed: allocation"),
+        (RuntimeError("x" * 2_000_000), "x" * 300),
+        (MemoryError(), "MemoryError"),
+    ],
+    ids=["lines", "endless", "no text"],
+)
+def test_a_client_is_told_the_last_failure_in_one_short_line(problem: Exception, reason: str) -> None:
+    embedder = FlakyEmbedder()
+    embedder.problem = problem
+    parts, responses = function(embedder=embedder, max_receive_count=3)
+    face_recognition.handle(sqs_event(GOOD, receive_count=3), parts)
+    assert answers(responses)["frame-1"]["error"]["message"] == f"The frame failed 3 times: {reason}"
 
 
 @pytest.mark.parametrize("receive_count", [1, 3], ids=["first attempt", "last attempt"])
