@@ -229,6 +229,7 @@ class _Player:
         self._threads: list[threading.Thread] = []
         self._pollers = self._busy = self._wanted = 0
         self._outage = False
+        self._changed = 0.0  # when `_outage` last changed
 
     def scale(self) -> None:
         """Start or retire pollers; called once a second."""
@@ -308,6 +309,7 @@ class _Player:
     def _receive(self, most: int, wait: int, errors: Backoff) -> list[_Waiting] | None:
         """Return what one call gives; None, after a wait, if the queue cannot be read."""
         mapping = self._mapping
+        began = time.monotonic()
         try:
             answer = self._sqs.receive_message(
                 QueueUrl=mapping.queue_url,
@@ -317,10 +319,10 @@ class _Player:
                 MessageAttributeNames=["All"],
             )
         except (BotoCoreError, ClientError) as error:
-            self._is_down(error)
+            self._tell(began, error)
             self._stopping.wait(errors.next())
             return None
-        self._is_up()
+        self._tell(began, None)
         errors.reset()
         lapses = time.monotonic() + mapping.visibility_timeout
         return [
@@ -333,16 +335,18 @@ class _Player:
             for message in answer.get("Messages", [])
         ]
 
-    def _is_down(self, error: Exception) -> None:
-        with self._lock:
-            first, self._outage = not self._outage, True
-        if first:
-            self._log("WARNING", "the queue cannot be read; will go on trying", reason=str(error))
+    def _tell(self, began: float, error: Exception | None) -> None:
+        """Log that the queue cannot be read, or can again, once for all pollers.
 
-    def _is_up(self) -> None:
+        What began before the last change says nothing new: pollers answer to the same outage one after the other.
+        """
         with self._lock:
-            ended, self._outage = self._outage, False
-        if ended:
+            if began < self._changed or self._outage == (error is not None):
+                return
+            self._outage, self._changed = error is not None, time.monotonic()
+        if error is not None:
+            self._log("WARNING", "the queue cannot be read; will go on trying", reason=str(error))
+        else:
             self._log("INFO", "the queue can be read again")
 
     # Invoke
