@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,11 +15,25 @@ import onnxruntime
 import pytest
 
 from adapters import models
-from adapters.models import AUTO, BUILDER, CATALOGUE, DETECTOR, DLIB, FILES, MANIFEST, STAND_IN, VGGFACE2, install
+from adapters.models import (
+    AUTO,
+    BUILDER,
+    CATALOGUE,
+    DETECTOR,
+    DLIB,
+    FILES,
+    MANIFEST,
+    STAND_IN,
+    VGGFACE2,
+    InstalledModel,
+    facenet_graph,
+    install,
+)
 from adapters.models.fetch import Package, PinnedFile
 from pipeline.embed import PREPROCESSINGS
 from pipeline.errors import ArtifactError
-from tests.unit.models.test_fetch import Server, serving, status, whole
+from tests.unit.models.test_fetch import Server, ranged, serving, status, whole
+from tests.unit.models.test_weights import view, zip_file
 
 ROOT = Path(__file__).parents[3]
 RECOGNITION, LANDMARKS = b"recognition", b"landmarks"
@@ -41,6 +55,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     plant(DETECTOR, folder, pnet=b"p", rnet=b"r", onet=b"o")
     return folder
+
+
+@pytest.fixture
+def big_cache(cache: Path) -> Iterator[Path]:
+    """A cache that does not stay: pytest keeps the folders of its last runs, and the networks are large."""
+    yield cache
+    shutil.rmtree(cache)
 
 
 def plant(model: str, cache: Path, **files: bytes) -> None:
@@ -279,16 +300,55 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_stand_in_runs(cache: Path) -> None:
-    """Its graph is built on the spot and embeds any number of crops."""
-    model = models.get(STAND_IN, cache)
-    assert model == models.installed(STAND_IN, cache)
+@pytest.fixture(scope="module")
+def published() -> bytes:
+    """A .pt file with every tensor that InceptionResnetV1 has, 94 MB; the numbers are the stand-in's."""
+    weights = facenet_graph.stand_in_weights()
+    strides = {name: tuple(step // 4 for step in values.strides) for name, values in weights.items()}
+    views = {name: view(name, values.size, 0, values.shape, strides[name]) for name, values in weights.items()}
+    return zip_file(views, weights)
+
+
+def embeds(model: InstalledModel) -> bool:
+    """Return whether the graph turns crops into vectors of the promised length."""
     session = onnxruntime.InferenceSession(model.files["onnx"])
     size = PREPROCESSINGS[model.preprocessing].size
     crops = np.zeros((2, 3, size, size), np.float32)
     (vectors,) = session.run(None, {session.get_inputs()[0].name: crops})
-    assert vectors.shape == (2, model.dimensions)
-    shutil.rmtree(cache / STAND_IN)  # 94 MB
+    return bool(vectors.shape == (2, model.dimensions))
+
+
+def test_the_stand_in_is_built_on_the_spot(big_cache: Path) -> None:
+    model = models.get(STAND_IN, big_cache)
+    assert model == models.installed(STAND_IN, big_cache)
+    assert embeds(model)
+
+
+def test_auto_fetches_vggface2_where_it_can(big_cache: Path, published: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through a cut; afterwards no server is needed."""
+    with serving(ranged(50_000_000, published), ranged(None, published)) as server:
+        release_from(server, monkeypatch, published)
+        model = models.get(AUTO, big_cache)
+        assert len(server.starts) == 2
+        assert models.get(AUTO, big_cache) == model == models.installed(AUTO, big_cache)
+        assert len(server.starts) == 2
+    assert (model.id, model.note) == (VGGFACE2, "")
+    assert model.sha256 == hashlib.sha256(published).hexdigest()
+    assert model.files["weights"].read_bytes() == published
+    assert embeds(model)
+
+
+def test_a_persons_own_weights_are_named_by_their_content(big_cache: Path, published: bytes) -> None:
+    """By the path while the file is there, by the id for ever, for a copy is kept."""
+    own = big_cache / "own.pt"
+    own.write_bytes(published)
+    model = models.get(str(own), big_cache)
+    assert model.id == f"file-{hashlib.sha256(published).hexdigest()[:8]}"
+    assert models.installed(str(own), big_cache) == model
+    own.unlink()
+    assert models.installed(model.id, big_cache) == model == models.get(model.id, big_cache)
+    assert model.files["weights"].read_bytes() == published
+    assert embeds(model)
 
 
 def test_the_catalogue_is_of_preprocessings_that_exist() -> None:
