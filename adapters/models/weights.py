@@ -18,6 +18,7 @@ import pickletools
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn, TypeAlias
@@ -289,6 +290,7 @@ def _open_zip(content: bytes) -> tuple[object, Callable[[_Storage], memoryview]]
     if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little":
         _refuse("its numbers are big-endian")
 
+    @cache  # read and checked once, however many tensors are views of it
     def values(storage: _Storage) -> memoryview:
         info = members.get(f"{folder}data/{storage.key}")
         if info is None or info.file_size != storage.length * storage.dtype.itemsize:
@@ -312,9 +314,9 @@ def _open_legacy(content: bytes) -> tuple[object, Callable[[_Storage], memoryvie
     for key in keys:
         size = storages[key].length * storages[key].dtype.itemsize
         count = int.from_bytes(content[place : place + 8], "little", signed=True)
-        found[key] = memoryview(content)[place + 8 : place + 8 + size]
-        if count != storages[key].length or len(found[key]) != size:
+        if count != storages[key].length or place + 8 + size > len(content):
             _refuse(f"its storage {key[:40]!r} is cut off or of another size than it says")
+        found[key] = memoryview(content)[place + 8 : place + 8 + size]
         place += 8 + size
     return value, lambda storage: found[storage.key]
 
