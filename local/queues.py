@@ -288,7 +288,8 @@ class _Arrival(threading.Condition):
         # moto looks once a second for messages whose visibility lapsed. Of two clients with a visibility timeout of
         # 1 s, the one that took the other's answer then always looks first and takes it again, for ever. At random
         # moments each has its chance, as on SQS.
-        result = super().wait_for(predicate, random.uniform(*LAPSE_SECONDS))  # noqa: S311 - a moment, not a secret
+        moment = random.uniform(*LAPSE_SECONDS)  # noqa: S311 - a moment, not a secret
+        result = super().wait_for(predicate, moment if timeout is None else min(moment, timeout))
         if _has_hung_up(_serving.connection):
             self.notify()  # somebody else's turn
             raise _HungUpError
