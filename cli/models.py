@@ -44,7 +44,7 @@ def get(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="[NAME]",
+            metavar="NAME",
             help=f"{', '.join(CATALOGUE)}, or a .pt file with weights of InceptionResnetV1; auto keeps what is "
             "installed, else takes vggface2, or dlib where that cannot be fetched.",
         ),
