@@ -612,3 +612,14 @@ async def test_a_runtime_whose_code_is_not_there_says_so_and_leaves_no_process(r
     with pytest.raises(FunctionInitError, match="No such file or directory"):
         await running.start(sample(), task_root=running.folder / "not there")
     assert children() == []
+
+
+async def test_a_start_that_is_cancelled_leaves_no_process_after_stop(running: Running) -> None:
+    (running.folder / "slow.py").write_text("import time\ntime.sleep(30)\ndef handler(event, context): return event")
+    started = asyncio.create_task(running.start(sample(handler="slow.handler"), task_root=running.folder))
+    await until(children)
+    started.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await started
+    await asyncio.wait_for(running.stop(), 2)
+    assert children() == []
