@@ -365,13 +365,10 @@ def test_pollers_grow_beyond_the_first_five_while_all_are_busy(setup: Setup) -> 
 
 
 def test_a_window_gathers_what_comes_within_it(setup: Setup) -> None:
-    flow = setup.flow(visibility=60, window=2)
+    flow = setup.flow(visibility=60, window=4)
     with setup.playing(flow):
-        flow.send("a")
-        eventually(lambda: flow.depth() == (0, 1))
-        flow.send("b")
-        eventually(lambda: flow.depth() == (0, 2))
-        flow.send("c")
+        for body in "abc":
+            flow.send(body)
         eventually(lambda: flow.calls)
     assert setup.api.bodies(flow.name) == [["a", "b", "c"]]
 
