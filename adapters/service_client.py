@@ -87,6 +87,7 @@ class ServiceClient:
         self._sqs = sqs
         self._waiting: dict[str, Future[dict[str, Json]]] = {}
         self._own: set[str] = set()
+        self._taking = threading.Lock()
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy variable must not catch what goes to this machine
 
@@ -157,6 +158,8 @@ class ServiceClient:
             yield
         finally:
             stop.set()
+            with self._taking:  # a poll that runs may be left alone, an answer that is being deleted may not
+                pass
 
     def _poll(self, stop: threading.Event) -> None:
         pause = 0.1
@@ -165,8 +168,9 @@ class ServiceClient:
                 received = self._sqs.receive_message(
                     QueueUrl=self._queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=POLL_SECONDS
                 )
-                for message in received.get("Messages", []):
-                    self._take(message)
+                with self._taking:
+                    for message in received.get("Messages", []):
+                        self._take(message)
                 pause = 0.1
             except Exception:  # noqa: BLE001 - boto3 has no one base class; the frames' own timeout tells the person
                 stop.wait(pause)

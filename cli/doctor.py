@@ -120,7 +120,8 @@ def _gallery(settings: ModelSettings) -> str:
     gallery = checked_gallery(settings)
     if gallery is None:
         return f"none in {settings.gallery}, so everybody is Unknown: faceq people add NAME PHOTO..."
-    return f"{len(gallery.people)} people, {len(gallery.photos)} photos, version {gallery.version}"
+    size = f"{len(gallery.people)} people, {len(gallery.photos)} photos, version {gallery.version}"
+    return size if gallery.caveat is None else f"{size}. {gallery.caveat}"
 
 
 def _port(port: int, use: str) -> Check:

@@ -138,7 +138,7 @@ def import_(
         from adapters.models.weights import read_gallery_file
 
         vectors, names = read_gallery_file(content, file.name)
-        threshold = models.installed("vggface2", Paths.from_environment(os.environ).models).threshold
+        threshold = models.CATALOGUE[models.VGGFACE2].threshold
         other = course_gallery(vectors, names, file.name, threshold)
     joined = import_gallery(_store(), other)
     print(f"{len(other.people)} people with {_photos(len(other.photos))} imported; {_summary(joined)}")

@@ -140,6 +140,8 @@ class Stack:
             raise
         if gallery is None:
             self._tell("Nobody is enrolled yet, so every face is Unknown: faceq people add NAME PHOTO...")
+        elif gallery.caveat is not None:
+            self._tell(gallery.caveat)
         return running
 
     async def _start(self, ports: Sequence[int], model: str) -> RunningStack:
@@ -262,7 +264,7 @@ def function_variables(options: Options, model: str) -> dict[str, str]:
     """Return the variables that on AWS are part of the image."""
     settings = options.settings
     variables = {
-        FACEQ_MODEL: settings.model if Path(settings.model).suffix == ".pt" else model,
+        FACEQ_MODEL: model,
         FACEQ_ENGINE: settings.engine,
         FACEQ_MODELS_DIR: str(settings.models),
         FACEQ_GALLERY_DIR: str(settings.gallery),

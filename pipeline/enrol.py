@@ -8,9 +8,6 @@ from pipeline.errors import BadInput
 from pipeline.images import decode
 from pipeline.ports import FaceDetector, FaceEmbedder
 
-#: Major brands of the HEIF family (ISO 23008-12), bytes 8 to 12 of the file: what phones save as .heic.
-_HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
-
 
 def embed_photo(
     content: bytes, detector: FaceDetector, embedder: FaceEmbedder, largest: bool, max_pixels: int
@@ -30,8 +27,6 @@ def embed_photo(
         It is no picture, shows no face, or shows several and `largest` is not asked for.
 
     """
-    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS:
-        raise BadInput("not_an_image", "HEIC pictures cannot be read. Export the photo as JPEG.")
     image = decode(content, max_pixels)
     faces = detector.detect(image)
     if not faces:

@@ -17,6 +17,8 @@ MAX_PIXELS = 25_000_000
 #: The only decoders that a stranger's bytes may reach. Each is a picture format cameras and browsers write; none runs
 #: another program (as EPS would run Ghostscript) or reads another file.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+#: Major brands of the HEIF family (ISO 23008-12), bytes 8 to 12 of the file: what phones save as .heic.
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 
 #: EXIF 2.32, tag 0x0112: how to turn what is stored into what the photographer saw.
 _ORIENTATION = 0x0112
@@ -62,6 +64,8 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image:
     except Pillow.DecompressionBombError as error:
         raise _too_many("The picture has far too many pixels", max_pixels) from error
     except UnidentifiedImageError as error:
+        if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
+            raise BadInput("not_an_image", "HEIC pictures cannot be read. Send the photo as JPEG.") from error
         raise BadInput("not_an_image", f"This is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture.") from error
     except Exception as error:  # Pillow's decoders let through whatever broken bytes lead to
         raise BadInput(
