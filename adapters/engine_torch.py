@@ -51,10 +51,12 @@ def _batched_nms(boxes: torch.Tensor, scores: torch.Tensor, idxs: torch.Tensor, 
 
 _OPERATORS_WORK = _import_torchvision()
 
-import facenet_pytorch  # noqa: E402 - imports torchvision, which is ready now
+# They import torchvision, which is ready now.
+import facenet_pytorch  # noqa: E402
+from facenet_pytorch.models.utils import detect_face  # noqa: E402
 
 if not _OPERATORS_WORK:
-    import_module("facenet_pytorch.models.utils.detect_face").batched_nms = _batched_nms
+    detect_face.batched_nms = _batched_nms
 
 
 def detector(files: InstalledDetector, min_face_size: int, threads: int) -> FaceDetector:  # noqa: ARG001
@@ -94,8 +96,8 @@ def _misfit(model: InstalledModel) -> ArtifactError:
 class _Detector:
     def __init__(self, min_face_size: int) -> None:
         self._mtcnn = facenet_pytorch.MTCNN(keep_all=True, min_face_size=min_face_size)
-        networks = (_function(network) for network in (self._mtcnn.pnet, self._mtcnn.rnet, self._mtcnn.onet))
-        self._cascade = Cascade(*networks, min_face_size=min_face_size)
+        pnet, rnet, onet = (_function(network) for network in (self._mtcnn.pnet, self._mtcnn.rnet, self._mtcnn.onet))
+        self._cascade = Cascade(pnet, rnet, onet, min_face_size)
 
     def detect(self, image: Image) -> list[Face]:
         try:

@@ -11,7 +11,7 @@ from pipeline.errors import BadInput
 from pipeline.ports import Image
 
 #: The largest picture that is decoded, width times height: a 24-megapixel photo with room to spare. Decoding and
-#: detection take about 30 bytes of memory a pixel.
+#: detection take about 22 bytes of memory a pixel.
 MAX_PIXELS = 25_000_000
 
 #: The only decoders that a stranger's bytes may reach. Each is a picture format cameras and browsers write; none runs

@@ -13,7 +13,8 @@ from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
 from pipeline.images import decode
 from pipeline.ports import Face, FaceDetector, Image
 
-pytestmark = pytest.mark.reference
+#: facenet-pytorch takes up to a few seconds for a large photograph.
+pytestmark = [pytest.mark.reference, pytest.mark.timeout(900)]
 
 BOX_PIXELS = LANDMARK_PIXELS = 1.0
 SCORE = 1e-3

@@ -13,6 +13,8 @@ from adapters.models import facenet_graph, weights
 from pipeline.errors import ArtifactError
 from pipeline.ports import FaceEmbedder
 
+pytestmark = pytest.mark.timeout(600)
+
 ALIGNED = ("angelina_jolie", "bradley_cooper", "kate_siegel", "paul_rudd", "shea_whigham")
 
 #: Distances between the aligned faces, upper triangle by rows: facenet-pytorch, tests/travis_test.py. Its own test
