@@ -77,6 +77,9 @@ _KEEP_ALIVE_SECONDS: Final = 1000.0
 #: awslambdaric sends an error's X-Ray report, up to 1 MiB, as a header.
 _MAX_HEADER_BYTES: Final = 2 * 1024 * 1024
 
+#: Folders for temporary files: this, the supervisor's process id, and more.
+_SCRATCH: Final = "faceq-function-"
+
 _API: Final = "/2018-06-01/runtime/"
 _SOURCES: Final = Path(__file__).parents[2]
 
@@ -152,6 +155,7 @@ class EmbeddedRuntime(FunctionRuntime):
 
     async def start(self) -> None:  # noqa: D102
         self._logs.mkdir(parents=True, exist_ok=True)
+        _remove_left_scratch()
         results = await asyncio.gather(*(pool.start() for pool in self._pools.values()), return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         if failures:
@@ -416,7 +420,7 @@ class _Environment:
             undo.push_async_callback(self._runner.cleanup)
             await self._runner.setup()
             await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-            self._scratch = tempfile.mkdtemp(prefix=f"{self._spec.function.name}-")
+            self._scratch = tempfile.mkdtemp(prefix=f"{_SCRATCH}{os.getpid()}-")
             undo.callback(shutil.rmtree, self._scratch, ignore_errors=True)
             self._output = _Output(self._on_line)
             undo.callback(self._output.close)
@@ -692,6 +696,14 @@ def _mb(size: int) -> int:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _remove_left_scratch() -> None:
+    """Remove the temporary files of supervisors that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
+        pid = folder.name.removeprefix(_SCRATCH).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _look_at(task: "asyncio.Task[Invocation] | asyncio.Task[None]") -> None:
