@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from adapters import models
 from adapters.settings import ModelSettings
+from cli.queues import told
 from cli.stack import MODEL_NOTES
 from local.stack import StackError, checked_gallery, owner_of_port, read_template
 from local.state import RunningStack, running_stack
@@ -84,7 +85,7 @@ def _checks() -> Iterator[Check]:
     if stack is None:
         yield from (_port(port, use) for port, use in PORTS.items())
     else:
-        yield _tried("queues", lambda: _queues(stack))
+        yield _tried("queues", _queues)
         yield _clock(stack)
     try:
         template = read_template({}, "http://127.0.0.1:9324")
@@ -136,11 +137,10 @@ def _port(port: int, use: str) -> Check:
     return Check(f"port {port}", True, f"free for the {use}")
 
 
-def _queues(stack: RunningStack) -> str:
-    from adapters.queue_sqs import client
+def _queues() -> str:
     from local.queues import depths
 
-    return ", ".join(f"{queue.name} {queue.visible}" for queue in depths(client(stack.region, stack.sqs_endpoint)))
+    return ", ".join(f"{queue.name} {queue.visible}" for queue in told(depths))
 
 
 def _clock(stack: RunningStack) -> Check:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from local import queues
 from local.state import running_stack
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, TransientError
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -35,7 +35,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("list", epilog="Example: faceq queues list --json")
 def list_queues(as_json: _Json = False) -> None:
     """List the queues and how full they are."""
-    depths = queues.depths(_sqs())
+    depths = told(queues.depths)
     if as_json:
         print(json.dumps([vars(depth) for depth in depths], indent=2))
         return
@@ -54,7 +54,7 @@ def peek(
     as_json: _Json = False,
 ) -> None:
     """Show messages and leave them there. SQS counts each look as a receive."""
-    messages = _told(lambda sqs: queues.peek(sqs, name, most))
+    messages = told(lambda sqs: queues.peek(sqs, name, most))
     if as_json:
         print(json.dumps([vars(message) for message in messages], indent=2))
         return
@@ -73,7 +73,7 @@ def purge(
     """Throw away every message of a queue."""
     if not yes:
         typer.confirm(f"Throw away every message of {name}?", abort=True)
-    _told(lambda sqs: queues.purge(sqs, name))
+    told(lambda sqs: queues.purge(sqs, name))
     print(f"{name} is empty.")
 
 
@@ -83,7 +83,7 @@ def redrive(
     most: Annotated[int | None, typer.Option(min=1, help="How many messages; all if not said.")] = None,
 ) -> None:
     """Send what lies on a dead-letter queue back to the queue it failed on."""
-    moved = _told(lambda sqs: queues.redrive(sqs, name, most))
+    moved = told(lambda sqs: queues.redrive(sqs, name, most))
     print(f"{moved} messages went back.")
 
 
@@ -96,9 +96,13 @@ def _sqs() -> "BaseClient":
     return client(stack.region, stack.sqs_endpoint)
 
 
-def _told(action: Callable[["BaseClient"], _Answer]) -> _Answer:
+def told(action: Callable[["BaseClient"], _Answer]) -> _Answer:
     """Do something with the queues and say in one line why it cannot be done."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
     try:
         return action(_sqs())
     except queues.QueueError as error:
         raise BadInput("queue", str(error)) from None
+    except (BotoCoreError, ClientError) as error:
+        raise TransientError("queue_unavailable", f"The queues cannot be reached: {error}. See `faceq logs`.") from None

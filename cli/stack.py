@@ -25,6 +25,8 @@ from pipeline.errors import ArtifactError, BadInput
 READY_SECONDS = 60
 DOWN_SECONDS = 10
 
+PROXY_VARIABLES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -164,7 +166,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     stack = running_stack()
     if stack is None:
         raise BadInput("not_running", "No stack is running. Start one with `faceq up`.")
-    from adapters.queue_sqs import client
+    from cli.queues import told
     from local.queues import depths
 
     processes = [
@@ -172,7 +174,7 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         for process in _family(stack.pid)
         if process.is_running()
     ]
-    queues = depths(client(stack.region, stack.sqs_endpoint))
+    queues = told(depths)
     if as_json:
         print(
             json.dumps({**vars(stack), "processes": processes, "queues": [vars(queue) for queue in queues]}, indent=2)
@@ -198,6 +200,8 @@ def env() -> None:
     variables = stack.exports()
     if not (os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE")):
         variables |= {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
+    if any(os.environ.get(name) for name in PROXY_VARIABLES):  # it would catch what goes to this machine
+        variables["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
     for name, value in variables.items():
         print(f"export {name}={shlex.quote(value)}")
 

@@ -98,7 +98,7 @@ class MessageSender(Protocol):
         TransientError
             The queue cannot be reached or refuses for now.
         ValueError
-            `body` is empty or longer than `MAX_MESSAGE_BYTES`.
+            `body` is empty, longer than `MAX_MESSAGE_BYTES`, or holds a character that SQS refuses, such as U+0000.
 
         """
         ...

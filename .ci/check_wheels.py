@@ -1,0 +1,45 @@
+"""Check that every base dependency installs without a compiler on macOS arm64 and Linux arm64.
+
+Asks pip, which downloads metadata only. `python .ci/check_wheels.py`; exit code 1 names what has no wheel.
+"""
+
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+#: Platform tags, newest first, and what the environment markers see there.
+PLATFORMS = {
+    "macOS arm64": (("macosx_14_0_arm64", "macosx_11_0_arm64"), {"sys_platform": "darwin", "platform_machine": "arm64"}),
+    "Linux arm64": (
+        ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"),
+        {"sys_platform": "linux", "platform_machine": "aarch64"},
+    ),
+}
+
+
+def main() -> int:
+    """Ask for each platform."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    requirements = [Requirement(text) for text in project["dependencies"]]
+    failed = False
+    for name, (tags, environment) in PLATFORMS.items():
+        wanted = [str(r).partition(";")[0] for r in requirements if r.marker is None or r.marker.evaluate(environment)]
+        with tempfile.TemporaryDirectory() as target:
+            command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--no-deps"]
+            command += ["--only-binary", ":all:", "--python-version", "3.11", "--target", target]
+            command += ["--constraint", str(ROOT / "constraints.txt")]
+            command += [word for tag in (*tags, "any") for word in ("--platform", tag)]
+            pip = subprocess.run([*command, *wanted], capture_output=True, text=True, check=False)
+        errors = [line for line in pip.stderr.splitlines() if line.startswith("ERROR")]
+        print(f"{name}: {'; '.join(errors) if pip.returncode else f'{len(wanted)} base dependencies have wheels'}")
+        failed |= pip.returncode != 0
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
