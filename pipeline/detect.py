@@ -47,7 +47,11 @@ MAX_CANDIDATES = 20_000
 #: P-Net's window and the step from one window to the next, pixels of a level.
 _WINDOW = 12
 _STRIDE = 2
-#: Cells of a level that P-Net computes at once: what keeps its activations in a processor's cache.
+#: Size of one pyramid level relative to the one before it.
+_FACTOR = 0.709
+#: Least score of a face in each network; P-Net's own value passes, the others' must be above.
+_PNET_SCORE, _RNET_SCORE, _ONET_SCORE = 0.6, 0.7, 0.7
+#: Cells of a level that P-Net computes at once; bounds the memory. Shorter strips take longer.
 _STRIP_CELLS = 16_384
 #: Crops that R-Net and O-Net see at once; bounds the memory.
 _CROPS = 256
@@ -71,30 +75,16 @@ class Cascade:
         The three networks, see `Network`.
     min_face_size : int
         Smallest face that is looked for, pixels, at least 12. The time falls with its square.
-    thresholds : tuple of float
-        Least score in P-Net, R-Net and O-Net.
-    factor : float
-        Size of one pyramid level relative to the one before it, between 0 and 1.
 
     """
 
-    def __init__(
-        self,
-        pnet: Network,
-        rnet: Network,
-        onet: Network,
-        min_face_size: int = 20,
-        thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7),
-        factor: float = 0.709,
-    ) -> None:
+    def __init__(self, pnet: Network, rnet: Network, onet: Network, min_face_size: int = 20) -> None:
         if min_face_size < _WINDOW:
             raise ValueError(f"min_face_size is {min_face_size}, the smallest that P-Net sees is {_WINDOW}")
         self._pnet = pnet
         self._rnet = rnet
         self._onet = onet
         self._min_face_size = min_face_size
-        self._thresholds = thresholds
-        self._factor = factor
 
     def detect(self, image: Image) -> list[Face]:
         """Return every face in `image`, largest box first; an empty list where there is none."""
@@ -108,7 +98,7 @@ class Cascade:
 
     def _propose(self, areas: "_Areas") -> Floats:
         """Run P-Net over the pyramid; return square boxes (n, 4)."""
-        found = [self._propose_at(areas, scale) for scale in _scales(areas, self._min_face_size, self._factor)]
+        found = [self._propose_at(areas, scale) for scale in _scales(areas, self._min_face_size)]
         if not found:
             return np.empty((0, 4), np.float32)
         boxes, scores, offsets = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -127,7 +117,7 @@ class Cascade:
         for first, last, first_cell in _strips(rows.shape[1], columns.shape[1]):
             offsets, probabilities = self._pnet(areas.level(rows[:, first:last], columns))
             face = probabilities[0, 1]
-            y, x = np.nonzero(face >= self._thresholds[0])
+            y, x = np.nonzero(face >= _PNET_SCORE)
             offsets_found.append(offsets[0][:, y, x].T)
             scores_found.append(face[y, x])
             cells_found.append(np.stack([x, y + first_cell], axis=1))
@@ -150,7 +140,7 @@ class Cascade:
         results = [self._rnet(areas.crops(part, 24)) for part in _parts(windows)]
         offsets, probabilities = (np.concatenate(parts) for parts in zip(*results, strict=True))
         scores = probabilities[:, 1]
-        passed = scores > self._thresholds[1]
+        passed = scores > _RNET_SCORE
         boxes, offsets, scores = boxes[passed], offsets[passed], scores[passed]
         keep = suppress(boxes, scores, 0.7)
         return _square(_moved(boxes[keep], offsets[keep]))
@@ -163,7 +153,7 @@ class Cascade:
         results = [self._onet(areas.crops(part, 48)) for part in _parts(windows)]
         offsets, points, probabilities = (np.concatenate(parts) for parts in zip(*results, strict=True))
         scores = probabilities[:, 1]
-        passed = scores > self._thresholds[2]
+        passed = scores > _ONET_SCORE
         boxes, offsets, points, scores = boxes[passed], offsets[passed], points[passed], scores[passed]
         sides = boxes[:, 2:] - boxes[:, :2] + 1
         landmarks = points.reshape(-1, 2, 5).transpose(0, 2, 1) * sides[:, np.newaxis] + boxes[:, np.newaxis, :2] - 1
@@ -258,14 +248,14 @@ def _normalised(sums: Floats, rows: Ints, columns: Ints) -> Floats:
     return sums
 
 
-def _scales(areas: _Areas, min_face_size: int, factor: float) -> Iterator[float]:
+def _scales(areas: _Areas, min_face_size: int) -> Iterator[float]:
     """Yield the size of each pyramid level relative to the image, largest first."""
     scale = _WINDOW / min_face_size
     side = min(areas.height, areas.width) * scale
     while side >= _WINDOW:
         yield scale
-        scale *= factor
-        side *= factor
+        scale *= _FACTOR
+        side *= _FACTOR
 
 
 def _bins(length: int | Ints, count: int) -> Ints:
