@@ -5,8 +5,8 @@ The queue server and the event source mapping are processes of their own, starte
 with the supervisor, also when that is killed.
 
 The order of a start: everything slow begins at once (queue server, environments, event source mapping), the queues are
-made as soon as their server answers, and the stack is ready when all are. A stop goes the other way: no more frames,
-no more batches, then the functions, then the queues.
+made as soon as their server answers, and the stack is ready when all are. A stop goes the other way: no more batches,
+then the functions, then the addresses, then the queues.
 """
 
 import asyncio
@@ -169,8 +169,10 @@ class Stack:
 
         lost = "It keeps messages in memory: those that waited in the queues are lost, their frames must be sent again."
         queue_server = self._child("queue-server", queues.command(queue_port), {}, logs, make_queues, lost)
-        self._stops.push_async_callback(runtime.stop)
         await self._serve(lambda_api.application(runtime, region=region, account=queues.ACCOUNT), api_port)
+        for url in played.urls:
+            await self._serve(function_url.application(runtime, url.function, WAIT_SECONDS), port)
+        self._stops.push_async_callback(runtime.stop)  # before the servers, which can then tell whoever waits
         mapping = self._child(
             "event-source-mapping",
             event_source_mapping.command(
@@ -181,9 +183,6 @@ class Stack:
         )
         await asyncio.gather(runtime.start(), queue_server.start())
         await mapping.start()
-        for url in played.urls:
-            application = function_url.application(runtime, url.function, WAIT_SECONDS)
-            await self._serve(application, port)
         urls = {name: queues.queue_url(sqs_endpoint, name) for name in played.queues}
         (source,) = {mapping.queue for mapping in played.mappings}
         redrive = played.queues[source].redrive

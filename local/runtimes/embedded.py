@@ -57,6 +57,9 @@ INIT_SECONDS: Final = 10.0
 #: How much of a request's log an invocation returns, bytes. (API reference, Invoke, LogResult)
 LOG_TAIL_BYTES: Final = 4096
 
+#: Longest log file, bytes. A camera that posts a frame a second writes that in a week.
+MAX_LOG_BYTES: Final = 256 * 1024 * 1024
+
 #: Time between two looks at a working process's memory, seconds.
 MEMORY_SAMPLE_SECONDS: Final = 0.1
 
@@ -249,19 +252,24 @@ class _InitFailed(Exception):  # noqa: N818 - a result, handed to the one who wa
 
 
 class _Log:
-    """One function's log file, opened at its first line."""
+    """One function's log file, opened at its first line; at its longest it becomes `<name>.log.1` and begins anew."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file: int | None = None
+        self._size = 0
 
     def write(self, stream: str, request_id: str, lines: Iterable[str]) -> None:
         """Append the lines in one write. A full disk loses lines, not requests."""
         prefix = f"{_now()} {stream} {request_id or '-'} "
         with contextlib.suppress(OSError):
+            if self._file is not None and self._size > MAX_LOG_BYTES:
+                self.close()
+                self._path.replace(self._path.with_suffix(".log.1"))
             if self._file is None:
                 self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            os.write(self._file, "".join(f"{prefix}{line}\n" for line in lines).encode())
+                self._size = os.fstat(self._file).st_size
+            self._size += os.write(self._file, "".join(f"{prefix}{line}\n" for line in lines).encode())
 
     def close(self) -> None:
         if self._file is not None:
