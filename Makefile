@@ -1,7 +1,9 @@
 # `make help` lists the targets. Works with GNU make 3.81, which macOS has.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+REFERENCE := .venv-reference/bin/python
+PIP := $(BIN)/python -m pip
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help .venv demo test test-reference lint bench clean
 
@@ -28,12 +30,33 @@ test: .venv/.tested ## unit, conformance, functional and fuzz tests; real proces
 	@$(BIN)/faceq models get
 	$(BIN)/python -m pytest -m 'not reference'
 
+# The reference wants a CPU build of torch. Where the index gives a CUDA build of several GB under this version, name
+# another: make test-reference TORCH='torch==2.13.0+cpu --extra-index-url ...'
+TORCH ?= torch==2.13.0
+
+.venv-reference/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-reference
+	$(REFERENCE) -m pip install --quiet --constraint constraints.txt --editable '.[local,dlib,test]'
+	$(REFERENCE) -m pip install --quiet $(TORCH)
+	$(REFERENCE) -m pip install --quiet --no-deps torchvision==0.29.1 facenet-pytorch==2.5.3
+	@touch $@
+
+test-reference: .venv-reference/.installed ## hold the ONNX engine to torch and facenet-pytorch; run the service once on torch
+	@$(REFERENCE) -m cli.main models get
+	$(REFERENCE) -m pytest -m reference
+	FACEQ_ENGINE=torch $(REFERENCE) -m pytest tests/functional/test_flow.py -k 'known_person_is_named or without_a_face'
+
+bench: .venv/.tested ## measure speed and memory; writes bench/results.md
+	@$(BIN)/faceq models get
+	$(BIN)/python -m bench
+
 lint: .venv/.tested ## style, types, import rules, the CloudFormation template, the base dependencies' wheels
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/cfn-lint deploy/template.yaml
+	$(BIN)/python .ci/check_wheels.py
 
 clean: ## remove what make made
 	rm -rf .venv .venv-reference out
