@@ -144,7 +144,7 @@ def together(collins: _Picture, hopper: _Picture) -> list[Expected]:
     ]
 
 
-def contact_sheet(answered: Sequence[tuple[Expected, Outcome]], columns: int = 6) -> _Picture:
+def contact_sheet(answered: Sequence[tuple[Expected, Outcome]], columns: int = 7) -> _Picture:
     """Return one picture of all frames, upright, with the boxes and names of their answers."""
     cell = (240, 200)
     rows = -(-len(answered) // columns)
@@ -161,10 +161,11 @@ def contact_sheet(answered: Sequence[tuple[Expected, Outcome]], columns: int = 6
             colour = "#17a34a" if known else "#d97706"
             draw.rectangle(box, outline=colour, width=2)
             label = face.name
-            left, top, right, bottom = draw.textbbox((box[0], box[1]), label, font=font, anchor="lb")
-            down = max(0, -top)
-            draw.rectangle((left - 1, top + down - 1, right + 1, bottom + down + 1), fill=colour)
-            draw.text((box[0], box[1] + down), label, "white", font, anchor="lb")
+            left, top, right, bottom = draw.textbbox((0, 0), label, font=font, anchor="lt")
+            x = max(0, min(box[0], shown.width - right))
+            y = max(0, box[1] - bottom)
+            draw.rectangle((x + left - 1, y + top - 1, x + right + 1, y + bottom + 1), fill=colour)
+            draw.text((x, y), label, "white", font, anchor="lt")
         x, y = number % columns * cell[0] + 4, number // columns * cell[1] + 4
         page.paste(shown, (x + (cell[0] - 8 - shown.width) // 2, y))
         right_answer = outcome.result == expected.result
