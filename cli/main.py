@@ -34,16 +34,21 @@ def _root(
     pass
 
 
-def main() -> None:
-    """Run the command; a failure that faceq understands is one line on standard error and exit code 1."""
+def whole() -> typer.Typer:
+    """Return the command with all its groups, which are imported here."""
     from cli import demo, doctor, logs, models, people, queues, send, stack
 
     for group, name in ((models, "models"), (people, "people"), (queues, "queues")):
         app.add_typer(group.app, name=name)
     for module in (stack, send, logs, doctor, demo):
         module.register(app)
+    return app
+
+
+def main() -> None:
+    """Run the command; a failure that faceq understands is one line on standard error and exit code 1."""
     try:
-        app()
+        whole()()
     except PipelineError as error:
         print(f"faceq: {error.message}", file=sys.stderr)
         sys.exit(1)

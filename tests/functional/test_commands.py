@@ -138,23 +138,3 @@ def test_doctor_names_each_trouble_and_its_cure(home: Home) -> None:
 )
 def test_wrong_usage_is_exit_code_2(home: Home, arguments: tuple[str, ...]) -> None:
     assert home.faceq(*arguments).returncode == 2
-
-
-def commands(home: Home, *group: str) -> list[tuple[str, ...]]:
-    """Return every command below `group`, from the help's own list."""
-    text = home.faceq(*group, "--help").stdout
-    names = re.findall(r"^  ([a-z][a-z-]*) {2,}", text.partition("Commands:")[2], re.MULTILINE)
-    below = [command for name in names for command in commands(home, *group, name)]
-    return below or [group]
-
-
-def test_every_command_has_help_with_an_example(home: Home) -> None:
-    every = commands(home)
-    assert len(every) >= 20
-    without = [
-        command
-        for command in every
-        if "Example: faceq" not in home.faceq(*command, "--help").stdout
-        and 'eval "$(faceq env)"' not in home.faceq(*command, "--help").stdout
-    ]
-    assert without == []
