@@ -33,8 +33,6 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NotRequired, TypedDict
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
 
 from local.queues import BATCH, chunks
@@ -476,6 +474,10 @@ def command(mappings: Sequence[EventSourceMapping], concurrency: Mapping[str, in
 
 
 def _client(service: str, region: str, connections: int, read_timeout: int) -> "BaseClient":
+    # Here, since the supervisor imports this module for `command` and must not wait for boto3 first.
+    import boto3
+    from botocore.config import Config
+
     return boto3.client(
         service,
         region_name=region,

@@ -30,7 +30,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Final
 
@@ -259,9 +259,23 @@ def _depth(client: "BaseClient", url: str) -> Depth:
 # The server process
 
 
-def command(port: int) -> list[str]:
-    """Return the arguments that start the server; it lives as long as the pipe that is its standard input."""
-    return [sys.executable, "-m", "local.queues", "--port", str(port)]
+def command(port: int, queues: "Iterable[Queue]" = (), region: str = "us-east-1") -> list[str]:
+    """Return the arguments that start the server; it lives as long as the pipe that is its standard input.
+
+    Parameters
+    ----------
+    port : int
+        0 for any free one.
+    queues : iterable of Queue
+        What it makes before it says that it is ready.
+    region : str
+        Where these queues are.
+
+    """
+    arguments = [sys.executable, "-m", "local.queues", "--region", region]
+    for queue in queues:
+        arguments += ["--queue", json.dumps(asdict(queue))]
+    return [*arguments, "--port", str(port)]
 
 
 #: Held by the request that is being served, and let go by a long poll while it waits.
@@ -400,11 +414,37 @@ def _moto() -> "WSGIApplication":
     return app.wsgi_app
 
 
+def _make(queues: list[str], region: str, endpoint: str) -> None:
+    # moto has imported boto3 already; the supervisor would have to import it for this alone.
+    import boto3
+    from botocore.config import Config
+
+    from local.template import Queue, Redrive
+
+    client = boto3.client(
+        "sqs",
+        region_name=region,
+        endpoint_url=endpoint,
+        aws_access_key_id="local",
+        aws_secret_access_key="local",  # noqa: S106
+        config=Config(proxies={}),
+    )
+    made = {}
+    for text in queues:
+        fields = json.loads(text)
+        redrive = fields.pop("redrive")
+        made[fields["name"]] = Queue(**fields, redrive=Redrive(**redrive) if redrive else None)
+    create_queues(client, made)
+
+
 def main() -> int:
     """Serve until standard input closes or SIGTERM comes."""
     parser = argparse.ArgumentParser(prog="python -m local.queues", description="An SQS endpoint on 127.0.0.1.")
     parser.add_argument("--port", type=int, default=9324, help="0 takes a free one")
-    port = parser.parse_args().port
+    parser.add_argument("--region", default="us-east-1", help="of the queues that it makes")
+    parser.add_argument("--queue", action="append", default=[], help="a Queue as JSON, to be there from the start")
+    arguments = parser.parse_args()
+    port = arguments.port
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     try:
@@ -415,6 +455,8 @@ def main() -> int:
         return 1
     _Handler.app = staticmethod(_moto())
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    if arguments.queue:
+        _make(arguments.queue, arguments.region, f"http://127.0.0.1:{server.server_address[1]}")
     sys.stdout.write(json.dumps({"ready": True, "port": server.server_address[1]}) + "\n")
     sys.stdout.flush()
     # The parent holds the other end: when it dies, however it dies, this read ends. Works on every Unix.

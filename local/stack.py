@@ -4,15 +4,15 @@ One process supervises: it serves the function URL and the Lambda API and keeps 
 The queue server and the event source mapping are processes of their own, started again when they die. All of them end
 with the supervisor, also when that is killed.
 
-The order of a start: everything slow begins at once (queue server, environments, event source mapping), the queues are
-made as soon as their server answers, and the stack is ready when all are. A stop goes the other way: no more batches,
+The order of a start: the environments and the queue server begin at once, the event source mapping as soon as there
+are queues, and the stack is ready when all are. A stop goes the other way: no more batches,
 then the functions, then the addresses, then the queues.
 """
 
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,8 @@ from typing import Final
 
 import psutil
 from aiohttp import web
-from botocore.exceptions import BotoCoreError, ClientError
 
 from adapters.models import installed, installed_detector
-from adapters.queue_sqs import client
 from adapters.settings import (
     DEFAULT_REGION,
     FACEQ_ENGINE,
@@ -162,13 +160,10 @@ class Stack:
             environment={**function_variables(options, model), "AWS_ENDPOINT_URL_SQS": sqs_endpoint},
             concurrency=options.environments,
         )
-        sqs = await asyncio.to_thread(client, region, sqs_endpoint)
-
-        async def make_queues() -> None:
-            await asyncio.to_thread(queues.create_queues, sqs, played.queues)
-
         lost = "It keeps messages in memory: those that waited in the queues are lost, their frames must be sent again."
-        queue_server = self._child("queue-server", queues.command(queue_port), {}, logs, make_queues, lost)
+        queue_server = self._child(
+            "queue-server", queues.command(queue_port, played.queues.values(), region), {}, logs, lost
+        )
         await self._serve(lambda_api.application(runtime, region=region, account=queues.ACCOUNT), api_port)
         for url in played.urls:
             await self._serve(function_url.application(runtime, url.function, WAIT_SECONDS), port)
@@ -181,8 +176,7 @@ class Stack:
             {"AWS_ENDPOINT_URL_SQS": sqs_endpoint, "AWS_ENDPOINT_URL_LAMBDA": lambda_endpoint},
             logs,
         )
-        await asyncio.gather(runtime.start(), queue_server.start())
-        await mapping.start()
+        await asyncio.gather(runtime.start(), _in_turn(queue_server, mapping))
         urls = {name: queues.queue_url(sqs_endpoint, name) for name in played.queues}
         (source,) = {mapping.queue for mapping in played.mappings}
         redrive = played.queues[source].redrive
@@ -227,10 +221,9 @@ class Stack:
         command: Sequence[str],
         variables: Mapping[str, str],
         logs: Path,
-        prepare: Callable[[], Awaitable[None]] | None = None,
         lost: str = "",
     ) -> "_Child":
-        child = _Child(name, command, variables, logs / f"{name}.log", self._tell, prepare, lost)
+        child = _Child(name, command, variables, logs / f"{name}.log", self._tell, lost)
         self._children.append(child)
         self._stops.push_async_callback(child.stop)
         return child
@@ -318,8 +311,6 @@ class _Child:
         Added to our own environment.
     log : Path
         Where its standard error goes.
-    prepare : callable or None
-        What to do each time that it is ready.
     lost : str
         What people are told is gone when it dies.
 
@@ -332,7 +323,6 @@ class _Child:
         variables: Mapping[str, str],
         log: Path,
         tell: Callable[[str], None],
-        prepare: Callable[[], Awaitable[None]] | None,
         lost: str,
     ) -> None:
         self.name = name
@@ -340,7 +330,6 @@ class _Child:
         self._variables = variables
         self._log = log
         self._tell = tell
-        self._prepare = prepare
         self._lost = lost
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -392,8 +381,6 @@ class _Child:
             await process.wait()
             lines = self._log.read_text(errors="replace").strip().splitlines()
             raise StackError(f"The {self.name} did not start: {lines[-1] if lines else 'it said nothing'}")
-        if self._prepare is not None:
-            await self._prepare()
         return process
 
     async def _keep(self, process: asyncio.subprocess.Process) -> None:
@@ -411,8 +398,13 @@ class _Child:
                 try:
                     process = await self._begin()
                     break
-                except (StackError, OSError, BotoCoreError, ClientError) as error:
+                except (StackError, OSError) as error:
                     self._tell(f"The {self.name} cannot be started again yet: {error}")
+
+
+async def _in_turn(*children: _Child) -> None:
+    for child in children:
+        await child.start()
 
 
 def _end(code: int | None) -> str:
