@@ -1,12 +1,22 @@
 """The command `faceq` and its groups."""
 
 import sys
+from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from pipeline.errors import PipelineError
+
+#: The groups, each the `app` of the module of its name.
+GROUPS: Final = ("models", "people", "queues")
+#: Which module has a command.
+COMMANDS: Final = {
+    **{name: name for name in GROUPS},
+    **dict.fromkeys(("up", "down", "status", "env"), "stack"),
+    **{name: name for name in ("send", "logs", "doctor", "demo")},
+}
 
 app = typer.Typer(
     name="faceq",
@@ -34,21 +44,25 @@ def _root(
     pass
 
 
-def whole() -> typer.Typer:
-    """Return the command with all its groups, which are imported here."""
-    from cli import demo, doctor, logs, models, people, queues, send, stack
+def whole(command: str | None = None) -> typer.Typer:
+    """Return `faceq` with all its commands, or with those of the module that has `command`.
 
-    for group, name in ((models, "models"), (people, "people"), (queues, "queues")):
-        app.add_typer(group.app, name=name)
-    for module in (stack, send, logs, doctor, demo):
-        module.register(app)
+    A command's own module is all that is imported for it: the others would cost `faceq up` half a second.
+    """
+    for name in dict.fromkeys(COMMANDS.values() if command is None else [COMMANDS[command]]):
+        module = import_module(f"cli.{name}")
+        if name in GROUPS:
+            app.add_typer(module.app, name=name)
+        else:
+            module.register(app)
     return app
 
 
 def main() -> None:
     """Run the command; a failure that faceq understands is one line on standard error and exit code 1."""
     try:
-        whole()()
+        word = sys.argv[1] if len(sys.argv) > 1 else None
+        whole(word if word in COMMANDS else None)()
     except PipelineError as error:
         print(f"faceq: {error.message}", file=sys.stderr)
         sys.exit(1)

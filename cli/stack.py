@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import psutil
 import typer
@@ -17,9 +17,11 @@ from rich.table import Table
 
 from adapters.settings import ENGINES, FACEQ_ENGINE, FACEQ_MODEL, ModelSettings, Paths
 from local import state
-from local.stack import Options, Stack, StackError
 from local.state import RunningStack, running_stack
 from pipeline.errors import ArtifactError, BadInput
+
+if TYPE_CHECKING:
+    from local.stack import Options
 
 #: How long `up -d` waits for the stack to be ready and `down` for it to end, seconds.
 READY_SECONDS = 60
@@ -66,6 +68,8 @@ def up(
     if detach:
         _start_detached([argument for argument in sys.argv[1:] if argument not in {"-d", "--detach"}])
         return
+    from local.stack import Options, StackError  # the servers: the other commands do without
+
     environ = {**os.environ}
     if model is not None:
         environ[FACEQ_MODEL] = model
@@ -87,7 +91,9 @@ def up(
         raise ArtifactError("stack", str(error)) from None
 
 
-async def _run(options: Options) -> None:
+async def _run(options: "Options") -> None:
+    from local.stack import Stack
+
     console = Console(highlight=False)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 import pytest
 import typer
 
+from cli import main
 from cli.main import whole
 
 
@@ -26,6 +27,10 @@ def test_a_command_has_help_and_an_example_of_itself(path: tuple[str, ...]) -> N
     for parameter in command.params:
         if parameter.param_type_name == "option":
             assert parameter.help, parameter.name
+
+
+def test_each_command_is_found_without_importing_the_others() -> None:
+    assert set(main.COMMANDS) == {path[0] for path in COMMANDS}
 
 
 def test_all_commands_are_here() -> None:
