@@ -36,7 +36,9 @@ class _Embedder:
             self._network = dlib.face_recognition_model_v1(str(model.files["recognition"]))
         except RuntimeError as error:
             raise ArtifactError(
-                "broken_model", f"The model files of {model.id} cannot be loaded. Run: faceq models get {model.id}"
+                "broken_model",
+                f"The files {model.files['recognition']} and {model.files['landmarks']} cannot be loaded. "
+                f"Delete them, then run: faceq models get {model.id}",
             ) from error
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -18,13 +18,13 @@ _BATCH = 8
 
 def detector(files: InstalledDetector, min_face_size: int, threads: int) -> FaceDetector:
     """Load MTCNN's three networks. Raises ArtifactError if a file is missing or broken."""
-    pnet, rnet, onet = (_Network(files.files[name], threads, "detector") for name in ("pnet", "rnet", "onet"))
+    pnet, rnet, onet = (_Network(files.files[name], threads, "faceq models get") for name in ("pnet", "rnet", "onet"))
     return Cascade(pnet, rnet, onet, min_face_size)
 
 
 def embedder(model: InstalledModel, threads: int) -> FaceEmbedder:
     """Load InceptionResnetV1. Raises ArtifactError if the file is missing or broken."""
-    return _Embedder(model, _Network(model.files["onnx"], threads, model.id))
+    return _Embedder(model, _Network(model.files["onnx"], threads, f"faceq models get {model.id}"))
 
 
 class _Network:
@@ -32,12 +32,12 @@ class _Network:
 
     Parameters
     ----------
-    name : str
-        What `faceq models get` calls the model, for the error's advice.
+    command : str
+        What makes the file again, for the error's advice.
 
     """
 
-    def __init__(self, path: Path, threads: int, name: str) -> None:
+    def __init__(self, path: Path, threads: int, command: str) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
