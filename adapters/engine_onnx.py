@@ -49,7 +49,7 @@ class _Network:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own classes share no base but Exception
             raise ArtifactError(
-                "broken_model", f"The model file {path} cannot be loaded. Run: faceq models get {name}"
+                "broken_model", f"The model file {path} cannot be loaded. Delete it, then run: {command}"
             ) from error
         self._input = self._session.get_inputs()[0].name
 
