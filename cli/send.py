@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from adapters.frames import Frame, frames
 from adapters.service_client import Outcome, ServiceClient
@@ -67,7 +68,8 @@ def send(
     if not as_json:
         Console().print(table)
     if unanswered:
-        print(f"faceq: {unanswered} frames got no answer; `faceq logs` shows why", file=sys.stderr)
+        missing = "1 frame" if unanswered == 1 else f"{unanswered} frames"
+        print(f"faceq: {missing} got no answer; `faceq logs` shows why", file=sys.stderr)
         raise typer.Exit(1)
 
 
@@ -93,14 +95,15 @@ def row(outcome: Outcome) -> dict[str, object]:
     }
 
 
-def cells(outcome: Outcome) -> list[str]:
-    """Return an outcome as a table's row."""
+def cells(outcome: Outcome) -> list[Text]:
+    """Return an outcome as a table's row. Text, not markup: names may hold brackets."""
     answer = outcome.answer
+    filename, milliseconds = Text(outcome.frame.filename), Text(f"{outcome.milliseconds:.0f}")
     if answer is None:
-        return [outcome.frame.filename, f"[red]{outcome.problem}[/red]", "", "", f"{outcome.milliseconds:.0f}"]
+        return [filename, Text(str(outcome.problem), style="red"), Text(), Text(), milliseconds]
     faces = answer.get("faces")
     rows = [face for face in faces if isinstance(face, dict)] if isinstance(faces, list) else []
     named = next((face for face in rows if face.get("name") == outcome.result), None)
     distance = named.get("distance") if named is not None else None
     shown = f"{distance:.2f}" if isinstance(distance, int | float) else ""
-    return [outcome.frame.filename, str(outcome.result), str(len(rows)), shown, f"{outcome.milliseconds:.0f}"]
+    return [filename, Text(str(outcome.result)), Text(str(len(rows))), Text(shown), milliseconds]

@@ -120,22 +120,28 @@ class Stack:
 
         """
         options = self._options
-        if other := state.running_stack(options.state_folder):
-            raise StackError(
-                f"A stack is running already (process {other.pid}, {other.function_url}). Stop it with `faceq down`."
-            )
-        ports = [_free_port(port) for port in (options.port, options.api_port, options.queue_port)]
-        model = installed(options.settings.model, options.settings.models)
-        installed_detector(options.settings.models)
-        gallery = checked_gallery(options.settings)
+        held = state.hold(options.state_folder)
+        if held is None:
+            other = state.running_stack(options.state_folder)
+            where = f"process {other.pid}, {other.function_url}" if other is not None else "it is still starting"
+            raise StackError(f"A stack is running already ({where}). See `faceq status`; stop it with `faceq down`.")
+        self._stops.callback(os.close, held)
         try:
-            running = await self._start(ports, model.id)
+            return await self._checked_start()
         except FunctionInitError as error:
             await self.stop()
             raise StackError(str(error)) from None
         except BaseException:
             await self.stop()
             raise
+
+    async def _checked_start(self) -> RunningStack:
+        options = self._options
+        ports = [_free_port(port) for port in (options.port, options.api_port, options.queue_port)]
+        model = installed(options.settings.model, options.settings.models)
+        installed_detector(options.settings.models)
+        gallery = checked_gallery(options.settings)
+        running = await self._start(ports, model.id)
         if gallery is None:
             self._tell("Nobody is enrolled yet, so every face is Unknown: faceq people add NAME PHOTO...")
         elif gallery.caveat is not None:
@@ -182,7 +188,6 @@ class Stack:
         redrive = played.queues[source].redrive
         running = self.running = RunningStack(
             pid=os.getpid(),
-            process_started=psutil.Process().create_time(),
             function_url=f"http://127.0.0.1:{port}/",
             request_queue_url=urls[source],
             response_queue_url=next(url for name, url in urls.items() if name.endswith("-resp-queue")),

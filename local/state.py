@@ -1,15 +1,25 @@
-"""Which stack runs on this machine: a file that the stack writes when it is ready and removes when it stops."""
+"""Which stack runs on this machine.
 
+A stack holds a lock on `stack.lock` for as long as its supervisor lives, however that ends, and writes `stack.json`
+when it is ready. Process ids and start times would not do: ids are used again, and start times move with the clock.
+"""
+
+import contextlib
+import fcntl
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import psutil
 
 from adapters.settings import Paths
 
 FILE = "stack.json"
+LOCK = "stack.lock"
+
+#: How often a lock is tried that somebody who looks may hold for a moment, and the wait between, seconds.
+_TRIES = 20
+_PAUSE_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -18,8 +28,8 @@ class RunningStack:
 
     Parameters
     ----------
-    pid, process_started : int, float
-        The supervisor and its start in seconds since the epoch; both, since the system uses process ids again.
+    pid : int
+        The supervisor.
     function_url, request_queue_url, response_queue_url, dead_letter_queue_url, region : str
         What a client needs.
     sqs_endpoint, lambda_endpoint : str
@@ -32,7 +42,6 @@ class RunningStack:
     """
 
     pid: int
-    process_started: float
     function_url: str
     request_queue_url: str
     response_queue_url: str
@@ -59,20 +68,36 @@ class RunningStack:
 
 
 def running_stack(folder: Path | None = None) -> RunningStack | None:
-    """Return the stack that runs, None if none does. A file left by a stack that died is removed."""
-    file = (folder or Paths.from_environment(os.environ).state) / FILE
+    """Return the stack that runs and is ready, None if none is. A file left by a stack that died is removed."""
+    folder = folder or Paths.from_environment(os.environ).state
+    file = folder / FILE
+    if not _is_held(folder):
+        file.unlink(missing_ok=True)
+        return None
     try:
-        stack = RunningStack(**json.loads(file.read_text()))
-        running = started(stack.pid) == stack.process_started
-    except FileNotFoundError:
+        return RunningStack(**json.loads(file.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
         return None
-    except (ValueError, TypeError):
-        file.unlink(missing_ok=True)
-        return None
-    if not running:
-        file.unlink(missing_ok=True)
-        return None
-    return stack
+
+
+def hold(folder: Path) -> int | None:
+    """Say that a stack runs here from now on.
+
+    Returns
+    -------
+    int or None
+        A file descriptor: closed, or gone with its process, the stack runs no more. None if another stack runs.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    for _ in range(_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        time.sleep(_PAUSE_SECONDS)  # whoever looks holds it for a moment
+    os.close(descriptor)
+    return None
 
 
 def write(stack: RunningStack, folder: Path) -> None:
@@ -88,10 +113,15 @@ def remove(folder: Path) -> None:
     (folder / FILE).unlink(missing_ok=True)
 
 
-def started(pid: int) -> float | None:
-    """Return when the process started, in seconds since the epoch; None if there is no such process."""
+def _is_held(folder: Path) -> bool:
     try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.NoSuchProcess:
-        return None
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -232,8 +232,17 @@ class RecognitionResult:
 
 def request_id_of(body: str | bytes) -> str | None:
     """Return the request id of a message that may be broken in every other way, None if it has none."""
+    return _salvaged(body, "request_id", MAX_REQUEST_ID_CHARS)
+
+
+def filename_of(body: str | bytes) -> str:
+    """Return the file name of a message that may be broken in every other way, empty if it has none."""
+    return _salvaged(body, "filename", MAX_FILENAME_CHARS) or ""
+
+
+def _salvaged(body: str | bytes, key: str, most_chars: int) -> str | None:
     try:
-        return _text(_object(body), "request_id", MAX_REQUEST_ID_CHARS)
+        return _text(_object(body), key, most_chars)
     except BadInput:
         return None
 

@@ -17,7 +17,16 @@ from pipeline.embed import PREPROCESSINGS
 from pipeline.errors import ArtifactError, BadInput, PipelineError, TransientError
 from pipeline.gallery import Gallery
 from pipeline.images import decode
-from pipeline.messages import ERROR, UNKNOWN, FacesMessage, Json, RecognisedFace, RecognitionResult, request_id_of
+from pipeline.messages import (
+    ERROR,
+    UNKNOWN,
+    FacesMessage,
+    Json,
+    RecognisedFace,
+    RecognitionResult,
+    filename_of,
+    request_id_of,
+)
 from pipeline.ports import FaceEmbedder, MessageSender
 
 #: How much of an unexpected error's text a client is told, in one line.
@@ -156,35 +165,45 @@ def _answer(
 
 
 def _answer_error(record: SqsRecord, error: PipelineError, with_: Collaborators) -> bool:
-    """Tell the client why there is no name; False if that failed or if nobody can be told."""
+    """Tell the client why there is no name; False if that failed or if nobody can be told. Writes the frame's line."""
     request_id = request_id_of(record.body)
-    where = {"request_id": request_id, "message_id": record.message_id, "error": error.code}
+    line = {
+        "request_id": request_id,
+        "message_id": record.message_id,
+        "receive_count": record.receive_count,
+        "error": error.code,
+        "reason": error.message,
+    }
     if request_id is None:
-        log.error("unreadable message, left for the dead-letter queue", extra=where)
+        log.error("unreadable message, left for the dead-letter queue", extra=line)
         return False
     answer = RecognitionResult(
-        request_id, ERROR, model=with_.embedder.model, error={"code": error.code, "message": error.message}
+        request_id,
+        ERROR,
+        filename_of(record.body),
+        model=with_.embedder.model,
+        error={"code": error.code, "message": error.message},
     )
     try:
         with_.responses.send(answer.to_json())
     except TransientError as failure:
-        log.error("not answered", extra={**where, "reason": failure.message})
+        log.error("not answered", extra={**line, "reason": f"{error.message} And: {failure.message}"})
         return False
-    log.warning("answered Error", extra={**where, "reason": error.message})
+    log.warning("answered Error", extra=line)
     return True
 
 
 def _retry(records: Sequence[SqsRecord], error: Exception, with_: Collaborators) -> list[str]:
     """Leave messages on the queue, telling the clients of those that were handed out for the last time."""
     for record in records:
-        last = record.receive_count >= with_.max_receive_count
-        log.error(
-            "failed for the last time" if last else "failed, the queue hands it out again",
-            exc_info=error,
-            extra={"request_id": request_id_of(record.body), "receive_count": record.receive_count},
-        )
-        if last:
-            reason = " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
+        reason = " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
+        if record.receive_count >= with_.max_receive_count:
             final = PipelineError("retries_exhausted", f"The frame failed {record.receive_count} times: {reason}")
             _answer_error(record, final, with_)
+        else:
+            log.error(
+                "failed, the queue hands it out again",
+                exc_info=error,
+                extra={"request_id": request_id_of(record.body), "receive_count": record.receive_count},
+            )
     return [record.message_id for record in records]

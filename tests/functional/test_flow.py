@@ -107,7 +107,7 @@ def test_send_says_which_frame_got_no_answer(running: Service, tmp_path: Path) -
     sent = running.home.faceq("send", "--json", str(tmp_path / "note.txt"))
     assert sent.returncode == 1
     assert "400" in json.loads(sent.stdout)["problem"]
-    assert "1 frames got no answer" in sent.stderr
+    assert "1 frame got no answer" in sent.stderr
 
 
 def test_fifty_parallel_posts_are_all_answered(running: Service, frame: Callable[[str], Frame]) -> None:
@@ -204,7 +204,7 @@ def test_four_people_in_24_frames_and_five_strangers(tmp_path: Path) -> None:
     """12 frames enrolled, 24 others named right; the largest face of each stranger's photograph is Unknown."""
     with service(tmp_path) as started:
         for person in sorted((FIXTURES / "people").iterdir()):
-            enrolled = started.home.faceq("people", "add", person.name, str(person / "enrol"))
+            enrolled = started.home.faceq("people", "add", "--largest", person.name, str(person / "enrol"))
             assert enrolled.returncode == 0, enrolled.stderr
         probes = [
             Frame(f"{person.name}/{frame.filename}", frame.content)

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from local import state
-from local.state import FILE, RunningStack, running_stack, started
+from local.state import FILE, RunningStack, running_stack
 from tests.queue_server import eventually
 
 
-def stack(pid: int, process_started: float) -> RunningStack:
+def stack(pid: int) -> RunningStack:
     return RunningStack(
         pid=pid,
-        process_started=process_started,
         function_url="http://127.0.0.1:1/",
         request_queue_url="http://127.0.0.1:2/a-req-queue",
         response_queue_url="http://127.0.0.1:2/a-resp-queue",
@@ -35,17 +34,17 @@ def stack(pid: int, process_started: float) -> RunningStack:
 @pytest.fixture
 def this() -> RunningStack:
     """A stack whose supervisor is this process."""
-    own_start = started(os.getpid())
-    assert own_start is not None
-    return stack(os.getpid(), own_start)
+    return stack(os.getpid())
 
 
 def test_a_stack_that_runs_is_found_until_it_stops(tmp_path: Path, this: RunningStack) -> None:
     folder = tmp_path / "new" / "folder"
     assert running_stack(folder) is None
+    held = state.hold(folder)
+    assert held is not None
+    assert running_stack(folder) is None  # it starts, and is not ready
     state.write(this, folder)
     assert running_stack(folder) == this
-    assert [file.name for file in folder.iterdir()] == [FILE]
     state.write(replace(this, model="vggface2"), folder)
     found = running_stack(folder)
     assert found is not None
@@ -53,34 +52,40 @@ def test_a_stack_that_runs_is_found_until_it_stops(tmp_path: Path, this: Running
     state.remove(folder)
     state.remove(folder)
     assert running_stack(folder) is None
+    os.close(held)
+
+
+def test_of_two_stacks_that_start_one_runs(tmp_path: Path) -> None:
+    first = state.hold(tmp_path)
+    assert first is not None
+    assert state.hold(tmp_path) is None
+    os.close(first)
+    second = state.hold(tmp_path)
+    assert second is not None
+    os.close(second)
 
 
 def test_another_process_finds_the_same_stack(tmp_path: Path, this: RunningStack) -> None:
+    held = state.hold(tmp_path)
+    assert held is not None
     state.write(this, tmp_path)
     code = "from local.state import running_stack; print(running_stack().pid)"
     output = subprocess.check_output([sys.executable, "-c", code], env={**os.environ, "FACEQ_STATE_DIR": str(tmp_path)})
     assert int(output) == os.getpid()
+    os.close(held)
 
 
-def test_a_process_that_ended_or_waits_to_be_reaped_runs_no_stack(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        start = started(process.pid)
-        assert start is not None
-        ended = stack(process.pid, start)
-        state.write(ended, tmp_path)
-        assert running_stack(tmp_path) == ended
+def test_a_killed_supervisor_runs_no_stack(tmp_path: Path) -> None:
+    """Not even before it is reaped; its file goes."""
+    code = "import sys, pathlib, local.state as s; s.hold(pathlib.Path(sys.argv[1])); print(flush=True); input()"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        state.write(stack(process.pid), tmp_path)
+        assert running_stack(tmp_path) == stack(process.pid)
         process.kill()
-        eventually(lambda: started(process.pid) is None)  # not reaped yet: a zombie
-        assert running_stack(tmp_path) is None
-    assert not (tmp_path / FILE).exists()
-    state.write(ended, tmp_path)
-    assert running_stack(tmp_path) is None
-    assert not (tmp_path / FILE).exists()
-
-
-def test_a_process_that_got_the_id_of_a_dead_supervisor_is_not_taken_for_it(tmp_path: Path, this: RunningStack) -> None:
-    state.write(replace(this, process_started=this.process_started - 100), tmp_path)
-    assert running_stack(tmp_path) is None
+        eventually(lambda: running_stack(tmp_path) is None)
     assert not (tmp_path / FILE).exists()
 
 
@@ -95,16 +100,17 @@ def test_a_process_that_got_the_id_of_a_dead_supervisor_is_not_taken_for_it(tmp_
         b"7",
         b"{}",
         json.dumps({"pid": 1}).encode(),
-        json.dumps({**asdict(stack(1, 1.0)), "later": 1}).encode(),
-        json.dumps({**asdict(stack(1, 1.0)), "pid": "x"}).encode(),
-        json.dumps({**asdict(stack(1, 1.0)), "pid": -5}).encode(),
-        json.dumps({**asdict(stack(1, 1.0)), "pid": 10**9}).encode(),
-        json.dumps({**asdict(stack(1, 1.0)), "pid": 10**30}).encode(),
+        json.dumps({**asdict(stack(1)), "later": 1}).encode(),
     ],
     ids=lambda content: content[:20].decode(errors="replace") + content[-20:].decode(errors="replace"),
 )
-def test_a_file_that_cannot_be_a_stacks_is_removed(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_cannot_be_a_stacks_is_none(tmp_path: Path, content: bytes) -> None:
+    """And removed if no stack runs."""
     (tmp_path / FILE).write_bytes(content)
+    held = state.hold(tmp_path)
+    assert held is not None
+    assert running_stack(tmp_path) is None
+    os.close(held)
     assert running_stack(tmp_path) is None
     assert not (tmp_path / FILE).exists()
 
