@@ -87,6 +87,13 @@ class MemoryQueue(MessageSender):
         with self._lock:
             self._stored = [stored for stored in self._stored if stored.receipt != receipt]
 
+    def hide(self, receipt: str, seconds: float) -> None:
+        """Show the message again after so many seconds from now; nothing happens if it has been received again since."""
+        with self._lock:
+            for stored in self._stored:
+                if stored.receipt == receipt:
+                    stored.visible_at = self._clock() + seconds
+
     def __len__(self) -> int:
         """Return how many messages there are, hidden ones included."""
         with self._lock:

@@ -42,6 +42,10 @@ class ResponseQueue(Protocol):
         """Take a message off the queue."""
         ...
 
+    def change_message_visibility(self, *, QueueUrl: str, ReceiptHandle: str, VisibilityTimeout: int) -> object:
+        """Show a received message to others after so many seconds."""
+        ...
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -170,7 +174,12 @@ class ServiceClient:
                 )
                 with self._taking:
                     for message in received.get("Messages", []):
-                        self._take(message)
+                        if stop.is_set():  # all answers are in: what this last poll took is for others
+                            self._sqs.change_message_visibility(
+                                QueueUrl=self._queue_url, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=0
+                            )
+                        else:
+                            self._take(message)
                 pause = 0.1
             except Exception:  # noqa: BLE001 - boto3 has no one base class; the frames' own timeout tells the person
                 stop.wait(pause)

@@ -98,6 +98,9 @@ class MemorySqs:
     def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> None:
         self._queue.delete(ReceiptHandle)
 
+    def change_message_visibility(self, *, QueueUrl: str, ReceiptHandle: str, VisibilityTimeout: int) -> None:
+        self._queue.hide(ReceiptHandle, VisibilityTimeout)
+
 
 @contextmanager
 def function_url(react: Callable[[FrameRequest], tuple[int, str]]) -> Iterator[str]:

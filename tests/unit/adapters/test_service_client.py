@@ -78,6 +78,15 @@ def test_clients_that_share_a_queue_all_get_all_their_answers() -> None:
     assert len(queue) == 0
 
 
+def test_a_client_that_is_done_gives_back_what_its_last_poll_took() -> None:
+    """Its last long poll outlives the sending; the next client need not wait for the visibility timeout."""
+    queue = MemoryQueue(visibility_timeout=60)
+    with service(queue) as url:
+        by_name(client(url, queue).send(some(1), timeout_seconds=30))
+        queue.send("for somebody else")
+        eventually(lambda: [message.body for message in queue.receive()] == ["for somebody else"])
+
+
 def test_what_is_not_the_clients_own_stays_on_the_queue_and_does_not_stop_it() -> None:
     queue = MemoryQueue(visibility_timeout=0.05)
     foreign = [
