@@ -88,7 +88,7 @@ class MemoryQueue(MessageSender):
             self._stored = [stored for stored in self._stored if stored.receipt != receipt]
 
     def hide(self, receipt: str, seconds: float) -> None:
-        """Show the message again after so many seconds from now; nothing happens if it has been received again since."""
+        """Show the message again after so many seconds; nothing happens if it has been received again since."""
         with self._lock:
             for stored in self._stored:
                 if stored.receipt == receipt:
