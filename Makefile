@@ -14,12 +14,14 @@ help: ## print this help
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "faceq needs Python 3.11 or newer: make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,dlib]'
+	@echo 'installing faceq and what it needs into .venv: about a minute'
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[local,dlib]'
 	@touch $@
 
 .venv/.tested: .venv/.installed
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[local,dlib,test]'
+	@echo 'installing what the tests and checks need into .venv: about a minute'
+	@$(PIP) install --quiet --constraint constraints.txt --editable '.[local,dlib,test]'
 	@touch $@
 
 demo: .venv/.installed ## real photographs in, real names out: the main job, by one command
@@ -27,7 +29,7 @@ demo: .venv/.installed ## real photographs in, real names out: the main job, by 
 	@$(BIN)/faceq demo
 
 test: .venv/.tested ## unit, conformance, functional and fuzz tests; real processes, real queue, no torch
-	@$(BIN)/faceq models get
+	@$(BIN)/faceq models get && $(BIN)/faceq models get stand-in
 	$(BIN)/python -m pytest -m 'not reference'
 
 # The reference wants a CPU build of torch. Where the index gives a CUDA build of several GB under this version, name
@@ -35,6 +37,7 @@ test: .venv/.tested ## unit, conformance, functional and fuzz tests; real proces
 TORCH ?= torch==2.13.0
 
 .venv-reference/.installed: pyproject.toml constraints.txt
+	@echo 'installing torch and facenet-pytorch into .venv-reference: a few minutes'
 	$(PYTHON) -m venv .venv-reference
 	$(REFERENCE) -m pip install --quiet --constraint constraints.txt --editable '.[local,dlib,test]'
 	$(REFERENCE) -m pip install --quiet $(TORCH)
@@ -42,7 +45,7 @@ TORCH ?= torch==2.13.0
 	@touch $@
 
 test-reference: .venv-reference/.installed ## hold the ONNX engine to torch and facenet-pytorch; run the service once on torch
-	@$(REFERENCE) -m cli.main models get
+	@$(REFERENCE) -m cli.main models get && $(REFERENCE) -m cli.main models get stand-in
 	$(REFERENCE) -m pytest -m reference
 	FACEQ_ENGINE=torch $(REFERENCE) -m pytest tests/functional/test_flow.py -k 'known_person_is_named or without_a_face'
 
