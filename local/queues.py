@@ -30,7 +30,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Final
 
@@ -115,23 +115,29 @@ def queue_url(endpoint: str, name: str) -> str:
 def create_queues(client: "BaseClient", queues: "Mapping[str, Queue]") -> None:
     """Make the template's queues, dead-letter queues first; a queue that exists gets the template's attributes."""
     arns: dict[str, str] = {}
-    for queue in sorted(queues.values(), key=lambda queue: queue.redrive is not None):
+    for queue in sorted(queues.values(), key=_has_redrive):
         # Created by name alone and then set: creating with attributes fails where the queue exists with others.
         url = client.create_queue(QueueName=queue.name)["QueueUrl"]
-        attributes = {
-            "VisibilityTimeout": str(queue.visibility_timeout),
-            "ReceiveMessageWaitTimeSeconds": str(queue.receive_wait),
-            "DelaySeconds": str(queue.delay),
-        }
-        if queue.redrive is not None:
-            attributes["RedrivePolicy"] = json.dumps(
-                {
-                    "deadLetterTargetArn": arns[queue.redrive.dead_letter_queue],
-                    "maxReceiveCount": queue.redrive.max_receive_count,
-                }
-            )
-        client.set_queue_attributes(QueueUrl=url, Attributes=attributes)
+        arn = arns[queue.redrive.dead_letter_queue] if queue.redrive is not None else ""
+        client.set_queue_attributes(QueueUrl=url, Attributes=_settings(queue, arn))
         arns[queue.name] = _attributes(client, url, "QueueArn")["QueueArn"]
+
+
+def _has_redrive(queue: "Queue") -> bool:
+    return queue.redrive is not None
+
+
+def _settings(queue: "Queue", dead_letter_arn: str) -> dict[str, str]:
+    """Return a queue's attributes as SQS takes them."""
+    attributes = {
+        "VisibilityTimeout": str(queue.visibility_timeout),
+        "ReceiveMessageWaitTimeSeconds": str(queue.receive_wait),
+        "DelaySeconds": str(queue.delay),
+    }
+    if queue.redrive is not None:
+        policy = {"deadLetterTargetArn": dead_letter_arn, "maxReceiveCount": queue.redrive.max_receive_count}
+        attributes["RedrivePolicy"] = json.dumps(policy)
+    return attributes
 
 
 def depths(client: "BaseClient") -> list[Depth]:
@@ -273,8 +279,10 @@ def command(port: int, queues: "Iterable[Queue]" = (), region: str = "us-east-1"
 
     """
     arguments = [sys.executable, "-m", "local.queues", "--region", region]
-    for queue in queues:
-        arguments += ["--queue", json.dumps(asdict(queue))]
+    for queue in sorted(queues, key=_has_redrive):
+        arn = f"arn:aws:sqs:{region}:{ACCOUNT}:{queue.redrive.dead_letter_queue}" if queue.redrive is not None else ""
+        creation = {"QueueName": queue.name, "Attributes": _settings(queue, arn)}
+        arguments += ["--queue", json.dumps(creation)]
     return [*arguments, "--port", str(port)]
 
 
@@ -397,7 +405,8 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
-def _moto() -> "WSGIApplication":
+def _moto(region: str, creations: Iterable[str]) -> "WSGIApplication":
+    """Return moto's application with queues in it; `creations` are inputs of SQS's CreateQueue, as JSON."""
     os.environ["MOTO_ACCOUNT_ID"] = ACCOUNT
     # Closed by default: no page of a browser may read the queues.
     os.environ["MOTO_DISABLE_GLOBAL_CORS"] = "true"
@@ -409,32 +418,14 @@ def _moto() -> "WSGIApplication":
     moto.sqs.models.Condition = _Arrival  # type: ignore[attr-defined, assignment]
     app = create_backend_app("sqs")
     # The first request imports and parses for 0.1 s; that belongs to the start, not to the first frame.
-    headers = {"X-Amz-Target": "AmazonSQS.ListQueues", "Content-Type": "application/x-amz-json-1.0"}
-    app.test_client().post("/", data="{}", headers=headers)
+    for action, data in [("ListQueues", "{}"), *(("CreateQueue", creation) for creation in creations)]:
+        headers = {
+            "X-Amz-Target": f"AmazonSQS.{action}",
+            "Content-Type": "application/x-amz-json-1.0",
+            "Authorization": f"AWS4-HMAC-SHA256 Credential=local/20120105/{region}/sqs/aws4_request",
+        }
+        app.test_client().post("/", data=data, headers=headers)
     return app.wsgi_app
-
-
-def _make(queues: list[str], region: str, endpoint: str) -> None:
-    # moto has imported boto3 already; the supervisor would have to import it for this alone.
-    import boto3
-    from botocore.config import Config
-
-    from local.template import Queue, Redrive
-
-    client = boto3.client(
-        "sqs",
-        region_name=region,
-        endpoint_url=endpoint,
-        aws_access_key_id="local",
-        aws_secret_access_key="local",  # noqa: S106
-        config=Config(proxies={}),
-    )
-    made = {}
-    for text in queues:
-        fields = json.loads(text)
-        redrive = fields.pop("redrive")
-        made[fields["name"]] = Queue(**fields, redrive=Redrive(**redrive) if redrive else None)
-    create_queues(client, made)
 
 
 def main() -> int:
@@ -442,7 +433,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m local.queues", description="An SQS endpoint on 127.0.0.1.")
     parser.add_argument("--port", type=int, default=9324, help="0 takes a free one")
     parser.add_argument("--region", default="us-east-1", help="of the queues that it makes")
-    parser.add_argument("--queue", action="append", default=[], help="a Queue as JSON, to be there from the start")
+    parser.add_argument("--queue", action="append", default=[], help="CreateQueue's input, JSON; there from the start")
     arguments = parser.parse_args()
     port = arguments.port
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -453,10 +444,9 @@ def main() -> int:
         why = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
         sys.stderr.write(f"Port {port} {why}. Choose another with --port, or --port 0 for a free one.\n")
         return 1
-    _Handler.app = staticmethod(_moto())
+    # The port is open and nobody is served yet: who comes now waits, and then finds the queues.
+    _Handler.app = staticmethod(_moto(arguments.region, arguments.queue))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    if arguments.queue:
-        _make(arguments.queue, arguments.region, f"http://127.0.0.1:{server.server_address[1]}")
     sys.stdout.write(json.dumps({"ready": True, "port": server.server_address[1]}) + "\n")
     sys.stdout.flush()
     # The parent holds the other end: when it dies, however it dies, this read ends. Works on every Unix.

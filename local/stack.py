@@ -4,9 +4,9 @@ One process supervises: it serves the function URL and the Lambda API and keeps 
 The queue server and the event source mapping are processes of their own, started again when they die. All of them end
 with the supervisor, also when that is killed.
 
-The order of a start: the environments and the queue server begin at once, the event source mapping as soon as there
-are queues, and the stack is ready when all are. A stop goes the other way: no more batches,
-then the functions, then the addresses, then the queues.
+The order of a start: everything slow begins at once (queue server, environments, event source mapping), and the stack
+is ready when all are. A stop goes the other way: no more batches, then the functions, then the addresses, then the
+queues.
 """
 
 import asyncio
@@ -182,7 +182,8 @@ class Stack:
             {"AWS_ENDPOINT_URL_SQS": sqs_endpoint, "AWS_ENDPOINT_URL_LAMBDA": lambda_endpoint},
             logs,
         )
-        await asyncio.gather(runtime.start(), _in_turn(queue_server, mapping))
+        # The mapping, too, at once: long before it first asks, the queue server's port is open and lets it wait.
+        await asyncio.gather(queue_server.start(), runtime.start(), mapping.start())
         urls = {name: queues.queue_url(sqs_endpoint, name) for name in played.queues}
         (source,) = {mapping.queue for mapping in played.mappings}
         redrive = played.queues[source].redrive
@@ -405,11 +406,6 @@ class _Child:
                     break
                 except (StackError, OSError) as error:
                     self._tell(f"The {self.name} cannot be started again yet: {error}")
-
-
-async def _in_turn(*children: _Child) -> None:
-    for child in children:
-        await child.start()
 
 
 def _end(code: int | None) -> str:
