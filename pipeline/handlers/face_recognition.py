@@ -116,6 +116,7 @@ def _recognise(frames: Sequence[_Frame], with_: Collaborators) -> list[str]:
         offset += count
         try:
             answer = _answer(frame, rows, gallery, embed_ms, with_)
+            answered = with_.clock()
             with_.responses.send(answer.to_json())
         except Exception as error:  # noqa: BLE001 - what fails for one frame must not take the others with it
             failed += _retry([frame.record], error, with_)
@@ -127,7 +128,7 @@ def _recognise(frames: Sequence[_Frame], with_: Collaborators) -> list[str]:
                 "result": answer.result,
                 "faces": count,
                 "gallery": answer.gallery,
-                "timings": dict(answer.timings),
+                "timings": {**answer.timings, "send": (with_.clock() - answered) * 1e3},
             },
         )
     return failed

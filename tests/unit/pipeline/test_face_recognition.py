@@ -390,7 +390,7 @@ def test_one_line_a_frame_with_its_request_id(caplog: pytest.LogCaptureFixture) 
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR", "INFO", "ERROR"]
     good = vars(caplog.records[2])
     assert (good["result"], good["faces"], good["gallery"]) == ("Ada", 1, TWO.version)
-    assert good["timings"].keys() == {"read", "embed", "match"}
+    assert good["timings"].keys() == {"read", "embed", "match", "send"}
 
 
 def test_no_log_line_holds_a_crop_or_a_vector(caplog: pytest.LogCaptureFixture) -> None:
