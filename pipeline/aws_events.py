@@ -49,7 +49,7 @@ def posted_body(event: Mapping[str, Json]) -> bytes:
         return base64.b64decode(body, validate=True)
     except ValueError:  # binascii.Error, or characters beyond ASCII
         raise BadInput(
-            "empty_body", "The request's body cannot be decoded. Send JSON with a JSON content type."
+            "not_base64", "The request's body cannot be decoded. Send JSON with a JSON content type."
         ) from None
 
 

@@ -73,8 +73,8 @@ def test_a_body_comes_out_as_it_was_posted(body: bytes) -> None:
         (post(b""), 400, "empty_body"),
         ({**post(b"x"), "body": None}, 400, "empty_body"),
         ({key: value for key, value in post(b"x").items() if key != "body"}, 400, "empty_body"),
-        ({**post(b"x"), "body": "?", "isBase64Encoded": True}, 400, "empty_body"),
-        ({**post(b"x"), "body": "é", "isBase64Encoded": True}, 400, "empty_body"),
+        ({**post(b"x"), "body": "?", "isBase64Encoded": True}, 400, "not_base64"),
+        ({**post(b"x"), "body": "é", "isBase64Encoded": True}, 400, "not_base64"),
     ],
 )
 def test_what_is_no_post_with_a_body_is_refused(event: dict[str, Any], status: int, code: str) -> None:
