@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from adapters.models.mtcnn_graph import Graph
+from adapters.models.graph import Graph
 from pipeline.errors import ArtifactError
 
 Weights: TypeAlias = Mapping[str, NDArray[np.generic]]
