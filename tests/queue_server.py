@@ -2,8 +2,7 @@
 
 import json
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import boto3
@@ -36,11 +35,3 @@ def sqs_client(endpoint: str) -> BaseClient:
         aws_secret_access_key="local",
         config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, max_pool_connections=50, proxies={}),
     )
-
-
-def eventually(condition: Callable[[], object], seconds: float = 15.0) -> None:
-    """Poll `condition` until it holds; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "this did not become true in time"
-        time.sleep(0.02)

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.functional.conftest import Home
-from tests.queue_server import eventually
+from tests.polling import eventually
 
 
 def processes_of(home: Home) -> list[psutil.Process]:

@@ -20,7 +20,8 @@ from botocore.client import BaseClient
 
 from local import event_source_mapping, queues
 from local.template import EventSourceMapping, Queue, Redrive
-from tests.queue_server import eventually, running_queue_server, sqs_client
+from tests.polling import eventually
+from tests.queue_server import running_queue_server, sqs_client
 
 Record = dict[str, Any]
 

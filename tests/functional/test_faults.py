@@ -11,7 +11,7 @@ import pytest
 from adapters.frames import Frame
 from adapters.service_client import Outcome
 from tests.functional.conftest import COLLINS, Service, service
-from tests.queue_server import eventually
+from tests.polling import eventually
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from botocore.config import Config
 
 from local import queues
 from local.template import Queue, Redrive
-from tests.queue_server import eventually, running_queue_server, sqs_client
+from tests.polling import eventually
+from tests.queue_server import running_queue_server, sqs_client
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from adapters.service_client import Outcome, ServiceClient
 from pipeline.errors import BadInput
 from pipeline.messages import FrameRequest, RecognitionResult
 from tests.fakes import MemorySqs, function_url
-from tests.queue_server import eventually
+from tests.polling import eventually
 
 #: What the service does with a frame: the HTTP status and body, after it has put on the queue what it likes to.
 Reaction = Callable[[FrameRequest, MemoryQueue], tuple[int, str]]

@@ -11,7 +11,7 @@ import pytest
 
 from local import state
 from local.state import FILE, RunningStack, running_stack
-from tests.queue_server import eventually
+from tests.polling import eventually
 
 
 def stack(pid: int) -> RunningStack:
