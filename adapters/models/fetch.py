@@ -30,6 +30,8 @@ _CONNECT_SECONDS: Final = 10
 _SILENCE_SECONDS: Final = 30
 #: Interruptions in a row, without a byte between them, after which a download is given up.
 _ATTEMPTS: Final = 4
+#: Connections for one download, also where each brings some bytes.
+_CONNECTIONS: Final = 50
 #: Before the first new attempt; longer before each after it.
 _PAUSE_SECONDS: Final = 0.2
 #: Bytes that are read at once; so many are lost when a connection breaks.
@@ -158,14 +160,16 @@ def package_files(source: Package, cache: Path) -> list[Path]:
             archive = _pip_download(source, Path(temporary), folder)
             for file in missing:
                 with _member(archive, file) as content:
-                    if not _store(content, folder / file.name, file):
+                    how = _store(content, folder / file.name, file)
+                    if how is not None:
                         raise ArtifactError(
-                            "wrong_file", f"{file.name} in {archive.name} is not the one that is expected; not used."
+                            "wrong_file",
+                            f"{file.name} in {archive.name} is not the one that is expected ({how}); not used.",
                         )
     return [folder / file.name for file in source.files]
 
 
-def download(url: str, target: Path, size: int, sha256: str, progress: Progress) -> None:
+def download(file: PinnedFile, target: Path, progress: Progress) -> None:
     """Fetch a file over HTTP, unless `target` holds it already; go on where an earlier try stopped.
 
     The bytes gather in `target` with `.part` behind its name, which becomes `target` when size and SHA-256 are right.
@@ -173,8 +177,8 @@ def download(url: str, target: Path, size: int, sha256: str, progress: Progress)
 
     Parameters
     ----------
-    size : int
-        Bytes.
+    file : PinnedFile
+        Its path is the URL.
 
     Raises
     ------
@@ -183,17 +187,18 @@ def download(url: str, target: Path, size: int, sha256: str, progress: Progress)
         where it sends another file. The message begins with what happened.
 
     """
-    if is_whole(target, size, sha256):
+    if is_whole(target, file.size, file.sha256):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    host = urlsplit(url).hostname
-    failures = 0
-    while failures < _ATTEMPTS:
+    host = urlsplit(file.path).hostname
+    failures = connections = 0
+    while failures < _ATTEMPTS and connections < _CONNECTIONS:
         start = part.stat().st_size if part.exists() else 0
         try:
-            if start < size:
-                _receive(url, part, size, progress)
+            if start < file.size:
+                connections += 1
+                _receive(file, part, progress)
         except requests.HTTPError as error:
             raise ArtifactError("cannot_download", f"{host} answered {error.response.status_code}") from error
         except requests.RequestException as error:
@@ -204,12 +209,14 @@ def download(url: str, target: Path, size: int, sha256: str, progress: Progress)
             failures = failures + 1 if now <= start else 1
             time.sleep(_PAUSE_SECONDS * failures)
             continue
-        if is_whole(part, size, sha256):
+        if is_whole(part, file.size, file.sha256):
             part.replace(target)
             return
-        part.unlink(missing_ok=True)
         if start == 0:
-            raise _other_file(url)
+            how = difference(part.stat().st_size, digest(part), file)
+            part.unlink()
+            raise _other_file(file, how)
+        part.unlink(missing_ok=True)
         failures += 1  # the beginning may have been another file's
     raise ArtifactError("cannot_download", f"{host} breaks off again and again")
 
@@ -217,18 +224,33 @@ def download(url: str, target: Path, size: int, sha256: str, progress: Progress)
 def is_whole(path: Path, size: int, sha256: str) -> bool:
     """Return whether a file is there with this size in bytes and this SHA-256."""
     try:
-        with path.open("rb") as file:
-            return path.stat().st_size == size and hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        return path.stat().st_size == size and digest(path) == sha256
     except FileNotFoundError:
         return False
 
 
-def _receive(url: str, part: Path, size: int, progress: Progress) -> None:
-    """Add to `part` what is missing; at most one byte more than `size`, which tells a longer file."""
+def digest(path: Path) -> str:
+    """Return a file's SHA-256, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def difference(size: int, sha256: str, file: PinnedFile) -> str:
+    """Say what tells a file of this size and SHA-256 from the expected one, for a person to compare."""
+    if size > file.size:  # no more than one byte beyond is ever read
+        return f"more than {file.size:,} bytes"
+    if size < file.size:
+        return f"{size:,} bytes instead of {file.size:,}"
+    return f"SHA-256 {sha256[:16]}... instead of {file.sha256[:16]}..."
+
+
+def _receive(file: PinnedFile, part: Path, progress: Progress) -> None:
+    """Add to `part` what is missing; at most one byte more than there should be, which tells a longer file."""
     have = part.stat().st_size if part.exists() else 0
     # Not compressed: sizes and ranges then count the file's own bytes.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    with requests.get(url, headers=headers, stream=True, timeout=(_CONNECT_SECONDS, _SILENCE_SECONDS)) as response:
+    timeout = (_CONNECT_SECONDS, _SILENCE_SECONDS)
+    with requests.get(file.path, headers=headers, stream=True, timeout=timeout) as response:
         if response.status_code == requests.codes.requested_range_not_satisfiable:
             part.unlink()
             return
@@ -236,28 +258,29 @@ def _receive(url: str, part: Path, size: int, progress: Progress) -> None:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             have = 0  # the server sends the whole file
         length = response.headers.get("Content-Length", "")
-        if length.isdecimal() and have + int(length) != size:  # also a network's log-in page
-            raise _other_file(url)
-        with part.open("ab" if have else "wb") as file:
+        if length.isdecimal() and have + int(length) != file.size:  # also a network's log-in page
+            raise _other_file(file, f"{have + int(length):,} bytes instead of {file.size:,}")
+        with part.open("ab" if have else "wb") as output:
             for chunk in response.iter_content(_CHUNK):
-                file.write(chunk[: size + 1 - have])
+                output.write(chunk[: file.size + 1 - have])
                 have += len(chunk)
-                progress(part.stem, min(have, size), size)
-                if have > size:
+                progress(part.stem, min(have, file.size), file.size)
+                if have > file.size:
                     return
-    if have < size:  # a length was not announced, or not kept
+    if have < file.size:  # a length was not announced, or not kept
         raise requests.ConnectionError("the connection was closed")
 
 
-def _other_file(url: str) -> ArtifactError:
-    return ArtifactError("wrong_file", f"{urlsplit(url).hostname} sent another file than the one that is expected")
+def _other_file(file: PinnedFile, how: str) -> ArtifactError:
+    host = urlsplit(file.path).hostname
+    return ArtifactError("wrong_file", f"{host} sent another file than the one that is expected ({how})")
 
 
 def _copy_installed(source: Package, file: PinnedFile, folder: Path) -> bool:
     """Take a file from the installed package; return whether it is there and the right one."""
     try:
         with Path(str(distribution(source.name).locate_file(file.path))).open("rb") as content:
-            return _store(content, folder / file.name, file)
+            return _store(content, folder / file.name, file) is None
     except (PackageNotFoundError, OSError):
         return False
 
@@ -320,13 +343,14 @@ def _member(archive: Path, file: PinnedFile) -> Iterator[IO[bytes]]:
             yield member
 
 
-def _store(content: IO[bytes], target: Path, file: PinnedFile) -> bool:
-    """Write `content` to `target` in one step if it is the expected file; return whether it is."""
+def _store(content: IO[bytes], target: Path, file: PinnedFile) -> str | None:
+    """Write `content` to `target` in one step if it is the expected file; return what tells it from that one."""
     data = content.read(file.size + 1)
-    if len(data) != file.size or hashlib.sha256(data).hexdigest() != file.sha256:
-        return False
+    found = hashlib.sha256(data).hexdigest()
+    if found != file.sha256:
+        return difference(len(data), found, file)
     write(target, data)
-    return True
+    return None
 
 
 def write(target: Path, content: bytes) -> None:

