@@ -18,7 +18,7 @@ AWS_REGION = "AWS_REGION"
 MAX_RECEIVE_COUNT = "MAX_RECEIVE_COUNT"
 #: `onnx` (default) or `torch`.
 FACEQ_ENGINE = "FACEQ_ENGINE"
-#: `auto` (default), `vggface2`, `casia-webface`, `dlib`, `stand-in`, or the path of a .pt file.
+#: `auto` (default), `vggface2`, `casia-webface`, `dlib`, `stand-in`, or the path of a weight file.
 FACEQ_MODEL = "FACEQ_MODEL"
 #: Folder of the installed models.
 FACEQ_MODELS_DIR = "FACEQ_MODELS_DIR"

@@ -45,7 +45,7 @@ def get(
         str,
         typer.Argument(
             metavar="NAME",
-            help=f"{', '.join(CATALOGUE)}, or a .pt file with weights of InceptionResnetV1; auto keeps what is "
+            help=f"{', '.join(CATALOGUE)}, or a .pt or .pth file with weights of InceptionResnetV1; auto keeps what is "
             "installed, else takes vggface2, or dlib where that cannot be fetched.",
         ),
     ] = AUTO,
@@ -119,7 +119,7 @@ def _get(name: str, cache: Path) -> InstalledModel:
         bar.update(task, completed=done)
 
     try:
-        return models.get(name, cache, show)
+        return models.get(name, cache, show, lambda: console.print("waiting for another `faceq models get`"))
     finally:
         bar.stop()
 

@@ -46,7 +46,7 @@ def up(
     api_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Of the Lambda API.  [default: 8001]")] = None,
     queue_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Of SQS.  [default: 9324]")] = None,
     model: Annotated[
-        str | None, typer.Option(help="auto, vggface2, casia-webface, dlib, stand-in or a .pt file.")
+        str | None, typer.Option(help="auto, vggface2, casia-webface, dlib, stand-in or a weight file.")
     ] = None,
     engine: Annotated[str | None, typer.Option(help="onnx or torch.")] = None,
     environments: Annotated[

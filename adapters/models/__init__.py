@@ -169,7 +169,7 @@ def installed(name: str, cache: Path) -> InstalledModel:
     Parameters
     ----------
     name : str
-        An id, the path of a .pt file that `get` was given, or `auto`: vggface2 if it is installed, else dlib.
+        An id, the path of a weight file that `get` was given, or `auto`: vggface2 if it is installed, else dlib.
     cache : Path
 
     Raises
@@ -207,7 +207,9 @@ def installed_detector(cache: Path) -> InstalledDetector:
     return InstalledDetector(cache / DETECTOR, _paths(read_manifest(DETECTOR, cache), cache))
 
 
-def get(name: str, cache: Path, progress: Progress | None = None) -> InstalledModel:
+def get(
+    name: str, cache: Path, progress: Progress | None = None, on_wait: Callable[[], None] | None = None
+) -> InstalledModel:
     """Fetch, verify and build a model and the detector, as far as they are not in the cache.
 
     `auto` keeps the model that is installed; where there is none it is vggface2, or dlib if vggface2 cannot be
@@ -216,10 +218,12 @@ def get(name: str, cache: Path, progress: Progress | None = None) -> InstalledMo
     Parameters
     ----------
     name : str
-        An id, `auto`, or the path of a .pt file with the weights of facenet-pytorch's InceptionResnetV1.
+        An id, `auto`, or the path of a .pt or .pth file with the weights of facenet-pytorch's InceptionResnetV1.
     cache : Path
     progress : callable, optional
         Told how far a download is.
+    on_wait : callable, optional
+        Called once if another process gets into this folder, before waiting until it is done.
 
     Raises
     ------
@@ -229,17 +233,17 @@ def get(name: str, cache: Path, progress: Progress | None = None) -> InstalledMo
     """
     from adapters.models.install import install  # onnx, NumPy and requests are for set-up only
 
-    return install(name, cache, progress)
+    return install(name, cache, progress, on_wait)
 
 
 def model_id(name: str) -> str:
     """Return the id that a model's name or weight file stands for. Raises ArtifactError if there is none such."""
     if name in CATALOGUE or _FILE_ID.fullmatch(name):
         return name
-    if not name.endswith(".pt"):
+    if not name.endswith((".pt", ".pth")):
         raise ArtifactError(
             "unknown_model",
-            f"There is no model {name!r}. Take one of {', '.join(CATALOGUE)}, or the path of a .pt file.",
+            f"There is no model {name!r}. Take one of {', '.join(CATALOGUE)}, or the path of a .pt or .pth file.",
         )
     try:
         with Path(name).open("rb") as file:

@@ -61,11 +61,11 @@ RELEASE_FILES: Final = {
 }
 
 
-def install(name: str, cache: Path, progress: Progress | None) -> InstalledModel:
+def install(name: str, cache: Path, progress: Progress | None, on_wait: Callable[[], None] | None) -> InstalledModel:
     """Do what `adapters.models.get` says."""
     report = progress or (lambda _name, _done, _total: None)
     try:
-        with _alone(cache):
+        with _alone(cache, on_wait):
             _ensure(DETECTOR, cache, lambda: _make_detector(cache))
             return _auto(cache, report) if name == AUTO else _model(name, cache, report)
     except OSError as error:
@@ -199,12 +199,24 @@ def _write_manifest(model: str, about: Mapping[str, str | int | float], files: M
 
 
 @contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    """Wait until no other process fetches into this folder, and keep others waiting until the block ends."""
+def _alone(cache: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
+    """Wait until no other process fetches into this folder, and keep others waiting until the block ends.
+
+    A folder that cannot be written has no lock and needs none: what is installed there is only looked at.
+    """
     cache.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(cache / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # freed by the system when the process dies
+        descriptor = os.open(cache / ".lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError:
+        yield
+        return
+    try:  # the system frees the lock when the process dies
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if on_wait is not None:
+                on_wait()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)

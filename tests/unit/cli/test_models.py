@@ -1,6 +1,10 @@
 """`faceq models` as a person meets it, on a cache that needs no network."""
 
+import fcntl
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,6 +50,25 @@ def test_get_says_when_auto_fell_back_and_why(faceq_models: Faceq, monkeypatch: 
     installed, note = result.stdout.splitlines()
     assert installed.startswith("dlib is installed")
     assert note.startswith("note: dlib is used, for vggface2 is out of reach: 127.0.0.1 answered 404")
+
+
+def test_get_says_once_that_it_waits_for_another(faceq_models: Faceq, cache: Path) -> None:
+    faceq_models("get", DLIB)
+    with (cache / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", "cli.main", "models", "get", DLIB],
+            env={**os.environ, "FACEQ_MODELS_DIR": str(cache)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert waiting.stderr
+        assert waiting.stderr.readline() == "waiting for another `faceq models get`\n"
+        assert waiting.poll() is None
+    said, problems = waiting.communicate(timeout=20)
+    assert (waiting.returncode, problems) == (0, "")
+    assert said.startswith("dlib is installed")
 
 
 def test_get_of_an_unknown_model_is_one_line(faceq_models: Faceq) -> None:

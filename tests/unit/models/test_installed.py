@@ -293,6 +293,15 @@ def test_gets_at_the_same_time_take_turns(cache: Path, monkeypatch: pytest.Monke
         assert server.starts == [0]
 
 
+def test_what_is_installed_is_got_where_nothing_can_be_written(cache: Path) -> None:
+    """No lock can be made there (for the super-user, too), and nothing needs to be."""
+    got = models.get(DLIB, cache)
+    (cache / ".lock").unlink()
+    (cache / ".lock").symlink_to("no such folder/lock")
+    assert models.get(DLIB, cache) == got
+    assert models.get(AUTO, cache).id == DLIB
+
+
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
     with pytest.raises(ArtifactError, match="cannot be written") as caught:
@@ -339,13 +348,14 @@ def test_auto_fetches_vggface2_where_it_can(big_cache: Path, published: bytes, m
 
 
 def test_a_persons_own_weights_are_named_by_their_content(big_cache: Path, published: bytes) -> None:
-    """By the path while the file is there, by the id for ever, for a copy is kept."""
+    """By the path while the file is there, whichever suffix it has; by the id for ever, for a copy is kept."""
     own = big_cache / "own.pt"
     own.write_bytes(published)
     model = models.get(str(own), big_cache)
     assert model.id == f"file-{hashlib.sha256(published).hexdigest()[:8]}"
     assert models.installed(str(own), big_cache) == model
-    own.unlink()
+    assert models.installed(str(own.rename(big_cache / "own.pth")), big_cache) == model
+    (big_cache / "own.pth").unlink()
     assert models.installed(model.id, big_cache) == model == models.get(model.id, big_cache)
     assert model.files["weights"].read_bytes() == published
     assert embeds(model)
