@@ -1,0 +1,222 @@
+"""Measure everything and write it down: `python -m bench`, or `make bench`. Takes some minutes; `--quick` one."""
+
+import argparse
+import os
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from rich.console import Console
+
+from adapters import models
+from adapters.frames import Frame
+from adapters.models import CASIA_WEBFACE, DLIB, STAND_IN, VGGFACE2
+from adapters.settings import FACEQ_MODELS_DIR, Paths
+from bench import engines, service
+from bench.frames import ONE_FACE, frame, photographs, pictures
+from bench.report import SPREAD, Section, load, machine, show, spread, write
+from bench.service import Service
+from pipeline.errors import ArtifactError, PipelineError
+
+HERE: Final = Path(__file__).parent
+#: What the project promises of the service, with the model that `auto` takes.
+BUDGETS: Final = {
+    "pipeline overhead of a frame, one in flight, ms, median": 25.0,
+    "`faceq up` to ready, s, median": 3.0,
+    "first answer of a fresh function process, s, median": 1.5,
+}
+BURST: Final = 50
+
+
+def main() -> int:
+    """Run. Exit code 1 if a frame of the burst got no answer, or if the service cannot be measured."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few runs, to see that all of it works")
+    parser.add_argument("--output", type=Path, default=HERE / "results.md", help="the Markdown file")
+    arguments = parser.parse_args()
+    console = Console(highlight=False)
+    try:
+        sections, whole = _measure(arguments.quick, console)
+    except (PipelineError, RuntimeError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    write(sections, arguments.output, "python -m bench" + (" --quick" if arguments.quick else ""))
+    console.print(f"written to {arguments.output}", soft_wrap=True)
+    return 0 if whole else 1
+
+
+def _measure(quick: bool, console: Console) -> tuple[list[Section], bool]:
+    cache = Paths.from_environment(os.environ).models
+    os.environ[FACEQ_MODELS_DIR] = str(cache)
+    about = machine(HERE.parent)
+    about.rows.append(("load average at the start", load()))
+    services = _services(cache)
+    budgets = Section(
+        "Budgets", f"Of the service with {services[0][0]} on {services[0][1]}.", ("what", "budget", "measured", "kept")
+    )
+    runs, starts = (20, 2) if quick else (100, 5)
+    whole = True
+    frames = {kind: frame(kind, picture) for kind, picture in pictures(cache).items()}
+    with tempfile.TemporaryDirectory(prefix="faceq-bench-") as folder:
+        flow = _Flow()
+        for model, engine in services:
+            console.print(f"measuring the service with {model} on {engine}")
+            measured = Service(Path(folder) / f"{model}-{engine}", model, engine)
+            for name, photo in photographs(cache).items():
+                measured.faceq("people", "add", name, str(photo))
+            whole &= flow.add(measured, frames, runs, starts)
+        for what, budget in BUDGETS.items():
+            value = flow.of_budgets[what]
+            budgets.rows.append((what, f"{budget:g}", f"{value:.2f}", "yes" if value <= budget else "no"))
+        budgets.rows.append(
+            (f"{BURST} frames at once, answered", str(BURST), str(flow.answered), "yes" if whole else "no")
+        )
+        console.print("measuring the engines")
+        paths = {}
+        for kind, made in frames.items():
+            paths[kind] = Path(folder) / made.filename.replace(", ", "-").replace(" ", "-")
+            paths[kind].write_bytes(made.content)
+        sections = [budgets, *flow.sections(), *engines.measure(_engines(cache), paths, runs // 4, min(starts, 5))]
+    about.rows.append(("load average at the end, ours included", load()))
+    for section in sections:
+        show(section, console)
+    return [about, *sections], whole
+
+
+class _Flow:
+    """The tables about the service, filled one service after the other."""
+
+    def __init__(self) -> None:
+        self.of_budgets: dict[str, float] = {}
+        self.answered = 0
+        self._starts = Section(
+            "Start and stop", "Seconds, files in the page cache. Ready means that a frame would be answered.",
+            ("what", *SPREAD),
+        )  # fmt: skip
+        self._cold = Section(
+            "Fresh function process", "Seconds from the start of the process, on the runtime that `faceq up` uses.",
+            ("what", *SPREAD),
+        )  # fmt: skip
+        self._frames = Section(
+            "One frame in flight",
+            "Milliseconds from the start of the post to the answer in the client's hands. Overhead is what is left "
+            "when the compute of both functions, by the answer's `timings`, is taken off.",
+            ("what", *SPREAD),
+        )
+        self._steps: list[Section] = []
+        self._burst = Section(
+            f"{BURST} frames posted at once", "Milliseconds from the start of a post to its answer.",
+            ("what", "answered", "median", "max", "all done, s", "frames a second"),
+        )  # fmt: skip
+        self._memory = Section(
+            "Resident memory after the burst", "MB, one figure a process.", ("part", "MB of each process", "sum")
+        )
+
+    def add(self, measured: Service, frames: dict[str, Frame], runs: int, starts: int) -> bool:
+        """Measure a service; return whether each frame of the burst was answered."""
+        first = not self.of_budgets
+        times = [measured.start_and_stop() for _ in range(starts)]
+        detached = [measured.start_detached() for _ in range(starts)]
+        for what, values in (
+            ("`faceq up` to ready", [ready for ready, _ in times]),
+            ("`faceq up -d`, whole command", detached),
+            ("Ctrl-C to the end", [end for _, end in times]),
+        ):
+            self._starts.rows.append((f"{what}, {measured.name}", *spread(values, 2)))
+        overheads = []
+        with measured.running() as stack:
+            steps = Section(
+                f"Where a frame's time goes, {measured.name}",
+                "Milliseconds, means (they add up). A function logs in whole milliseconds, which evens out. A reader "
+                "can have a message before its sender has the queue's answer, so what follows a send can be below 0.",
+                ("step", *frames),
+            )
+            columns = []
+            for kind, sent in frames.items():
+                passages = service.one_in_flight(stack, sent, runs)
+                totals, overhead = ([getattr(p, what) for p in passages] for what in ("total", "overhead"))
+                overheads.append(float(np.median(overhead)))
+                self._frames.rows += [
+                    (f"whole, {kind}, {measured.name}", *spread(totals)),
+                    (f"overhead, {kind}, {measured.name}", *spread(overhead)),
+                ]
+                columns.append(service.mean_steps(passages))
+            for step in columns[0]:
+                steps.rows.append((step, *(f"{column[step]:.1f}" for column in columns)))
+            steps.rows.append(("sum", *(f"{sum(column.values()):.1f}" for column in columns)))
+            self._steps.append(steps)
+            outcomes, seconds = service.burst(stack, frames[ONE_FACE], BURST)
+            took = [outcome.milliseconds for outcome in outcomes if outcome.answer is not None]
+            self._burst.rows.append(
+                (
+                    measured.name, str(len(took)), f"{np.median(took):.0f}", f"{max(took):.0f}", f"{seconds:.1f}",
+                    f"{len(took) / seconds:.1f}",
+                )
+            )  # fmt: skip
+            self._add_memory(measured)
+            cold = service.cold_starts(measured, stack, frames[ONE_FACE], starts)
+        for function, colds in cold.items():
+            for what, each in (
+                ("init done", [one.ready for one in colds]),
+                ("first answer", [one.answered for one in colds]),
+            ):
+                self._cold.rows.append((f"{function}, {what}, {measured.name}", *spread(each, 2)))
+        if first:
+            slowest = max(float(np.median([one.answered for one in colds])) for colds in cold.values())
+            ready = float(np.median([ready for ready, _ in times]))
+            self.of_budgets = dict(zip(BUDGETS, (overheads[0], ready, slowest), strict=True))
+            self.answered = len(took)
+        return len(took) == BURST
+
+    def sections(self) -> list[Section]:
+        return [self._starts, self._cold, self._frames, *self._steps, self._burst, self._memory]
+
+    def _add_memory(self, measured: Service) -> None:
+        parts: dict[str, list[float]] = {}
+        for part, megabytes in service.memory(measured):
+            parts.setdefault(part, []).append(megabytes)
+        for part, each in parts.items():
+            row = (f"{part}, {measured.name}", " ".join(f"{value:.0f}" for value in each), f"{sum(each):.0f}")
+            self._memory.rows.append(row)
+        total = sum(sum(each) for each in parts.values())
+        self._memory.rows.append((f"all, {measured.name}", "", f"{total:.0f}"))
+
+
+def _services(cache: Path) -> list[tuple[str, str]]:
+    """Return the models and engines to run: what `auto` takes first, then InceptionResnetV1 on each engine."""
+    default = models.installed("auto", cache).id
+    network = _network(cache)
+    every = [(default, "onnx"), (network, "onnx"), *([(network, "torch")] if _has_torch() else [])]
+    return list(dict.fromkeys(every))
+
+
+def _engines(cache: Path) -> dict[str, str]:
+    """Return the engines to compare, each with its model."""
+    network = _network(cache)
+    found = {"onnx": network}
+    if _has_torch():
+        found["torch"] = network
+    try:
+        models.installed(DLIB, cache)
+    except ArtifactError:
+        return found
+    return {**found, "dlib": DLIB}
+
+
+def _network(cache: Path) -> str:
+    """Return an installed model of InceptionResnetV1; the stand-in, as fast as the others, is made if there is none."""
+    for name in (VGGFACE2, CASIA_WEBFACE):
+        if (cache / name / models.MANIFEST).exists():
+            return name
+    return models.get(STAND_IN, cache).id
+
+
+def _has_torch() -> bool:
+    return all(find_spec(name) for name in ("torch", "torchvision", "facenet_pytorch"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The engines side by side: what they cost to start, to find faces and to embed them.
+
+Each runs in a process of its own (`python -m bench.engines ENGINE MODEL PICTURE...`), which does one thing a line of
+standard input: so the engines take turns and the same noise meets all of them.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from bench.report import SPREAD, Section, spread
+
+EMBED_ONE: Final = "embed 1 face"
+EMBED_EIGHT: Final = "embed 8 faces"
+#: Calls before the first that counts.
+WARM_UP: Final = 3
+
+
+class _Worker:
+    """An engine's process.
+
+    Parameters
+    ----------
+    engine : str
+        `onnx`, `torch` or `dlib`; the last only embeds.
+    model : str
+        The recogniser.
+    pictures : Mapping of str to Path
+        Kinds of frames and where they are.
+
+    """
+
+    def __init__(self, engine: str, model: str, pictures: Mapping[str, Path]) -> None:
+        self.calls = [*([] if engine == "dlib" else pictures), EMBED_ONE, EMBED_EIGHT]
+        paths = json.dumps({kind: str(path) for kind, path in pictures.items()})
+        began = time.perf_counter()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.engines", engine, model, paths],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+        )
+        self.start: dict[str, float] = self._answer()
+        self.start["all"] = (time.perf_counter() - began) * 1e3
+
+    def run(self, call: str) -> dict[str, float]:
+        """Make one call; return its `ms` and the process's `mb`."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(call + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, float]:
+        assert self._process.stdout is not None
+        answer: dict[str, float] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def stop(self) -> None:
+        self._process.communicate()
+
+
+def measure(engines: Mapping[str, str], pictures: Mapping[str, Path], runs: int, starts: int) -> list[Section]:
+    """Measure the engines, each with its model; the first is the one that the others are compared to."""
+    names = {engine: f"{engine} ({model})" for engine, model in engines.items()}
+    begun: dict[str, list[dict[str, float]]] = {engine: [] for engine in engines}
+    took: dict[tuple[str, str], list[float]] = {}
+    memory: dict[str, float] = {}
+    for _ in range(starts - 1):
+        for engine, model in engines.items():
+            worker = _Worker(engine, model, pictures)
+            worker.stop()
+            begun[engine].append(worker.start)
+    with ExitStack() as stack:
+        workers = {engine: _Worker(engine, model, pictures) for engine, model in engines.items()}
+        for engine, worker in workers.items():
+            stack.callback(worker.stop)
+            begun[engine].append(worker.start)
+        for call in [*pictures, EMBED_ONE, EMBED_EIGHT]:
+            able = {engine: worker for engine, worker in workers.items() if call in worker.calls}
+            for number in range(WARM_UP + runs):
+                for engine, worker in able.items():
+                    answer = worker.run(call)
+                    memory[engine] = answer["mb"]
+                    if number >= WARM_UP:
+                        took.setdefault((call, engine), []).append(answer["ms"])
+    first = next(iter(engines))
+    speed = Section(
+        "Engines: speed",
+        "Milliseconds of one call, one thread as in a function with the template's memory; the engines take turns call "
+        f"by call. The ratio is to {names[first]}, median to median.",
+        ("call, engine", *SPREAD, "ratio"),
+    )
+    for (call, engine), values in took.items():
+        ratio = float(np.median(values) / np.median(took[call, first]))
+        what = call if call.startswith("embed") else f"detect {call}"
+        speed.rows.append((f"{what}, {names[engine]}", *spread(values), f"{ratio:.2f}"))
+    start = Section(
+        "Engines: start and memory",
+        "Milliseconds from nothing to a loaded engine in a process of its own, files in the page cache: interpreter, "
+        "import, load of the networks. Medians; resident memory after all calls above.",
+        ("engine", "import", "load", "process start to loaded", "slowest", "MB", "runs"),
+    )
+    for engine, every in begun.items():
+        medians = [f"{np.median([one[part] for one in every]):.0f}" for part in ("import", "load", "all")]
+        slowest = f"{max(one['all'] for one in every):.0f}"
+        start.rows.append((names[engine], *medians, slowest, f"{memory[engine]:.0f}", str(len(every))))
+    return [speed, start]
+
+
+def _serve(engine: str, model: str, pictures: str) -> None:
+    """Be an engine's process: say how the start went, then answer each line with what the call took."""
+    began = time.perf_counter()
+    from adapters import wiring
+    from adapters.settings import ModelSettings
+
+    import_module(f"adapters.engine_{engine}")
+    imported = time.perf_counter()
+    settings = replace(
+        ModelSettings.from_environment(os.environ),
+        engine="onnx" if engine == "dlib" else engine,
+        model=model,
+        threads=1,
+    )
+    detector = None if engine == "dlib" else wiring.detector(settings)
+    embedder = wiring.embedder(settings)
+    loaded = time.perf_counter()
+    print(json.dumps({"import": (imported - began) * 1e3, "load": (loaded - imported) * 1e3}), flush=True)
+
+    import psutil
+
+    from adapters.models import installed
+    from pipeline.embed import PREPROCESSINGS, cut
+    from pipeline.images import decode
+
+    images = {kind: decode(Path(path).read_bytes()) for kind, path in json.loads(pictures).items()}
+    detector = detector or wiring.detector(settings)
+    image = next(iter(images.values()))
+    preprocessing = PREPROCESSINGS[installed(model, settings.models).preprocessing]
+    crop = cut(image, detector.detect(image)[0], preprocessing)[None]
+    crops = {EMBED_ONE: crop, EMBED_EIGHT: np.repeat(crop, 8, axis=0)}
+    for line in sys.stdin:
+        call = line.strip()
+        began = time.perf_counter()
+        if call in crops:
+            embedder.embed(crops[call])
+        else:
+            detector.detect(images[call])
+        took = (time.perf_counter() - began) * 1e3
+        print(json.dumps({"ms": took, "mb": psutil.Process().memory_info().rss / 2**20}), flush=True)
+
+
+if __name__ == "__main__":
+    _serve(*sys.argv[1:])

@@ -1,0 +1,43 @@
+"""The frames that are sent: two photographs that Python packages carry, on canvases of two usual sizes."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from PIL import Image, ImageOps
+
+from adapters.frames import Frame
+from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
+
+ONE_FACE: Final = "640x480, 1 face"
+TWO_FACES: Final = "1280x720, 2 faces"
+
+
+def photographs(models: Path) -> Mapping[str, Path]:
+    """Return whom the frames show, by name, and the photograph of each."""
+    return {
+        "Eileen Collins": package_file(ASTRONAUT, models),
+        "Grace Hopper": package_file(GRACE_HOPPER, models),
+    }
+
+
+def pictures(models: Path) -> Mapping[str, Image.Image]:
+    """Return a picture of each kind."""
+    collins, hopper = (Image.open(path).convert("RGB") for path in photographs(models).values())
+    return {ONE_FACE: _canvas((640, 480), collins), TWO_FACES: _canvas((1280, 720), collins, hopper)}
+
+
+def frame(kind: str, picture: Image.Image) -> Frame:
+    """Return a picture as a camera sends it."""
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=90)
+    return Frame(f"{kind}.jpg", stream.getvalue())
+
+
+def _canvas(size: tuple[int, int], *photos: Image.Image) -> Image.Image:
+    canvas = Image.new("RGB", size, (96, 104, 112))
+    width = size[0] // len(photos)
+    for number, photo in enumerate(photos):
+        canvas.paste(ImageOps.contain(photo, (width, size[1])), (number * width, 0))
+    return canvas

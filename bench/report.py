@@ -1,0 +1,130 @@
+"""Figures and how they are shown: tables on the terminal, the same tables in a Markdown file."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+#: What the figures depend on, as the package index calls it.
+PACKAGES: Final = (
+    "numpy", "onnxruntime", "opencv-python-headless", "Pillow", "boto3", "awslambdaric", "moto", "aiohttp", "dlib-bin",
+    "torch", "facenet-pytorch",
+)  # fmt: skip
+
+
+@dataclass
+class Section:
+    """One table with a title and what a reader must know about it.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        The first is text, the others are figures.
+
+    """
+
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: list[Sequence[str]] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+        head = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)]]
+        table = "\n".join(f"| {' | '.join(row)} |" for row in [*head, *self.rows])
+        return f"## {self.title}\n\n{self.note}\n\n{table}\n"
+
+    def table(self) -> Table:
+        """Return it for the terminal."""
+        table = Table(title=self.title, caption=self.note, title_justify="left", caption_justify="left")
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if number else "left")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+#: The columns that `spread` fills.
+SPREAD: Final = ("median", "p95", "min", "max", "runs")
+
+
+def spread(values: Sequence[float], digits: int = 1) -> list[str]:
+    """Return the median, the 95th percentile, the extremes and the count."""
+    figures = (np.median(values), np.percentile(values, 95), min(values), max(values))
+    return [*(f"{figure:.{digits}f}" for figure in figures), str(len(values))]
+
+
+def machine(root: Path) -> Section:
+    """Return what the figures were measured on."""
+    section = Section("Machine and versions", "", ("what", "value"))
+    section.rows += [
+        ("date", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
+        ("revision", _revision(root)),
+        ("processor", f"{_processor()}, {os.cpu_count()} cores"),
+        ("system", f"{platform.system()} {platform.machine()}, {_distribution()}"),
+        ("Python", platform.python_version()),
+        *((name, found) for name in PACKAGES if (found := _version(name))),
+    ]
+    return section
+
+
+def load() -> str:
+    """Return how many processes wanted a processor in the last minute."""
+    return f"{os.getloadavg()[0]:.2f}"
+
+
+def write(sections: Iterable[Section], file: Path, command: str) -> None:
+    """Write all as one Markdown page."""
+    page = f"# Benchmark results\n\nWritten by `{command}`; [README.md](README.md) says what each figure is.\n"
+    file.write_text("\n".join([page, *(section.markdown() for section in sections)]))
+
+
+def show(section: Section, console: Console) -> None:
+    """Print a table."""
+    console.print(section.table())
+    console.print()
+
+
+def _revision(root: Path) -> str:
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + (" with changes" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "not a git work tree"
+
+
+def _processor() -> str:
+    if platform.system() == "Darwin":
+        name = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+        return name.stdout.strip()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"
+
+
+def _distribution() -> str:
+    if platform.system() == "Darwin":
+        return f"macOS {platform.mac_ver()[0]}"
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.release()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,315 @@
+"""The whole service, as a person starts it: how soon it is ready, what a frame costs and where, what it holds."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import repeat
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from adapters.frames import Frame
+from adapters.queue_sqs import client
+from adapters.service_client import Outcome, ServiceClient
+from adapters.settings import (
+    FACEQ_ENGINE,
+    FACEQ_GALLERY_DIR,
+    FACEQ_MODEL,
+    FACEQ_STATE_DIR,
+    ModelSettings,
+)
+from local import queues, state
+from local.event_source_mapping import to_record
+from local.function_url import HttpRequest, to_event
+from local.runtimes import Invocation, new_trace_id
+from local.runtimes.embedded import EmbeddedRuntime
+from local.stack import ROOT, Options, function_variables, read_template
+from local.state import RunningStack
+from pipeline.messages import FrameRequest
+
+#: What the functions report of their own work; all other time is the pipeline's.
+COMPUTE: Final = {"face-detection": ("decode", "detect", "crop"), "face-recognition": ("read", "embed", "match")}
+#: Frames before the first that counts.
+WARM_UP: Final = 5
+READY_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Service:
+    """Folders of its own, and what to run in them.
+
+    Parameters
+    ----------
+    folder : Path
+        Where its state and gallery go.
+
+    """
+
+    folder: Path
+    model: str
+    engine: str
+
+    @property
+    def name(self) -> str:
+        """Return what the tables call it."""
+        return f"{self.model} on {self.engine}"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Return the variables of its commands."""
+        return {
+            **os.environ,
+            FACEQ_STATE_DIR: str(self.folder / "state"),
+            FACEQ_GALLERY_DIR: str(self.folder / "gallery"),
+            FACEQ_MODEL: self.model,
+            FACEQ_ENGINE: self.engine,
+        }
+
+    def faceq(self, *arguments: str) -> str:
+        """Run a command to its end; return what it prints. Raises RuntimeError with its own words if it fails."""
+        done = subprocess.run(
+            self._command(*arguments), capture_output=True, text=True, check=False, cwd=ROOT, env=self.environ
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"`faceq {' '.join(arguments)}` failed. {done.stderr.strip()}")
+        return done.stdout
+
+    @contextmanager
+    def running(self) -> Iterator[RunningStack]:
+        """Start it on free ports, stop it in the end."""
+        self.faceq("up", "--detach", "--port", "0")
+        try:
+            stack = state.running_stack(self.folder / "state")
+            assert stack is not None
+            yield stack
+        finally:
+            self.faceq("down")
+
+    def start_and_stop(self) -> tuple[float, float]:
+        """Return the seconds from `faceq up` to ready, and from Ctrl-C to its end."""
+        file = self.folder / "state" / state.FILE
+        began = time.monotonic()
+        process = subprocess.Popen(
+            self._command("up", "--port", "0"), stdout=subprocess.DEVNULL, cwd=ROOT, env=self.environ
+        )
+        try:
+            while not file.exists():
+                if process.poll() is not None or time.monotonic() - began > READY_SECONDS:
+                    raise RuntimeError("The service did not start; run `faceq up` to see why.")
+                time.sleep(0.005)
+            ready = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            process.wait(10)
+            return ready - began, time.monotonic() - ready
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+    def start_detached(self) -> float:
+        """Return the seconds that `faceq up -d` takes."""
+        began = time.monotonic()
+        with self.running():
+            return time.monotonic() - began
+
+    def _command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "cli.main", *arguments]
+
+
+# One frame in flight
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One frame's way.
+
+    Parameters
+    ----------
+    total, overhead : float
+        Milliseconds from the start of the post to the answer in hand; of these, what is not the functions' compute.
+    steps : Mapping of str to float
+        Milliseconds of each step; together they are `total`.
+
+    """
+
+    total: float
+    overhead: float
+    steps: Mapping[str, float]
+
+
+def one_in_flight(stack: RunningStack, frame: Frame, runs: int) -> list[Passage]:
+    """Send a frame again and again, each when the one before is answered."""
+    answered: list[tuple[Outcome, float]] = []
+    for outcome in _client(stack).send(repeat(frame, WARM_UP + runs), concurrency=1):
+        answered.append((outcome, time.time()))
+        if outcome.answer is None:
+            raise RuntimeError(f"A frame got no answer: {outcome.problem}")
+    detected, recognised = (_log_lines(Path(stack.logs), function) for function in COMPUTE)
+    return [
+        _passage(outcome, end, detected[outcome.request_id], recognised[outcome.request_id])
+        for outcome, end in answered[WARM_UP:]
+    ]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a function logged about a frame: when it was given the event, when it had sent, what it did between.
+
+    Parameters
+    ----------
+    start, sent : float
+        Seconds since the epoch, in whole milliseconds.
+    timings : Mapping of str to float
+        Milliseconds.
+
+    """
+
+    start: float
+    sent: float
+    timings: Mapping[str, float]
+
+    def compute(self, function: str) -> float:
+        """Return the milliseconds of the function's own work."""
+        return sum(self.timings[part] for part in COMPUTE[function])
+
+
+def _passage(outcome: Outcome, end: float, detection: _Line, recognition: _Line) -> Passage:
+    # The logs count whole milliseconds, cut off. Cut off at both ends, a difference is right on average.
+    end = int(end * 1e3) / 1e3
+    began = end - outcome.milliseconds / 1e3
+    detect, recognise = detection.compute("face-detection"), recognition.compute("face-recognition")
+    sends = detection.timings["send"], recognition.timings["send"]
+    steps = {
+        "post, function URL, to the detector's START": (detection.start - began) * 1e3,
+        "detector: runtime hands the event over, parse": (detection.sent - detection.start) * 1e3 - detect - sends[0],
+        "detector: compute": detect,
+        "send to the request queue": sends[0],
+        "mapping's receive, invoke, to the recogniser's START": (recognition.start - detection.sent) * 1e3,
+        "recogniser: runtime hands the event over, parse": (recognition.sent - recognition.start) * 1e3
+        - recognise
+        - sends[1],
+        "recogniser: compute": recognise,
+        "send to the response queue": sends[1],
+        "answer in the client's hands, after that": (end - recognition.sent) * 1e3,
+    }
+    return Passage(outcome.milliseconds, outcome.milliseconds - detect - recognise, steps)
+
+
+def mean_steps(passages: Sequence[Passage]) -> Mapping[str, float]:
+    """Return the mean of each step: unlike medians, means add up."""
+    return {step: float(np.mean([passage.steps[step] for passage in passages])) for step in passages[0].steps}
+
+
+def _log_lines(logs: Path, function: str) -> dict[str, _Line]:
+    """Return what a function logged, by the frames' request ids."""
+    starts: dict[str, float] = {}
+    lines: dict[str, _Line] = {}
+    for line in (logs / f"{function}.log").read_text().splitlines():
+        when, _, invocation, text = line.split(" ", 3)
+        if text.startswith("START "):
+            starts[invocation] = datetime.fromisoformat(when).timestamp()
+        elif text.startswith("{"):
+            record = json.loads(text)
+            if record["message"] in {"detected", "recognised"} and "send" in record["timings"]:
+                sent = datetime.strptime(record["timestamp"], "%Y-%m-%d %H:%M:%S,%f%z").timestamp()
+                lines[record["request_id"]] = _Line(starts[invocation], sent, record["timings"])
+    return lines
+
+
+# Many at once, and memory
+
+
+def burst(stack: RunningStack, frame: Frame, count: int) -> tuple[list[Outcome], float]:
+    """Post `count` frames at once; return what became of them and the seconds until the last was answered."""
+    began = time.monotonic()
+    outcomes = list(_client(stack).send(repeat(frame, count), concurrency=count))
+    return outcomes, time.monotonic() - began
+
+
+def memory(service: Service) -> list[tuple[str, float]]:
+    """Return the resident memory of each process, MB."""
+    rows = json.loads(service.faceq("status", "--json"))["processes"]
+    return [(str(row["part"]), float(row["resident_mb"])) for row in rows]
+
+
+def _client(stack: RunningStack) -> ServiceClient:
+    return ServiceClient(stack.function_url, stack.response_queue_url, client(stack.region, stack.sqs_endpoint))
+
+
+# A fresh function process
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """Seconds from the start of a function's process to the end of its init and to its first answer."""
+
+    ready: float
+    answered: float
+
+
+def cold_starts(service: Service, stack: RunningStack, frame: Frame, runs: int) -> dict[str, list[ColdStart]]:
+    """Start each function afresh `runs` times and give it one event; the queue it sends to is one of our own."""
+    sqs = client(stack.region, stack.sqs_endpoint)
+    url = str(sqs.create_queue(QueueName="bench")["QueueUrl"])
+    body = FrameRequest(frame.content, "cold", frame.filename).to_json().encode()
+    posted = to_event(
+        HttpRequest("POST", "/", [("Content-Type", "application/json")], body, "127.0.0.1", 80),
+        url_id="bench",
+        request_id="cold",
+        trace_id=new_trace_id(),
+        now=datetime.now(UTC),
+    )
+    found: dict[str, list[ColdStart]] = {}
+    with tempfile.TemporaryDirectory(prefix="faceq-bench-") as logs:
+        event: Mapping[str, object] = posted
+        for function in COMPUTE:
+            found[function] = []
+            for _ in range(runs):
+                cold, answer = asyncio.run(_cold_start(service, stack, function, event, url, Path(logs)))
+                if answer.function_error:
+                    raise RuntimeError(f"{function} failed: {answer.payload[:300].decode()}")
+                found[function].append(cold)
+                sent = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=5, AttributeNames=["All"])["Messages"][0]
+                sqs.delete_message(QueueUrl=url, ReceiptHandle=sent["ReceiptHandle"])
+            # The recogniser, which is next, gets what the detector sent.
+            event = {"Records": [to_record(sent, f"arn:aws:sqs:{stack.region}:{queues.ACCOUNT}:bench", stack.region)]}
+    return found
+
+
+async def _cold_start(
+    service: Service, stack: RunningStack, function: str, event: Mapping[str, object], queue_url: str, logs: Path
+) -> tuple[ColdStart, Invocation]:
+    options = Options(ModelSettings.from_environment(service.environ), logs)
+    played = read_template({}, stack.sqs_endpoint).functions[function]
+    played = replace(
+        played,
+        environment={
+            name: queue_url if name.endswith("QUEUE_URL") else value for name, value in played.environment.items()
+        },
+    )
+    runtime = EmbeddedRuntime(
+        [played],
+        task_root=ROOT,
+        logs=logs,
+        region=stack.region,
+        account=queues.ACCOUNT,
+        environment={**function_variables(options, service.model), "AWS_ENDPOINT_URL_SQS": stack.sqs_endpoint},
+        concurrency=1,
+    )
+    began = time.monotonic()
+    try:
+        await runtime.start()
+        ready = time.monotonic()
+        answer = await runtime.invoke(function, json.dumps(event).encode())
+        return ColdStart(ready - began, time.monotonic() - began), answer
+    finally:
+        await runtime.stop()
