@@ -14,7 +14,10 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 #: Platform tags, newest first, and what the environment markers see there.
 PLATFORMS = {
-    "macOS arm64": (("macosx_14_0_arm64", "macosx_11_0_arm64"), {"sys_platform": "darwin", "platform_machine": "arm64"}),
+    "macOS arm64": (
+        ("macosx_14_0_arm64", "macosx_11_0_arm64"),
+        {"sys_platform": "darwin", "platform_machine": "arm64"},
+    ),
     "Linux arm64": (
         ("manylinux_2_28_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"),
         {"sys_platform": "linux", "platform_machine": "aarch64"},
@@ -30,7 +33,16 @@ def main() -> int:
     for name, (tags, environment) in PLATFORMS.items():
         wanted = [str(r).partition(";")[0] for r in requirements if r.marker is None or r.marker.evaluate(environment)]
         with tempfile.TemporaryDirectory() as target:
-            command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--ignore-installed", "--no-deps"]
+            command = [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--dry-run",
+                "--quiet",
+                "--ignore-installed",
+                "--no-deps",
+            ]
             command += ["--only-binary", ":all:", "--python-version", "3.11", "--target", target]
             command += ["--constraint", str(ROOT / "constraints.txt")]
             command += [word for tag in (*tags, "any") for word in ("--platform", tag)]
