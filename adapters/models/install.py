@@ -113,7 +113,7 @@ def _ensure(model: str, cache: Path, make: Callable[[], None]) -> None:
         files = read_manifest(model, cache)["files"].values()
         if all(is_whole(cache / file["path"], file["size"], file["sha256"]) for file in files):
             return
-    except ArtifactError:
+    except (ArtifactError, KeyError):  # not installed, or a manifest that does not tell
         pass
     (cache / model / MANIFEST).unlink(missing_ok=True)
     make()

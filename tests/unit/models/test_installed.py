@@ -190,6 +190,15 @@ def test_a_broken_manifest_is_noticed_and_mended(cache: Path, how: Callable[[byt
     assert models.get(DLIB, cache) == got == models.installed(DLIB, cache)
 
 
+def test_a_manifest_without_hashes_is_made_again(cache: Path) -> None:
+    got = models.get(DLIB, cache)
+    manifest = json.loads((cache / DLIB / MANIFEST).read_text())
+    del manifest["files"]["landmarks"]["sha256"]
+    (cache / DLIB / MANIFEST).write_text(json.dumps(manifest))
+    assert models.get(DLIB, cache) == got
+    assert "sha256" in json.loads((cache / DLIB / MANIFEST).read_text())["files"]["landmarks"]
+
+
 def test_what_another_version_built_is_built_again(cache: Path) -> None:
     got = models.get(DLIB, cache)
     change(cache / DLIB / MANIFEST, lambda data: data.replace(b'"builder": %d' % BUILDER, b'"builder": 0'))
