@@ -12,14 +12,24 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"})
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture to send: its encoded bytes and the name its answer goes by."""
+    """One picture to send: its encoded bytes and the name its answer goes by.
+
+    Parameters
+    ----------
+    problem : str or None
+        Why there is nothing to send in its place; `content` is empty then.
+
+    """
 
     filename: str
     content: bytes
+    problem: str | None = None
 
 
 def frames(paths: Iterable[Path], every: int = 1) -> Iterator[Frame]:
     """Yield the frames of each path in order: a file, each picture and video of a folder by name, a video's frames.
+
+    A file of a folder that cannot be read is a frame with a problem, so that the others are sent.
 
     Parameters
     ----------
@@ -29,7 +39,7 @@ def frames(paths: Iterable[Path], every: int = 1) -> Iterator[Frame]:
     Raises
     ------
     BadInput
-        A path does not exist, a folder holds nothing to send, or a video cannot be read.
+        A path does not exist or cannot be read, or a folder holds nothing to send.
 
     """
     for path in paths:
@@ -42,7 +52,11 @@ def frames(paths: Iterable[Path], every: int = 1) -> Iterator[Frame]:
             if not inside:
                 raise BadInput("no_frames", f"The folder {path} holds no picture and no video.")
             for file in inside:
-                yield from _file(file, str(file.relative_to(path)), every)
+                name = str(file.relative_to(path))
+                try:
+                    yield from _file(file, name, every)
+                except BadInput as error:
+                    yield Frame(name, b"", error.message)
         elif path.is_file():
             yield from _file(path, path.name, every)
         else:
@@ -52,8 +66,12 @@ def frames(paths: Iterable[Path], every: int = 1) -> Iterator[Frame]:
 def _file(path: Path, name: str, every: int) -> Iterator[Frame]:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         yield from _video(path, name, every)
-    else:
-        yield Frame(name, path.read_bytes())
+        return
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadInput("not_readable", f"{path} cannot be read: {error.strerror}.") from error
+    yield Frame(name, content)
 
 
 def _video(path: Path, name: str, every: int) -> Iterator[Frame]:

@@ -54,7 +54,7 @@ class Outcome:
     Parameters
     ----------
     answer : dict or None
-        The message from the response queue, None if the frame was refused or no answer came in time.
+        The message from the response queue, None if the frame was not sent or refused, or no answer came in time.
     problem : str or None
         Why there is no answer.
     milliseconds : float
@@ -119,6 +119,8 @@ class ServiceClient:
         def outcome(answer: dict[str, Json] | None, problem: str | None) -> Outcome:
             return Outcome(frame, request_id, answer, problem, (time.monotonic() - started) * 1e3)
 
+        if frame.problem is not None:
+            return outcome(None, frame.problem)
         answer: Future[dict[str, Json]] = Future()
         self._waiting[request_id] = answer
         self._own.add(request_id)

@@ -72,6 +72,22 @@ def test_a_video_is_read_frame_by_frame(video: Path) -> None:
     reading.close()
 
 
+def test_a_file_of_a_folder_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> None:
+    """A broken video, and a picture that vanishes; each is told in its place."""
+    for name in ("a.png", "b.png", "d.png"):
+        (tmp_path / name).write_bytes(picture(RED))
+    (tmp_path / "c.mp4").write_bytes(b"no video")
+    reading = frames([tmp_path])
+    assert next(reading).filename == "a.png"
+    (tmp_path / "b.png").unlink()
+    vanished, broken, last = reading
+    assert (vanished.filename, vanished.content) == ("b.png", b"")
+    assert "cannot be read: No such file" in str(vanished.problem)
+    assert (broken.filename, broken.content) == ("c.mp4", b"")
+    assert "No frame of the video" in str(broken.problem)
+    assert (last.filename, last.problem) == ("d.png", None)
+
+
 def test_what_is_not_there_or_holds_nothing_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no picture")

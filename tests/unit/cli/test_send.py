@@ -172,6 +172,21 @@ def test_a_frame_without_an_answer_is_exit_code_1_and_the_others_are_answered(
     assert result.stdout.count("cy.png") >= 1
 
 
+def test_a_broken_video_in_a_folder_is_a_row_with_its_problem(stack: Stack, photos: Path) -> None:
+    """It is not sent, and counts as unanswered; the photos beside it are answered."""
+    (photos / "b.mp4").write_bytes(b"no video")
+    result = stack.send("--json", photos)
+    assert result.exit_code == 1
+    rows = {row["filename"]: row for row in map(json.loads, result.stdout.splitlines())}
+    assert {name: row["result"] for name, row in rows.items()} == {
+        "ada.png": "ada",
+        "b.mp4": None,
+        "bo.png": "bo",
+        "cy.png": "cy",
+    }
+    assert "No frame of the video" in rows["b.mp4"]["problem"]
+
+
 def test_a_name_with_brackets_is_shown_as_it_is(stack: Stack, tmp_path: Path) -> None:
     names = ("ada [red].png", "[/bold] bo.png")
     for name in names:
