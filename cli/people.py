@@ -10,13 +10,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from adapters.artifacts_directory import DirectoryStore
 from adapters.enrolment import Enrolment, course_gallery, enrol, import_gallery, photo_files
 from adapters.enrolment import renew as renewed
 from adapters.settings import ModelSettings, Paths
+from cli.progress import counting
 from pipeline import gallery
 from pipeline.errors import BadInput
 from pipeline.gallery import PHOTO_PREFIX, Gallery, person_name
@@ -255,17 +255,7 @@ def export(
 def _told(title: str, total: int, outcomes: Iterable[Enrolment]) -> tuple[int, int, int]:
     """Show the progress and name what is refused; return how many were added, were there before, were refused."""
     added = had = refused = 0
-    console = Console(stderr=True)
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
+    with counting() as progress:
         task = progress.add_task(escape(title), total=total)
         for photo in outcomes:
             progress.advance(task)

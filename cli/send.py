@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from adapters.frames import Frame, frames
 from adapters.service_client import Outcome, ServiceClient
+from cli.progress import counting
 from local.state import running_stack
 from pipeline.errors import BadInput
 
@@ -38,17 +38,7 @@ def send(
     client = client_of_running_stack()
     unanswered = 0
     table = Table("frame", "result", "faces", "distance", "ms")
-    console = Console(stderr=True)
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
+    with counting() as progress:
         task = progress.add_task("sending", total=None)
 
         def counted() -> Iterator[Frame]:
