@@ -3,12 +3,15 @@
 import base64
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from PIL import Image as Pillow
 
+from local.state import RunningStack
 from pipeline.gallery import Gallery, Photo
 from pipeline.images import encode_jpeg
 from pipeline.messages import FaceCrop, FacesMessage, FrameRequest
@@ -105,3 +108,22 @@ def gallery_of(people: Mapping[str, Colour], embedder: ColourEmbedder | None = N
     crops: Sequence[Colour] = list(people.values())
     nobody = Gallery.empty(embedder.model, embedder.preprocessing, embedder.threshold, embedder.dimensions)
     return nobody.add(photos, embedder.embed(np.array(crops, np.uint8).reshape(-1, 1, 1, 3)))
+
+
+def stack_record(**fields: Any) -> RunningStack:
+    """What a stack says of itself; its supervisor is this process unless said otherwise."""
+    usual = RunningStack(
+        pid=os.getpid(),
+        function_url="http://127.0.0.1:1/",
+        request_queue_url="http://127.0.0.1:2/a-req-queue",
+        response_queue_url="http://127.0.0.1:2/a-resp-queue",
+        dead_letter_queue_url="http://127.0.0.1:2/a-dead-letter-queue",
+        region="eu-central-1",
+        sqs_endpoint="http://127.0.0.1:2",
+        lambda_endpoint="http://127.0.0.1:3",
+        model="dlib",
+        engine="onnx",
+        gallery="/gallery",
+        logs="/logs",
+    )
+    return replace(usual, **fields)

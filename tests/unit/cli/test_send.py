@@ -16,10 +16,9 @@ from adapters.queue_sqs import SqsSender
 from adapters.service_client import Outcome
 from cli import send
 from local import state
-from local.state import RunningStack
 from pipeline.errors import BadInput, PipelineError
 from pipeline.messages import FrameRequest, RecognisedFace, RecognitionResult
-from tests.builders import RED, face, picture
+from tests.builders import RED, face, picture, stack_record
 from tests.fakes import function_url
 from tests.queue_server import running_queue_server, sqs_client
 
@@ -112,19 +111,8 @@ def stack(tmp_path: Path, sqs_endpoint: str, request: pytest.FixtureRequest) -> 
     with function_url(react) as url:
         held = state.hold(stack.folder)
         assert held is not None
-        running = RunningStack(
-            pid=os.getpid(),
-            function_url=url,
-            request_queue_url="",
-            response_queue_url=queue_url,
-            dead_letter_queue_url="",
-            region="us-east-1",
-            sqs_endpoint=sqs_endpoint,
-            lambda_endpoint="",
-            model="dlib",
-            engine="onnx",
-            gallery="",
-            logs="",
+        running = stack_record(
+            function_url=url, response_queue_url=queue_url, region="us-east-1", sqs_endpoint=sqs_endpoint
         )
         state.write(running, stack.folder)
         yield stack

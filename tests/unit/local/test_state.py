@@ -11,30 +11,14 @@ import pytest
 
 from local import state
 from local.state import FILE, RunningStack, running_stack
+from tests.builders import stack_record
 from tests.polling import eventually
-
-
-def stack(pid: int) -> RunningStack:
-    return RunningStack(
-        pid=pid,
-        function_url="http://127.0.0.1:1/",
-        request_queue_url="http://127.0.0.1:2/a-req-queue",
-        response_queue_url="http://127.0.0.1:2/a-resp-queue",
-        dead_letter_queue_url="http://127.0.0.1:2/a-dead-letter-queue",
-        region="eu-central-1",
-        sqs_endpoint="http://127.0.0.1:2",
-        lambda_endpoint="http://127.0.0.1:3",
-        model="dlib",
-        engine="onnx",
-        gallery="/gallery",
-        logs="/logs",
-    )
 
 
 @pytest.fixture
 def this() -> RunningStack:
     """A stack whose supervisor is this process."""
-    return stack(os.getpid())
+    return stack_record()
 
 
 def test_a_stack_that_runs_is_found_until_it_stops(tmp_path: Path, this: RunningStack) -> None:
@@ -82,8 +66,8 @@ def test_a_killed_supervisor_runs_no_stack(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
-        state.write(stack(process.pid), tmp_path)
-        assert running_stack(tmp_path) == stack(process.pid)
+        state.write(stack_record(pid=process.pid), tmp_path)
+        assert running_stack(tmp_path) == stack_record(pid=process.pid)
         process.kill()
         eventually(lambda: running_stack(tmp_path) is None)
     assert not (tmp_path / FILE).exists()
@@ -100,7 +84,7 @@ def test_a_killed_supervisor_runs_no_stack(tmp_path: Path) -> None:
         b"7",
         b"{}",
         json.dumps({"pid": 1}).encode(),
-        json.dumps({**asdict(stack(1)), "later": 1}).encode(),
+        json.dumps({**asdict(stack_record()), "later": 1}).encode(),
     ],
     ids=lambda content: content[:20].decode(errors="replace") + content[-20:].decode(errors="replace"),
 )
