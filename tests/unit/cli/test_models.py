@@ -40,7 +40,7 @@ def test_get_says_what_is_there(faceq_models: Faceq) -> None:
     for _ in range(2):
         result = faceq_models("get", DLIB)
         assert result.exit_code == 0
-        assert result.stdout == "dlib is installed (128 dimensions, threshold 0.6, CC0-1.0)\n"
+        assert result.stdout == "dlib is installed (128 dimensions, threshold 0.5, CC0-1.0)\n"
 
 
 def test_get_says_when_auto_fell_back_and_why(faceq_models: Faceq, monkeypatch: pytest.MonkeyPatch) -> None:
