@@ -2,20 +2,29 @@
 
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 
 from adapters import models
 from adapters.artifacts_directory import DirectoryStore
 from adapters.settings import ModelSettings, QueueSettings
 from pipeline.embed import PREPROCESSINGS
+from pipeline.errors import ArtifactError
 from pipeline.gallery import MANIFEST, Gallery, load
 from pipeline.handlers import face_detection, face_recognition
 from pipeline.ports import ArtifactStore, FaceDetector, FaceEmbedder, MessageSender
+
+
+def check_engine(engine: str) -> None:
+    """Raise ArtifactError if the packages of an engine are missing; none is imported."""
+    if engine == "torch" and not all(find_spec(name) for name in ("torch", "torchvision", "facenet_pytorch")):
+        raise ArtifactError("no_torch", "The engine 'torch' needs packages. Run: pip install '.[torch]'")
 
 
 def detector(settings: ModelSettings) -> FaceDetector:
     """Load MTCNN's three networks. Raises ArtifactError that names the command to run if they are missing."""
     files = models.installed_detector(settings.models)
     if settings.engine == "torch":
+        check_engine(settings.engine)
         from adapters import engine_torch
 
         return engine_torch.detector(files, settings.min_face_size, settings.threads)
@@ -32,6 +41,7 @@ def embedder(settings: ModelSettings) -> FaceEmbedder:
 
         return engine_dlib.embedder(model, settings.threads)
     if settings.engine == "torch":
+        check_engine(settings.engine)
         from adapters import engine_torch
 
         return engine_torch.embedder(model, settings.threads)

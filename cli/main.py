@@ -66,8 +66,12 @@ def main() -> None:
     except PipelineError as error:
         print(f"faceq: {error.message}", file=sys.stderr)
         sys.exit(1)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        sys.stderr.close()
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
+            sys.stderr.close()
+        else:
+            what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            print(f"faceq: {what}. Mend that and try again.", file=sys.stderr)
         sys.exit(1)
 
 

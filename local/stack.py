@@ -33,7 +33,7 @@ from adapters.settings import (
     FACEQ_THREADS,
     ModelSettings,
 )
-from adapters.wiring import gallery_store
+from adapters.wiring import check_engine, gallery_store
 from local import event_source_mapping, function_url, lambda_api, queues, state, template
 from local.http_server import listen
 from local.runtimes import FunctionInitError
@@ -140,6 +140,7 @@ class Stack:
         ports = [_free_port(port) for port in (options.port, options.api_port, options.queue_port)]
         model = installed(options.settings.model, options.settings.models)
         installed_detector(options.settings.models)
+        check_engine(options.settings.engine)
         gallery = checked_gallery(options.settings)
         running = await self._start(ports, model.id)
         if gallery is None:

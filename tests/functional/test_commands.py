@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 import time
+from importlib.util import find_spec
 
 import psutil
 import pytest
@@ -114,6 +115,24 @@ def test_a_missing_model_is_one_line_with_the_command_that_gets_it(home: Home) -
         assert up.returncode == 1
         assert up.stderr.count("\n") == 1
         assert "faceq models get" in up.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("up", "--port", "0"), ("up", "-d", "--port", "0"), ("status",), ("send", "a.jpg")]
+)
+def test_a_folder_that_cannot_be_one_is_one_line(home: Home, command: tuple[str, ...]) -> None:
+    (home.folder / "file").touch()
+    failed = home.faceq(*command, variables={"FACEQ_STATE_DIR": str(home.folder / "file" / "state")})
+    assert failed.returncode == 1
+    assert failed.stderr.count("\n") == 1
+    assert str(home.folder / "file") in failed.stderr
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed")
+def test_an_engine_without_its_packages_is_one_line_that_names_them(home: Home) -> None:
+    up = home.faceq("up", "--port", "0", "--engine", "torch")
+    assert (up.returncode, up.stderr.count("\n")) == (1, 1)
+    assert "pip install '.[torch]'" in up.stderr
 
 
 def test_doctor_names_each_trouble_and_its_cure(home: Home) -> None:
