@@ -41,7 +41,7 @@ class Section:
         """Return it as Markdown."""
         head = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)]]
         table = "\n".join(f"| {' | '.join(row)} |" for row in [*head, *self.rows])
-        return f"## {self.title}\n\n{self.note}\n\n{table}\n"
+        return "\n\n".join(part for part in (f"## {self.title}", self.note, table) if part) + "\n"
 
     def table(self) -> Table:
         """Return it for the terminal."""
