@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from adapters.frames import Frame
+from adapters.models import installed
 from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
 from adapters.queue_sqs import client
 from adapters.service_client import Outcome, ServiceClient
 from adapters.settings import FACEQ_GALLERY_DIR, FACEQ_STATE_DIR, Paths
 from local.state import RunningStack, running_stack
+from pipeline.errors import ArtifactError
 
 ROOT = Path(__file__).parents[2]
 COLLINS = "Eileen Collins"
@@ -109,14 +111,23 @@ def service(folder: Path, *options: str, people: Mapping[str, Path] | None = Non
 
 
 @pytest.fixture(scope="session")
-def photos() -> Mapping[str, Path]:
+def model() -> None:
+    """A recogniser in the cache; without one each test says at once what to run."""
+    try:
+        installed("auto", Paths.from_environment(os.environ).models)
+    except ArtifactError as error:
+        pytest.fail(error.message)
+
+
+@pytest.fixture(scope="session")
+def photos(model: None) -> Mapping[str, Path]:
     """Two photographs in the public domain, from packages that carry them."""
     models = Paths.from_environment(os.environ).models
     return {COLLINS: package_file(ASTRONAUT, models), HOPPER: package_file(GRACE_HOPPER, models)}
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
+def home(tmp_path: Path, model: None) -> Home:
     """Folders in which nothing runs and nobody is enrolled."""
     return Home(tmp_path)
 
