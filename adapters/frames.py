@@ -29,7 +29,8 @@ class Frame:
 def frames(paths: Iterable[Path], every: int = 1) -> Iterator[Frame]:
     """Yield the frames of each path in order: a file, each picture and video of a folder by name, a video's frames.
 
-    A file of a folder that cannot be read is a frame with a problem, so that the others are sent.
+    Every path is looked at before the first frame. A file that cannot be read is a frame with a problem, so that the
+    others are sent.
 
     Parameters
     ----------
@@ -39,9 +40,10 @@ def frames(paths: Iterable[Path], every: int = 1) -> Iterator[Frame]:
     Raises
     ------
     BadInput
-        A path does not exist or cannot be read, or a folder holds nothing to send.
+        A path does not exist, or a folder holds nothing to send.
 
     """
+    files: list[tuple[Path, str]] = []
     for path in paths:
         if path.is_dir():
             inside = [
@@ -51,16 +53,16 @@ def frames(paths: Iterable[Path], every: int = 1) -> Iterator[Frame]:
             ]
             if not inside:
                 raise BadInput("no_frames", f"The folder {path} holds no picture and no video.")
-            for file in inside:
-                name = str(file.relative_to(path))
-                try:
-                    yield from _file(file, name, every)
-                except BadInput as error:
-                    yield Frame(name, b"", error.message)
+            files += [(file, str(file.relative_to(path))) for file in inside]
         elif path.is_file():
-            yield from _file(path, path.name, every)
+            files.append((path, path.name))
         else:
             raise BadInput("no_such_file", f"There is no file {path}.")
+    for file, name in files:
+        try:
+            yield from _file(file, name, every)
+        except BadInput as error:
+            yield Frame(name, b"", error.message)
 
 
 def _file(path: Path, name: str, every: int) -> Iterator[Frame]:

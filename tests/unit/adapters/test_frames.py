@@ -67,9 +67,13 @@ def test_of_a_video_every_nth_frame_is_taken(video: Path, every: int, taken: lis
 
 
 def test_a_video_is_read_frame_by_frame(video: Path) -> None:
-    reading = frames([video, video.parent / "absent.jpg"])
+    later = video.with_name("later.png")
+    later.write_bytes(picture(RED))
+    reading = frames([video, later])
     assert [frame.filename for frame in itertools.islice(reading, 2)] == ["clip.avi#0", "clip.avi#1"]
-    reading.close()
+    later.unlink()
+    *_, last = reading
+    assert last.problem is not None
 
 
 def test_a_file_of_a_folder_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> None:
@@ -88,11 +92,19 @@ def test_a_file_of_a_folder_that_cannot_be_read_does_not_stop_the_others(tmp_pat
     assert (last.filename, last.problem) == ("d.png", None)
 
 
-def test_what_is_not_there_or_holds_nothing_is_named(tmp_path: Path) -> None:
+def test_what_is_not_there_or_holds_nothing_is_named_before_the_first_frame(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no picture")
-    (tmp_path / "broken.mp4").write_bytes(b"no video")
-    for name, code in (("absent.jpg", "no_such_file"), ("empty", "no_frames"), ("broken.mp4", "no_frames")):
+    (tmp_path / "a.png").write_bytes(picture(RED))
+    for name, code in (("absent.jpg", "no_such_file"), ("empty", "no_frames")):
         with pytest.raises(BadInput, match=name) as refused:
-            names(tmp_path / name)
+            next(frames([tmp_path / "a.png", tmp_path / name]))
         assert refused.value.code == code
+
+
+def test_a_named_file_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "a.png").write_bytes(picture(RED))
+    broken, good = frames([tmp_path / "broken.mp4", tmp_path / "a.png"])
+    assert (broken.filename, "No frame of the video" in str(broken.problem)) == ("broken.mp4", True)
+    assert (good.filename, good.problem) == ("a.png", None)
