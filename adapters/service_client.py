@@ -101,7 +101,7 @@ class ServiceClient:
         `frames` is read only as fast as answers come, so a long video does not fill the memory.
         """
         self._session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=concurrency))
-        with self._polling(), ThreadPoolExecutor(concurrency) as pool:
+        with self._polling(), ThreadPoolExecutor(concurrency) as pool, self._giving_up():
             running: set[Future[Outcome]] = set()
             for frame in frames:
                 if len(running) == concurrency:
@@ -166,6 +166,15 @@ class ServiceClient:
             stop.set()
             with self._taking:  # a poll that runs may be left alone, an answer that is being deleted may not
                 pass
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """When the block ends, by Ctrl-C too, end all waits for answers: the pool would see each to its timeout."""
+        try:
+            yield
+        finally:
+            for answer in list(self._waiting.values()):
+                answer.cancel()
 
     def _poll(self, stop: threading.Event) -> None:
         pause = 0.1

@@ -87,6 +87,22 @@ def test_a_client_that_is_done_gives_back_what_its_last_poll_took() -> None:
         eventually(lambda: [message.body for message in queue.receive()] == ["for somebody else"])
 
 
+def test_a_sending_that_is_cut_short_waits_for_no_answer() -> None:
+    """As by Ctrl-C: the frame that nobody answers has a minute left, which nobody has to wait for."""
+    queue = MemoryQueue()
+
+    def react(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
+        return answer(request, queue) if request.filename == "0.jpg" else ACCEPTED
+
+    with service(queue, react) as url:
+        sending = client(url, queue).send(some(2), concurrency=2, timeout_seconds=60)
+        assert next(sending).frame.filename == "0.jpg"
+        closing = threading.Thread(target=sending.close, daemon=True)
+        closing.start()
+        closing.join(20)
+        assert not closing.is_alive()
+
+
 def test_what_is_not_the_clients_own_stays_on_the_queue_and_does_not_stop_it() -> None:
     queue = MemoryQueue(visibility_timeout=0.05)
     foreign = [
