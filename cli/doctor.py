@@ -18,7 +18,7 @@ from cli.queues import told
 from cli.stack import MODEL_NOTES
 from local.stack import StackError, checked_gallery, owner_of_port, read_template
 from local.state import RunningStack, running_stack
-from pipeline.errors import PipelineError
+from pipeline.errors import ArtifactError, PipelineError
 
 #: The ports that `faceq up` takes unless told otherwise, and their use.
 PORTS = {8000: "function URL", 8001: "Lambda API", 9324: "queues"}
@@ -81,6 +81,7 @@ def _checks() -> Iterator[Check]:
     settings = ModelSettings.from_environment(os.environ)
     yield _tried("detector", lambda: f"MTCNN in {models.installed_detector(settings.models).folder}")
     yield _tried("model", lambda: _model(settings))
+    yield _tried("weights", lambda: _weights(settings))
     yield _tried("gallery", lambda: _gallery(settings))
     if stack is None:
         yield from (_port(port, use) for port, use in PORTS.items())
@@ -115,6 +116,17 @@ def _versions() -> Iterator[str]:
 def _model(settings: ModelSettings) -> str:
     model = models.installed(settings.model, settings.models)
     return f"{model.id}{MODEL_NOTES.get(model.id, '')}, SHA-256 {model.sha256[:12]}, {model.licence}"
+
+
+def _weights(settings: ModelSettings) -> str:
+    """Read every byte of the networks; serving looks at their sizes only."""
+    from adapters.models.install import is_right
+
+    model = models.installed(settings.model, settings.models).id
+    for part in (models.DETECTOR, model):
+        if not is_right(part, settings.models):
+            raise ArtifactError("wrong_weights", f"A file of {part} was changed. Run: faceq models get {model}")
+    return "every file has the SHA-256 that it was installed with"
 
 
 def _gallery(settings: ModelSettings) -> str:

@@ -110,13 +110,24 @@ def _ensure(model: str, cache: Path, make: Callable[[], None]) -> None:
     """Make a model unless it is there, of this version, and every byte of it right."""
     try:
         _ = installed_detector(cache) if model == DETECTOR else installed(model, cache)
-        files = read_manifest(model, cache)["files"].values()
-        if all(is_whole(cache / file["path"], file["size"], file["sha256"]) for file in files):
+        if is_right(model, cache):
             return
-    except (ArtifactError, KeyError):  # not installed, or a manifest that does not tell
+    except ArtifactError:  # not installed
         pass
     (cache / model / MANIFEST).unlink(missing_ok=True)
     make()
+
+
+def is_right(model: str, cache: Path) -> bool:
+    """Return whether each file of an installed model, or of `DETECTOR`, has the SHA-256 that its manifest tells.
+
+    Raises ArtifactError if it is not installed.
+    """
+    try:
+        files = read_manifest(model, cache)["files"].values()
+        return all(is_whole(cache / file["path"], file["size"], file["sha256"]) for file in files)
+    except KeyError:  # a manifest without hashes
+        return False
 
 
 def _make_detector(cache: Path) -> None:

@@ -160,6 +160,15 @@ def test_a_truncated_file_is_noticed_and_mended(cache: Path, how: Callable[[byte
     assert models.get(DLIB, cache) == models.installed(DLIB, cache)
 
 
+def test_a_changed_byte_is_noticed_by_who_asks(cache: Path) -> None:
+    """`faceq doctor` does; a function that starts looks at sizes only."""
+    models.get(DLIB, cache)
+    assert install.is_right(DLIB, cache)
+    change(cache / FILES / "recognition.dat", lambda content: content[:-1] + b"!")
+    assert not install.is_right(DLIB, cache)
+    assert models.installed(DLIB, cache).id == DLIB
+
+
 def test_get_looks_at_every_byte(cache: Path) -> None:
     """A file of the right size with another byte is made again; here it cannot be, which is said."""
     models.get(DLIB, cache)
