@@ -256,7 +256,7 @@ def model_id(name: str) -> str:
 def check_dlib() -> None:
     """Raise ArtifactError if the Python module that runs dlib's models is missing."""
     if find_spec("dlib") is None:
-        raise ArtifactError("no_dlib", "The model 'dlib' needs a package. Run: pip install 'faceq[dlib]'")
+        raise ArtifactError("no_dlib", "The model 'dlib' needs a package. Run: pip install '.[dlib]'")
 
 
 def read_manifest(model: str, cache: Path) -> dict[str, Any]:
