@@ -233,6 +233,6 @@ def _run(console: Console, *arguments: str) -> None:
     """Run a command of faceq as a person would, and show it."""
     shown = " ".join(f"'{word}'" if " " in word else Path(word).name if "/" in word else word for word in arguments)
     console.print(f"$ faceq {shown}", style="bold")
-    done = subprocess.run([sys.executable, "-m", "cli.main", *arguments], check=False)
+    done = subprocess.run([sys.executable, "-P", "-m", "cli.main", *arguments], check=False)
     if done.returncode != 0:
         raise ArtifactError("demo", f"`faceq {shown}` failed, so the demo cannot go on.")

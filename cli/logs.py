@@ -1,5 +1,6 @@
 """`faceq logs`: what the functions and the parts around them wrote."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from local.state import running_stack
+from adapters.settings import Paths
+from local.state import LOGS
 from pipeline.errors import BadInput
 
 #: How often `-f` looks for new lines, seconds.
@@ -32,12 +34,11 @@ def logs(
     ] = "",
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many of the last lines of each part.")] = 50,
 ) -> None:
-    """Show the running stack's logs."""
-    stack = running_stack()
-    if stack is None:
-        raise BadInput("not_running", "No stack is running. Start one with `faceq up`.")
-    folder = Path(stack.logs)
+    """Show the logs of the running stack, or of the last one that ran."""
+    folder = Paths.from_environment(os.environ).state / LOGS
     files = {file.stem: file for file in sorted(folder.glob("*.log"))}
+    if not files:
+        raise BadInput("no_logs", f"There are no logs in {folder}. Start a stack with `faceq up`.")
     for part in parts or []:
         if part not in files:
             raise BadInput("no_such_part", f"There is no log of '{part}'. There are: {', '.join(files)}.")

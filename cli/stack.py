@@ -1,6 +1,7 @@
 """`faceq up`, `down`, `status`, `env`: the running stack."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shlex
@@ -129,41 +130,60 @@ def _start_detached(arguments: list[str]) -> None:
     output = folder / "up.log"
     with output.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", *arguments],
+            # -P: a folder called `cli` where the command is given is not ours.
+            [sys.executable, "-P", "-m", "cli.main", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
             env={**os.environ, "COLUMNS": "200"},
         )
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            process.wait(0.05)
-        except subprocess.TimeoutExpired:
-            if (stack := running_stack()) is not None and stack.pid == process.pid:
-                Console(highlight=False).print(_describe(stack), soft_wrap=True)
-                return
-            continue
+    try:
+        stack = _wait_until_ready(process)
+    except KeyboardInterrupt:
+        process.terminate()  # in a session of its own, it has not seen the Ctrl-C
+        raise
+    if stack is not None:
+        Console(highlight=False).print(_describe(stack), soft_wrap=True)
+        return
+    if process.returncode is not None:
         lines = output.read_text(errors="replace").strip().splitlines()
         raise ArtifactError("stack", (lines[-1] if lines else "the stack ended").removeprefix("faceq: "))
     process.terminate()
     raise ArtifactError("stack", f"The stack was not ready within {READY_SECONDS} s; {output} shows how far it came.")
 
 
+def _wait_until_ready(process: "subprocess.Popen[bytes]") -> RunningStack | None:
+    """Return the stack that `process` has started; None if it ended, or is not ready in time."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+            return None
+        if (stack := running_stack()) is not None and stack.pid == process.pid:
+            return stack
+    return None
+
+
 def down() -> None:
     """Stop the running stack, wherever it was started."""
-    stack = running_stack()
+    folder = Paths.from_environment(os.environ).state
+    stack = running_stack(folder)
     if stack is None:
+        if state.is_held(folder):
+            raise BadInput("starting", "A stack is still starting. Try again in a moment.")
         print("No stack is running.")
         return
     processes = _family(stack.pid)
-    psutil.Process(stack.pid).terminate()
+    for process in processes[:1]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
+            process.terminate()
     _, alive = psutil.wait_procs(processes, timeout=DOWN_SECONDS)
     for process in alive:
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(alive, timeout=DOWN_SECONDS)
-    state.remove(Paths.from_environment(os.environ).state)
+    state.remove(folder)
     print(f"Stopped process {stack.pid}" + (f" and killed {len(alive)} that did not end." if alive else "."))
 
 
@@ -175,11 +195,11 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     from cli.queues import told
     from local.queues import depths
 
-    processes = [
-        {"pid": process.pid, "part": _part(process), "resident_mb": round(process.memory_info().rss / 2**20)}
-        for process in _family(stack.pid)
-        if process.is_running()
-    ]
+    processes: list[dict[str, object]] = []
+    for process in _family(stack.pid):
+        with contextlib.suppress(psutil.Error):  # a function's process may end at any time
+            resident = process.memory_info().rss
+            processes.append({"pid": process.pid, "part": _part(process), "resident_mb": round(resident / 2**20)})
     queues = told(depths)
     if as_json:
         print(

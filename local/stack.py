@@ -156,7 +156,7 @@ class Stack:
         lambda_endpoint = f"http://127.0.0.1:{api_port}"
         region = DEFAULT_REGION
         played = self.template = read_template(options.parameters, sqs_endpoint)
-        logs = options.state_folder / "logs"
+        logs = options.state_folder / state.LOGS
         _new_logs(logs)
         runtime = self._runtime = EmbeddedRuntime(
             played.functions.values(),

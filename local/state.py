@@ -16,6 +16,8 @@ from adapters.settings import Paths
 
 FILE = "stack.json"
 LOCK = "stack.lock"
+#: The folder of the log files, one for each part.
+LOGS = "logs"
 
 #: How often a lock is tried that somebody who looks may hold for a moment, and the wait between, seconds.
 _TRIES = 20
@@ -71,7 +73,7 @@ def running_stack(folder: Path | None = None) -> RunningStack | None:
     """Return the stack that runs and is ready, None if none is. A file left by a stack that died is removed."""
     folder = folder or Paths.from_environment(os.environ).state
     file = folder / FILE
-    if not _is_held(folder):
+    if not is_held(folder):
         file.unlink(missing_ok=True)
         return None
     try:
@@ -113,7 +115,8 @@ def remove(folder: Path) -> None:
     (folder / FILE).unlink(missing_ok=True)
 
 
-def _is_held(folder: Path) -> bool:
+def is_held(folder: Path) -> bool:
+    """Tell whether a stack runs here, be it that it is still starting or stopping."""
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY)
     except FileNotFoundError:

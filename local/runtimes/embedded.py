@@ -158,6 +158,8 @@ class EmbeddedRuntime(FunctionRuntime):
 
     async def start(self) -> None:  # noqa: D102
         self._logs.mkdir(parents=True, exist_ok=True)
+        for name in self._pools:  # there for `faceq logs -f` before anything is in it
+            (self._logs / f"{name}.log").touch(0o600)
         _remove_left_scratch()
         results = await asyncio.gather(*(pool.start() for pool in self._pools.values()), return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]

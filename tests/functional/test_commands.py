@@ -5,8 +5,11 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import psutil
 import pytest
@@ -58,6 +61,32 @@ def test_ctrl_c_while_it_starts(home: Home) -> None:
     printed, _ = up.communicate(timeout=20)
     assert psutil.wait_procs(parts, timeout=5)[1] == []
     assert "Traceback" not in printed
+
+
+def test_ctrl_c_while_a_detached_one_starts(home: Home) -> None:
+    """It runs in a session of its own, but whoever gave it up must not leave it behind."""
+    up = home.begin("up", "-d", "--port", "0")
+    eventually(lambda: psutil.Process(up.pid).children(), 30)
+    parts = psutil.Process(up.pid).children(recursive=True)
+    os.killpg(up.pid, signal.SIGINT)
+    printed, _ = up.communicate(timeout=20)
+    assert psutil.wait_procs(parts, timeout=10)[1] == []
+    assert home.running() is None
+    assert "Traceback" not in printed
+
+
+def test_folders_that_are_called_like_ours_are_not_taken_for_ours(home: Home) -> None:
+    """Where a person stands when giving the command has nothing to do with what runs; its logs outlive it."""
+    for name in ("cli", "local", "adapters"):
+        (home.folder / name).mkdir()
+        (home.folder / name / "__init__.py").write_text("raise SystemExit('not ours')")
+    command = str(Path(sys.executable).parent / "faceq")
+    for arguments in (["up", "-d", "--port", "0"], ["status"], ["down"], ["logs", "face-detection"]):
+        done = subprocess.run(
+            [command, *arguments],
+            cwd=home.folder, env=home.environ(), capture_output=True, text=True, timeout=90, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_second_up_says_what_is_running(home: Home) -> None:
@@ -138,7 +167,7 @@ def test_an_engine_without_its_packages_is_one_line_that_names_them(home: Home) 
 def test_doctor_names_each_trouble_and_its_cure(home: Home) -> None:
     well = home.faceq("doctor", "--json")
     names = {check["name"] for check in json.loads(well.stdout)}
-    assert {"stack", "versions", "detector", "model", "gallery", "template", "only on AWS"} <= names
+    assert {"stack", "versions", "detector", "model", "weights", "gallery", "template", "only on AWS"} <= names
     ill = home.faceq("doctor", variables={"FACEQ_MODELS_DIR": str(home.folder / "none")})
     assert ill.returncode == 1
     assert "faceq models get" in ill.stdout
