@@ -53,7 +53,7 @@ bench: .venv/.tested ## measure speed and memory; writes bench/results.md
 	@$(BIN)/faceq models get
 	$(BIN)/python -m bench
 
-lint: .venv/.tested ## style, types, import rules, the CloudFormation template, the base dependencies' wheels
+lint: .venv/.tested ## style, types, import rules, the CloudFormation template, the dependencies' wheels
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
