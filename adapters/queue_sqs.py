@@ -29,7 +29,7 @@ def client(region: str, endpoint: str | None = None) -> "BaseClient":
     """
     import boto3
 
-    config = Config(connect_timeout=2, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3})
+    config = Config(connect_timeout=2, read_timeout=25, retries={"mode": "standard", "total_max_attempts": 3})
     if endpoint is None:
         return boto3.client("sqs", region_name=region, config=config)
     return boto3.client(
@@ -38,7 +38,8 @@ def client(region: str, endpoint: str | None = None) -> "BaseClient":
         endpoint_url=endpoint,
         aws_access_key_id="local",
         aws_secret_access_key="local",  # noqa: S106
-        config=config.merge(Config(proxies={})),
+        # A person waits at the other end: one that hangs is said to hang after one try.
+        config=config.merge(Config(proxies={}, retries={"total_max_attempts": 1})),
     )
 
 

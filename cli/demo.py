@@ -89,13 +89,18 @@ def demo(
     sheet.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(answered).save(sheet, quality=88)
     console.print(f"contact sheet: {sheet}")
+    line, passed = verdict(answered, len(before) + len(after))
+    print(line)
+    if not passed:
+        raise typer.Exit(1)
+
+
+def verdict(answered: Sequence[tuple[Expected, Outcome]], total: int) -> tuple[str, bool]:
+    """Return the summary line, and whether each of `total` frames got the answer that was expected."""
     right = sum(outcome.result == expected.result for expected, outcome in answered)
     got = sum(outcome.answer is not None for _, outcome in answered)
     p50 = statistics.median(outcome.milliseconds for _, outcome in answered)
-    total = len(before) + len(after)
-    print(f"demo: {total} frames, {got} answered, {right} as expected, p50 {p50:.0f} ms")
-    if right != total:
-        raise typer.Exit(1)
+    return f"demo: {total} frames, {got} answered, {right} as expected, p50 {p50:.0f} ms", right == total
 
 
 def portraits(name: str, photo: _Picture, result: str, most: int | None = None) -> list[Expected]:

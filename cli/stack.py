@@ -99,7 +99,8 @@ async def _run(options: "Options") -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stopping.set)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants it to outlive the terminal
+            loop.add_signal_handler(number, stopping.set)
     stack = Stack(options, lambda sentence: console.print(f"[yellow]{sentence}[/yellow]"))
     began = time.monotonic()
     starting = asyncio.create_task(stack.start())

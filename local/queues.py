@@ -429,7 +429,9 @@ def _moto(region: str, creations: Iterable[str]) -> "WSGIApplication":
             "Content-Type": "application/x-amz-json-1.0",
             "Authorization": f"AWS4-HMAC-SHA256 Credential=local/20120105/{region}/sqs/aws4_request",
         }
-        app.test_client().post("/", data=data, headers=headers)
+        answer = app.test_client().post("/", data=data, headers=headers)
+        if answer.status_code != 200:
+            sys.exit(f"{action} of {data} failed: {' '.join(answer.text.split())}")
     return app.wsgi_app
 
 

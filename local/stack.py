@@ -186,13 +186,13 @@ class Stack:
         # The mapping, too, at once: long before it first asks, the queue server's port is open and lets it wait.
         await asyncio.gather(queue_server.start(), runtime.start(), mapping.start())
         urls = {name: queues.queue_url(sqs_endpoint, name) for name in played.queues}
-        (source,) = {mapping.queue for mapping in played.mappings}
+        source, responses = _contract_queues(played)
         redrive = played.queues[source].redrive
         running = self.running = RunningStack(
             pid=os.getpid(),
             function_url=f"http://127.0.0.1:{port}/",
             request_queue_url=urls[source],
-            response_queue_url=next(url for name, url in urls.items() if name.endswith("-resp-queue")),
+            response_queue_url=urls[responses],
             dead_letter_queue_url=urls[redrive.dead_letter_queue] if redrive is not None else "",
             region=region,
             sqs_endpoint=sqs_endpoint,
@@ -248,6 +248,18 @@ def read_template(parameters: Mapping[str, str], sqs_endpoint: str) -> template.
         )
     except template.TemplateError as error:
         raise StackError(f"{TEMPLATE.relative_to(ROOT)}: {error}") from None
+
+
+def _contract_queues(played: template.Template) -> tuple[str, str]:
+    """Return the names of the request queue, which triggers a function, and of the response queue."""
+    sources = {mapping.queue for mapping in played.mappings}
+    responses = [name for name in played.queues if name.endswith("-resp-queue")]
+    if len(sources) != 1 or len(responses) != 1:
+        raise StackError(
+            f"{TEMPLATE.relative_to(ROOT)}: one queue must trigger a function and one name must end in -resp-queue; "
+            f"there are {len(sources)} and {len(responses)}."
+        )
+    return sources.pop(), responses[0]
 
 
 def checked_gallery(settings: ModelSettings) -> Gallery | None:
