@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import uuid
+from collections.abc import Mapping
 from typing import Final
 
 from aiohttp import web
@@ -24,6 +25,7 @@ from local.runtimes import (
     TooManyRequests,
     new_trace_id,
 )
+from local.template import Template
 
 #: Largest payload of an asynchronous invocation, bytes. (AWS Compute Blog, "More room to build", January 2026)
 MAX_EVENT_BYTES: Final = 1024 * 1024
@@ -49,15 +51,27 @@ class _ApiError(Exception):
         self.body = {"Type": "User", "message": message, **fields}
 
 
-def application(runtime: FunctionRuntime, *, region: str, account: str, wait_seconds: float = 0.0) -> web.Application:
+def application(
+    runtime: FunctionRuntime,
+    played: Template,
+    function_urls: Mapping[str, str],
+    *,
+    region: str,
+    account: str,
+    wait_seconds: float = 0.0,
+) -> web.Application:
     """Return the API's server; `local.http_server.listen` runs it.
 
     Parameters
     ----------
     runtime : FunctionRuntime
         Runs the functions.
+    played : Template
+        What there is to tell of them.
+    function_urls : Mapping of str to str
+        From a function's name to its address on this machine.
     region, account : str
-        What the ARNs in error messages say.
+        What the ARNs say.
     wait_seconds : float
         Longest wait of a synchronous call for an environment; AWS does not wait.
 

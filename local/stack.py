@@ -171,7 +171,10 @@ class Stack:
         queue_server = self._child(
             "queue-server", queues.command(queue_port, played.queues.values(), region), {}, logs, lost
         )
-        await self._serve(lambda_api.application(runtime, region=region, account=queues.ACCOUNT), api_port)
+        addresses = {url.function: f"http://127.0.0.1:{port}/" for url in played.urls}
+        await self._serve(
+            lambda_api.application(runtime, played, addresses, region=region, account=queues.ACCOUNT), api_port
+        )
         for url in played.urls:
             await self._serve(function_url.application(runtime, url.function, WAIT_SECONDS), port)
         self._stops.push_async_callback(runtime.stop)  # before the servers, which can then tell whoever waits

@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 from local.http_server import listen
 from local.lambda_api import application
 from local.runtimes.embedded import EmbeddedRuntime
-from local.template import Function
+from local.template import Function, Template
 from tests.polling import until
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,8 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
         [function], task_root=ROOT, logs=tmp_path / "logs", region="us-east-1", account="000000000000"
     )
     await runtime.start()
-    runner, port = await listen(application(runtime, region="us-east-1", account="000000000000"), 0)
+    played = Template({"sample": function}, (), {}, ())
+    runner, port = await listen(application(runtime, played, {}, region="us-east-1", account="000000000000"), 0)
     endpoint = f"http://127.0.0.1:{port}"
     client = boto3.client(
         "lambda",
