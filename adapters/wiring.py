@@ -55,6 +55,15 @@ def gallery_store(settings: ModelSettings) -> ArtifactStore:
     return DirectoryStore(settings.gallery)
 
 
+def checked_gallery(settings: ModelSettings) -> Gallery | None:
+    """Return the gallery, None if there is none. Raises ArtifactError if it does not fit the model."""
+    gallery = load(gallery_store(settings))
+    if gallery is not None:
+        model = models.installed(settings.model, settings.models)
+        gallery.check(model.id, model.preprocessing)
+    return gallery
+
+
 class CurrentGallery:
     """The gallery as it is now: read again when it was written since, checked against the embedder.
 

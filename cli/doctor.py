@@ -14,9 +14,11 @@ from rich.markup import escape
 
 from adapters import models
 from adapters.settings import ModelSettings
+from adapters.wiring import checked_gallery
 from cli.queues import told
 from cli.stack import MODEL_NOTES
-from local.stack import StackError, checked_gallery, owner_of_port, read_template
+from local.front import StackError
+from local.stack import owner_of_port, read_template
 from local.state import RunningStack, running_stack
 from pipeline.errors import ArtifactError, PipelineError
 

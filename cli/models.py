@@ -14,7 +14,7 @@ from rich.table import Table
 
 from adapters import models
 from adapters.models import AUTO, CATALOGUE, InstalledModel
-from adapters.settings import Paths
+from adapters.settings import ENGINES, Paths
 from pipeline.errors import ArtifactError
 
 app = typer.Typer(
@@ -90,6 +90,20 @@ def list_(as_json: _Json = False) -> None:
     for column in table.columns[:-1]:
         column.no_wrap = True
     Console(highlight=False).print(table)
+
+
+@app.command("bundle", epilog="Example: faceq models bundle out/models --engine onnx")
+def bundle(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to; made if it is not there.")],
+    name: Annotated[str, typer.Option("--model", help="An installed model.")] = AUTO,
+    engine: Annotated[str, typer.Option(help="onnx or torch.")] = "onnx",
+) -> None:
+    """Copy what a function needs of an installed model, and no more, as an image holds it. Print the model's id."""
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"choose one of {', '.join(ENGINES)}", param_hint="--engine")
+    from adapters.models.install import bundle
+
+    print(bundle(name, _cache(), engine, folder).id)
 
 
 @app.command("where", epilog="Example: ls $(faceq models where)")

@@ -69,7 +69,8 @@ def up(
     if detach:
         _start_detached([argument for argument in sys.argv[1:] if argument not in {"-d", "--detach"}])
         return
-    from local.stack import Options, StackError  # the servers: the other commands do without
+    from local.front import StackError  # the servers: the other commands do without
+    from local.stack import Options
 
     environ = {**os.environ}
     if model is not None:

@@ -9,6 +9,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from local.runtimes import RequestTooLarge
 
+LOOPBACK: Final = "127.0.0.1"
+
 #: Longest time for a request's body to arrive, seconds.
 BODY_SECONDS: Final = 60.0
 
@@ -26,8 +28,8 @@ _log = logging.getLogger(__name__)
 _log.addFilter(_is_ours)
 
 
-async def listen(application: web.Application, port: int) -> tuple[web.AppRunner, int]:
-    """Serve on this machine only.
+async def listen(application: web.Application, port: int, host: str = LOOPBACK) -> tuple[web.AppRunner, int]:
+    """Serve, on this machine only unless told otherwise.
 
     Parameters
     ----------
@@ -35,6 +37,8 @@ async def listen(application: web.Application, port: int) -> tuple[web.AppRunner
         What answers.
     port : int
         0 for any free one.
+    host : str
+        Address to listen on.
 
     Returns
     -------
@@ -56,7 +60,7 @@ async def listen(application: web.Application, port: int) -> tuple[web.AppRunner
     )
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
+        await web.TCPSite(runner, host, port).start()
     except OSError:
         await runner.cleanup()
         raise

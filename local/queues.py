@@ -35,14 +35,13 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Final
 
+from local.template import ACCOUNT
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
     from botocore.client import BaseClient
 
     from local.template import Queue
-
-#: The account that local ARNs and queue URLs carry: ElasticMQ's default, so both local endpoints agree.
-ACCOUNT: Final = "000000000000"
 
 #: Most messages that SQS gives or takes in one call.
 BATCH: Final = 10
@@ -106,11 +105,6 @@ class PeekedMessage:
     body: str
     receive_count: int
     sent_ms: int
-
-
-def queue_url(endpoint: str, name: str) -> str:
-    """Return the URL of queue `name` at a local `endpoint` such as `http://127.0.0.1:9324`."""
-    return f"{endpoint.rstrip('/')}/{ACCOUNT}/{name}"
 
 
 def create_queues(client: "BaseClient", queues: "Mapping[str, Queue]") -> None:

@@ -4,13 +4,15 @@ In order: YAML nodes, which know their lines -> parameters and conditions -> eac
 property, its intrinsic functions resolved on the way -> AWS's own checks, as they would fail on creation.
 
 Four resource types are played. What can be left out without changing what a frame sees (roles, logs, retention) is
-told in `Template.not_played`; anything else that this file does not know is an error with its line, so that no
-difference between the laptop and AWS is silent.
+told in `Template.not_played`, and kept where the Lambda API has to tell of it; anything else that this file does not
+know is an error with its line, so that no difference between the laptop and AWS is silent.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import yaml
@@ -28,6 +30,18 @@ RESERVED_VARIABLES: Final = frozenset(
         "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR",
     }
 )  # fmt: skip
+
+
+#: The account that local ARNs and queue URLs carry: ElasticMQ's default, so all local endpoints agree.
+ACCOUNT: Final = "000000000000"
+
+#: The one template, in the repository and in the image alike.
+FILE: Final = Path(__file__).parents[1] / "deploy" / "template.yaml"
+
+
+def queue_url(endpoint: str, name: str) -> str:
+    """Return the URL of queue `name` at a local `endpoint` such as `http://127.0.0.1:9324`."""
+    return f"{endpoint.rstrip('/')}/{ACCOUNT}/{name}"
 
 
 class TemplateError(Exception):
@@ -99,6 +113,9 @@ class Function:
         Its variables, references resolved.
     reserved_concurrency : int or None
         Most environments at once; None where the template does not limit them.
+    told : Mapping of str to Value
+        Properties that are not played and yet part of its configuration (image, role, architecture, ...), as the
+        template has them; without those whose value is not known on this machine.
 
     """
 
@@ -109,15 +126,50 @@ class Function:
     memory_mb: int
     environment: Mapping[str, str]
     reserved_concurrency: int | None
+    told: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class FunctionUrl:
-    """An HTTP address of a function. `auth_type` is `AWS_IAM` or `NONE`; the local side asks for neither."""
+    """An HTTP address of a function.
+
+    Parameters
+    ----------
+    logical_id, function : str
+        Its name in the template, and its function's name.
+    auth_type : str
+        `AWS_IAM` or `NONE`; the local side asks for neither.
+    told : Mapping of str to Value
+        Properties that are not played, `Cors` among them, as for a function.
+
+    """
 
     logical_id: str
     function: str
     auth_type: str
+    told: Mapping[str, Value] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Permission:
+    """A statement of a function's resource policy. Nothing here checks it.
+
+    Parameters
+    ----------
+    logical_id, function : str
+        Its name in the template, and the function it is about.
+    action, principal : str
+        What is allowed to whom: an account, an ARN, a service's domain, or `*`.
+    conditions : Mapping of str to str
+        When, by the names of the resource's properties (PERMISSION_CONDITIONS).
+
+    """
+
+    logical_id: str
+    function: str
+    action: str
+    principal: str
+    conditions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -180,6 +232,7 @@ class Template:
     mappings: tuple[EventSourceMapping, ...]
     not_played: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
+    permissions: tuple[Permission, ...] = ()
 
 
 #: Resource types that are not played, each with the sentence that says so.
@@ -189,6 +242,16 @@ NOT_PLAYED: Final = {
     "AWS::Lambda::Permission": "Who may call a function: the local URL takes unsigned requests, from this machine.",
     "AWS::Logs::LogGroup": "CloudWatch log groups and their retention: local logs are shown by `faceq logs`.",
 }
+
+#: Properties of AWS::Lambda::Permission that narrow it. (CloudFormation template reference, AWS::Lambda::Permission)
+PERMISSION_CONDITIONS: Final = (
+    "SourceArn",
+    "SourceAccount",
+    "PrincipalOrgID",
+    "EventSourceToken",
+    "FunctionUrlAuthType",
+    "InvokedViaFunctionUrl",
+)
 
 #: Properties of a played resource that are not played: what is said of each; an empty text where nothing need be said.
 _IGNORED: Final[Mapping[str, Mapping[str, str]]] = {
@@ -202,6 +265,7 @@ _IGNORED: Final[Mapping[str, Mapping[str, str]]] = {
         "Tags": "",
     },
     "AWS::Lambda::Function": {
+        "Code": "",  # which image it is, is AWS's business; here the code of this directory runs
         "Role": NOT_PLAYED["AWS::IAM::Role"],
         "Architectures": "The processor architecture: local functions run on this machine's.",
         "LoggingConfig": NOT_PLAYED["AWS::Logs::LogGroup"],
@@ -216,9 +280,15 @@ _IGNORED: Final[Mapping[str, Mapping[str, str]]] = {
         "Cors": "CORS of the function URL: the local URL sends no CORS headers of its own.",
     },
     "AWS::Lambda::EventSourceMapping": {"Tags": ""},
+    "AWS::Lambda::Permission": {},
 }
 
 _PSEUDO: Final = {"AWS::Partition": "aws", "AWS::URLSuffix": "amazonaws.com", "AWS::StackName": "faceq"}
+
+
+def play(parameters: Mapping[str, str], region: str, sqs_endpoint: str) -> Template:
+    """Read `FILE` for the local account, with queues at `sqs_endpoint`. Raises TemplateError."""
+    return read(FILE.read_text(), parameters, region, ACCOUNT, lambda name: queue_url(sqs_endpoint, name))
 
 
 def read(
@@ -304,7 +374,13 @@ class _Reader:
             if self._type(node) == "AWS::Lambda::EventSourceMapping"
         )
         return Template(
-            functions, tuple(urls), queues, mappings, list(self._not_played), _advice(queues, functions, mappings)
+            functions,
+            tuple(urls),
+            queues,
+            mappings,
+            list(self._not_played),
+            _advice(queues, functions, mappings),
+            tuple(self._permission(logical_id) for logical_id in self._of_type("AWS::Lambda::Permission")),
         )
 
     # Resources
@@ -350,7 +426,6 @@ class _Reader:
         name = properties.text("FunctionName", "Name the function: the local side makes up no names.")
         if properties.text("PackageType", "Only functions from images are played: set PackageType: Image.") != "Image":
             raise properties.error("PackageType", "Only functions from images are played: set PackageType: Image.")
-        properties.skip("Code")  # which image it is, is AWS's business; here the code of this directory runs
         image = properties.take("ImageConfig")
         command = image.get("Command") if isinstance(image, dict) else None
         if not (
@@ -370,6 +445,7 @@ class _Reader:
             memory_mb=properties.number("MemorySize", 128, 10_240, default=128),
             environment=self._environment(properties),
             reserved_concurrency=properties.number_or_none("ReservedConcurrentExecutions", 0, 1_000_000),
+            told=properties.told(),
         )
         properties.finish()
         return function
@@ -402,7 +478,20 @@ class _Reader:
         if properties.take("InvokeMode") not in {None, "BUFFERED"}:
             raise properties.error("InvokeMode", "Streamed answers are not played. Set InvokeMode: BUFFERED.")
         properties.finish()
-        return FunctionUrl(logical_id, function, auth_type)
+        return FunctionUrl(logical_id, function, auth_type, properties.told())
+
+    def _permission(self, logical_id: str) -> Permission:
+        properties = self._properties(logical_id)
+        conditions = {key: properties.take(key) for key in PERMISSION_CONDITIONS}
+        permission = Permission(
+            logical_id=logical_id,
+            function=self._end(properties, "FunctionName", "AWS::Lambda::Function"),
+            action=properties.text("Action", "Set Action, such as lambda:InvokeFunction."),
+            principal=properties.text("Principal", "Set Principal: an account, an ARN, a service's domain, or *."),
+            conditions={key: _text(value) for key, value in conditions.items() if value is not None},
+        )
+        properties.finish()
+        return permission
 
     def _mapping(
         self, logical_id: str, queues: Mapping[str, Queue], functions: Mapping[str, Function]
@@ -473,10 +562,11 @@ class _Reader:
 
     def _name(self, logical_id: str) -> str:
         properties = _entries(_entries(self._resources[logical_id]).get("Properties"))
-        for key in ("QueueName", "FunctionName"):
+        for key in ("QueueName", "FunctionName", "RoleName", "LogGroupName"):
             if key in properties:
                 return _text(self._value(properties[key]))
-        return logical_id
+        # CloudFormation's form, "Name type": it adds twelve characters that nobody knows before.
+        return f"{_PSEUDO['AWS::StackName']}-{logical_id}"
 
     def _arn(self, service: str, resource: str) -> str:
         return f"arn:aws:{service}:{self._region}:{self._account}:{resource}"
@@ -582,7 +672,7 @@ class _Reader:
             kind = self._type(self._resources[name])
             if kind == "AWS::SQS::Queue":
                 return self._queue_url(self._name(name))
-            if kind == "AWS::Lambda::Function":
+            if kind in {"AWS::Lambda::Function", "AWS::Logs::LogGroup"}:
                 return self._name(name)
             raise _error(
                 node, f"{name} is a {kind}, which the local side does not make, so nothing here can refer to it."
@@ -600,6 +690,8 @@ class _Reader:
                 return self._queue_url(self._name(name))
             case "AWS::Lambda::Function", "Arn":
                 return self._arn("lambda", f"function:{self._name(name)}")
+            case "AWS::IAM::Role", "Arn":
+                return f"arn:aws:iam::{self._account}:role/{self._name(name)}"
         raise _error(node, f"The local side has no attribute {name}.{attribute}.")
 
     def _sub(self, node: yaml.Node, argument: yaml.Node) -> str:
@@ -633,9 +725,6 @@ class _Properties:
     not_played: dict[str, None]
     taken: set[str] = field(default_factory=set)
 
-    def skip(self, key: str) -> None:
-        self.taken.add(key)
-
     def take(self, key: str) -> Value:
         """Return the property, None if it is not there."""
         self.taken.add(key)
@@ -643,6 +732,15 @@ class _Properties:
             return self.resolve(self.nodes[key]) if key in self.nodes else None
         except _Missing:
             return None
+
+    def told(self) -> dict[str, Value]:
+        """Return the properties that are not played, without those that have no value on this machine."""
+        told = {}
+        for key in self.nodes:
+            if key in _IGNORED[self.kind]:
+                with contextlib.suppress(TemplateError, _Missing):
+                    told[key] = self.resolve(self.nodes[key])
+        return told
 
     def text(self, key: str, otherwise: str, *, keep: bool = False) -> str:
         value = self.take(key)

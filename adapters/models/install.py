@@ -118,6 +118,39 @@ def _ensure(model: str, cache: Path, make: Callable[[], None]) -> None:
     make()
 
 
+def bundle(name: str, cache: Path, engine: str, folder: Path) -> InstalledModel:
+    """Copy what a function needs of a model and of the detector into `folder`, which then serves as a cache.
+
+    Parameters
+    ----------
+    name : str
+        An installed model, as `adapters.models.installed` takes it.
+    cache : Path
+    engine : str
+        `onnx` leaves out the published weights, `torch` the graph that was made of them.
+    folder : Path
+        Made if it is not there.
+
+    Raises
+    ------
+    ArtifactError
+        The model is not installed, or the engine has no weights of it to load.
+
+    """
+    model = installed(name, cache)
+    installed_detector(cache)
+    unused = {"onnx": "weights", "torch": "onnx"}[engine]
+    if model.files.keys() == {unused}:
+        raise ArtifactError("no_weights", f"The engine {engine} cannot load the model '{model.id}': take another one.")
+    for kept in (DETECTOR, model.id):
+        manifest = read_manifest(kept, cache)
+        manifest["files"].pop(unused, None)
+        for file in manifest["files"].values():
+            write(folder / file["path"], (cache / file["path"]).read_bytes())
+        write(folder / kept / MANIFEST, f"{json.dumps(manifest, indent=2)}\n".encode())
+    return installed(model.id, folder)
+
+
 def is_right(model: str, cache: Path) -> bool:
     """Return whether each file of an installed model, or of `DETECTOR`, has the SHA-256 that its manifest tells.
 

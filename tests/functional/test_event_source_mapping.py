@@ -19,7 +19,7 @@ import pytest
 from botocore.client import BaseClient
 
 from local import event_source_mapping, queues
-from local.template import EventSourceMapping, Queue, Redrive
+from local.template import ACCOUNT, EventSourceMapping, Queue, Redrive, queue_url
 from tests.polling import eventually
 from tests.queue_server import running_queue_server, sqs_client
 
@@ -157,8 +157,8 @@ class Setup:
             logical_id="Mapping",
             function=name,
             queue=name,
-            queue_url=queues.queue_url(self.endpoint, name),
-            queue_arn=f"arn:aws:sqs:us-east-1:{queues.ACCOUNT}:{name}",
+            queue_url=queue_url(self.endpoint, name),
+            queue_arn=f"arn:aws:sqs:us-east-1:{ACCOUNT}:{name}",
             region="us-east-1",
             visibility_timeout=visibility,
             batch_size=batch_size,
@@ -538,7 +538,7 @@ def test_a_queue_server_that_comes_late_or_comes_back_is_waited_for_and_told_onc
     with running_queue_server() as endpoint:
         port = int(endpoint.rsplit(":", 1)[1])
     flow = setup.flow()
-    flow.mapping = EventSourceMapping(**(vars(flow.mapping) | {"queue_url": queues.queue_url(endpoint, flow.name)}))
+    flow.mapping = EventSourceMapping(**(vars(flow.mapping) | {"queue_url": queue_url(endpoint, flow.name)}))
     down, up = "the queue cannot be read; will go on trying", "the queue can be read again"
 
     def told() -> list[str]:

@@ -17,7 +17,7 @@ from botocore.client import BaseClient
 from botocore.config import Config
 
 from local import queues
-from local.template import Queue, Redrive
+from local.template import ACCOUNT, Queue, Redrive, queue_url
 from tests.polling import eventually
 from tests.queue_server import running_queue_server, sqs_client
 
@@ -44,7 +44,7 @@ def name(sqs: BaseClient) -> str:
 
 
 def url(endpoint: str, name: str) -> str:
-    return queues.queue_url(endpoint, name)
+    return queue_url(endpoint, name)
 
 
 def depth(sqs: BaseClient, name: str) -> queues.Depth:
@@ -190,7 +190,7 @@ def test_queues_are_made_once_and_take_new_attributes(endpoint: str, sqs: BaseCl
     assert attributes["VisibilityTimeout"] == "7"
     assert attributes["ReceiveMessageWaitTimeSeconds"] == "3"
     assert json.loads(attributes["RedrivePolicy"])["maxReceiveCount"] == 9
-    assert attributes["QueueArn"] == f"arn:aws:sqs:us-east-1:{queues.ACCOUNT}:{name}"
+    assert attributes["QueueArn"] == f"arn:aws:sqs:us-east-1:{ACCOUNT}:{name}"
     assert depth(sqs, name).visible == 1
 
 
