@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from local.template import RESERVED_VARIABLES, EventSourceMapping, Redrive, Template, TemplateError, read
+from local.template import RESERVED_VARIABLES, EventSourceMapping, Permission, Redrive, Template, TemplateError, read
 
 SHIPPED = (Path(__file__).parents[3] / "deploy" / "template.yaml").read_text()
 
@@ -95,7 +95,53 @@ def test_parameters_replace_defaults_everywhere_they_are_used() -> None:
 
 
 def test_a_public_url_adds_permissions_that_are_told_and_not_played() -> None:
-    assert play(SHIPPED, UrlAuthType="NONE").urls[0].auth_type == "NONE"
+    assert play(SHIPPED).permissions == ()
+    template = play(SHIPPED, UrlAuthType="NONE")
+    assert template.urls[0].auth_type == "NONE"
+    assert template.permissions == (
+        Permission(
+            "PublicUrlPermission", "face-detection", "lambda:InvokeFunctionUrl", "*", {"FunctionUrlAuthType": "NONE"}
+        ),
+        Permission(
+            "PublicInvokePermission", "face-detection", "lambda:InvokeFunction", "*", {"InvokedViaFunctionUrl": "true"}
+        ),
+    )
+    assert [sentence for sentence in template.not_played if "unsigned" in sentence]
+
+
+# What is not played and told all the same
+
+
+def test_what_is_not_played_of_a_function_is_kept_for_those_who_ask() -> None:
+    assert play(SHIPPED, ImageUri="repository@sha256:12").functions["face-detection"].told == {
+        "Description": "Finds the faces of a posted frame and sends them on.",
+        "Code": {"ImageUri": "repository@sha256:12"},
+        "Architectures": ["x86_64"],
+        "Role": "arn:aws:iam::000000000000:role/faceq-FaceDetectionRole",
+        "LoggingConfig": {"LogGroup": "/aws/lambda/face-detection"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "absent"),
+    [
+        ("Description: Names", "Description: !Ref ImageUri # Names", "Description"),
+        ("Role: !GetAtt FaceRecognitionRole.Arn", "Role: !ImportValue role", "Role"),
+        ("LogGroup: !Ref FaceRecognitionLogs", "LogGroup: !GetAtt FaceRecognitionLogs.Arn", "LoggingConfig"),
+        ("Architectures: [!Ref Architecture]", "Architectures: !Ref AWS::NoValue", "Architectures"),
+    ],
+)
+def test_what_has_no_value_on_this_machine_is_not_told(old: str, new: str, absent: str) -> None:
+    told = play(changed(old, new)).functions["face-recognition"].told
+    assert absent not in told
+    assert len(told) == 3  # and no Code: local runs have no image
+
+
+def test_a_role_with_a_name_keeps_it() -> None:
+    text = changed(
+        "Type: AWS::IAM::Role\n    Properties:\n", "Type: AWS::IAM::Role\n    Properties:\n      RoleName: r\n"
+    )
+    assert play(text).functions["face-detection"].told["Role"] == "arn:aws:iam::000000000000:role/r"
 
 
 @pytest.mark.parametrize(
@@ -228,6 +274,23 @@ def test_a_resource_whose_condition_does_not_hold_is_not_there() -> None:
     assert "faceq-resp-queue" in play(text).queues
     with pytest.raises(TemplateError, match="AWS::SNS::Topic"):
         play(text, UrlAuthType="NONE")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("InvokedViaFunctionUrl: true", "OnlyOn: Sundays", "PublicInvokePermission: OnlyOn is not played"),
+        ("Action: lambda:InvokeFunctionUrl", "SourceAccount: 1", "PublicUrlPermission: Set Action"),
+        (
+            "FunctionName: !GetAtt FaceDetection.Arn\n      Action",
+            "FunctionName: f\n      Action",
+            "FunctionName is f, wh",
+        ),
+    ],
+)
+def test_a_permission_that_is_not_understood_is_an_error(old: str, new: str, problem: str) -> None:
+    with pytest.raises(TemplateError, match=re.escape(problem)):
+        play(changed(old, new), UrlAuthType="NONE")
 
 
 def test_a_disabled_mapping_is_read_as_such() -> None:
