@@ -33,6 +33,13 @@ FACEQ_MAX_PIXELS = "FACEQ_MAX_PIXELS"
 #: Threads of one function process; default: the processor share that Lambda gives for the memory size.
 FACEQ_THREADS = "FACEQ_THREADS"
 
+#: Values for the template's parameters where containers play it, `Name=Value` parted by blanks.
+FACEQ_PARAMETERS = "FACEQ_PARAMETERS"
+#: The ports of this machine at which the containers' function URL, Lambda API and queues are reached.
+FACEQ_PORT = "FACEQ_PORT"
+FACEQ_API_PORT = "FACEQ_API_PORT"
+FACEQ_QUEUE_PORT = "FACEQ_QUEUE_PORT"
+
 ENGINES = ("onnx", "torch")
 DEFAULT_REGION = "us-east-1"
 
@@ -56,7 +63,7 @@ class Paths:
 
         return cls(
             models=_folder(environ, FACEQ_MODELS_DIR) or platformdirs.user_cache_path("faceq") / "models",
-            gallery=_folder(environ, FACEQ_GALLERY_DIR) or platformdirs.user_data_path("faceq") / "gallery",
+            gallery=_folder(environ, FACEQ_GALLERY_DIR) or _default_gallery(),
             state=_folder(environ, FACEQ_STATE_DIR) or platformdirs.user_state_path("faceq"),
         )
 
@@ -137,6 +144,15 @@ class QueueSettings:
         )
 
 
+def _default_gallery() -> Path:
+    """Return the folder `gallery` of the repository, which docker-compose.yml mounts; else the platform's."""
+    if (repository := Path(__file__).parents[1] / "docker-compose.yml").exists():
+        return repository.with_name("gallery")
+    import platformdirs
+
+    return platformdirs.user_data_path("faceq") / "gallery"
+
+
 def _folder(environ: Mapping[str, str], name: str) -> Path | None:
     return Path(environ[name]).expanduser().absolute() if environ.get(name) else None
 
@@ -148,3 +164,22 @@ def _number(environ: Mapping[str, str], name: str, default: int, least: int) -> 
     if not text.isascii() or not text.isdigit() or int(text) < least:
         raise ArtifactError("bad_setting", f"{name} is '{text}'; set it to a whole number of at least {least}.")
     return int(text)
+
+
+def template_parameters(environ: Mapping[str, str]) -> dict[str, str]:
+    """Read FACEQ_PARAMETERS. Raises ArtifactError for what is not Name=Value."""
+    pairs = [text.partition("=") for text in environ.get(FACEQ_PARAMETERS, "").split()]
+    for name, equals, value in pairs:
+        if not name or not equals:
+            raise ArtifactError(
+                "bad_setting", f"{FACEQ_PARAMETERS} has '{name}{equals}{value}'; write Name=Value, parted by blanks."
+            )
+    return {name: value for name, _, value in pairs}
+
+
+def port(environ: Mapping[str, str], name: str, default: int) -> int:
+    """Read a variable that is a port. Raises ArtifactError if it is none."""
+    number = _number(environ, name, default, 1)
+    if number > 65535:
+        raise ArtifactError("bad_setting", f"{name} is '{number}'; a port is at most 65535.")
+    return number

@@ -9,15 +9,25 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Final
 
-from adapters.settings import Paths
+from adapters.settings import FACEQ_API_PORT, Paths, port
 
 FILE = "stack.json"
 LOCK = "stack.lock"
 #: The folder of the log files, one for each part.
 LOGS = "logs"
+
+PROCESSES: Final = "processes"
+CONTAINERS: Final = "containers"
+#: Where the containers' gateway, beside its Lambda API, says what runs.
+STACK_PATH: Final = "/faceq/stack"
+#: How long the gateway has to say so, seconds.
+_ASK_SECONDS: Final = 2.0
 
 #: How often a lock is tried that somebody who looks may hold for a moment, and the wait between, seconds.
 _TRIES = 20
@@ -40,6 +50,8 @@ class RunningStack:
         Model id, engine, folder of the gallery.
     logs : str
         Folder of the log files.
+    runtime : str
+        What runs the functions: `PROCESSES` of this machine, or `CONTAINERS`, which have no process of ours here.
 
     """
 
@@ -55,6 +67,7 @@ class RunningStack:
     engine: str
     gallery: str
     logs: str
+    runtime: str = PROCESSES
 
     def exports(self) -> dict[str, str]:
         """Return the variables with which a client written for AWS reaches this stack."""
@@ -80,6 +93,46 @@ def running_stack(folder: Path | None = None) -> RunningStack | None:
         return RunningStack(**json.loads(file.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+
+
+def containers(environ: Mapping[str, str]) -> "Containers | None":
+    """Return what the gateway of this machine's containers says, None if there is none or it does not answer."""
+    connection = HTTPConnection("127.0.0.1", port(environ, FACEQ_API_PORT, 8001), timeout=_ASK_SECONDS)
+    try:
+        connection.request("GET", STACK_PATH)
+        said = json.loads(connection.getresponse().read())
+        return Containers(said["ready"], RunningStack(**said["stack"]), said["replicas"])
+    except (OSError, HTTPException, ValueError, TypeError, LookupError):
+        return None
+    finally:
+        connection.close()
+
+
+@dataclass(frozen=True)
+class Containers:
+    """A stack of containers.
+
+    Parameters
+    ----------
+    ready : bool
+        Whether a frame would be answered.
+    stack : RunningStack
+    replicas : sequence of Mapping
+        The functions' containers: `function`, `address`, `state`, `answered` and more.
+
+    """
+
+    ready: bool
+    stack: RunningStack
+    replicas: Sequence[Mapping[str, object]]
+
+
+def reachable_stack(environ: Mapping[str, str]) -> RunningStack | None:
+    """Return the stack that runs as processes of this machine, else the one that runs in containers, else None."""
+    if (running := running_stack(Paths.from_environment(environ).state)) is not None:
+        return running
+    found = containers(environ)
+    return found.stack if found is not None and found.ready else None
 
 
 def hold(folder: Path) -> int | None:
