@@ -175,7 +175,7 @@ async def test_a_dry_run_runs_nothing(api: Api) -> None:
 
 async def test_other_operations_are_said_not_to_be_played(api: Api) -> None:
     with pytest.raises(ClientError) as caught:
-        await asyncio.to_thread(api.client.list_functions)
+        await asyncio.to_thread(api.client.list_layers)
     assert "not played" in caught.value.response["Error"]["Message"]
 
 
