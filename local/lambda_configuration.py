@@ -2,8 +2,8 @@
 
 The names and formats are those of the Lambda API reference, data types FunctionConfiguration, FunctionCodeLocation,
 FunctionUrlConfig and EventSourceMappingConfiguration; which of them AWS sends for a function from an image, and the
-values of those that no template sets, are as recorded on AWS (LocalStack, `test_lambda_api.snapshot.json`). What only
-AWS knows (CodeSize, RevisionId, the digest of an image given by tag, ...) is left out.
+values of those that a template leaves open, are as recorded on AWS (LocalStack, `test_lambda_api.snapshot.json`).
+What only AWS knows (CodeSize, RevisionId, the digest of an image given by tag, ...) is left out.
 """
 
 import json
@@ -44,7 +44,7 @@ def function_configuration(function: Function, arn: str, modified: datetime) -> 
     """
     told = function.told
     digest = _digest(function)
-    logging = told.get("LoggingConfig")
+    logging = told.get("LoggingConfig", {})
     fields: dict[str, Value] = {
         "FunctionName": function.name,
         "FunctionArn": arn,
@@ -64,12 +64,10 @@ def function_configuration(function: Function, arn: str, modified: datetime) -> 
         "ImageConfigResponse": {"ImageConfig": {"Command": [function.handler]}},
         "Architectures": told.get("Architectures", ["x86_64"]),
         "EphemeralStorage": told.get("EphemeralStorage", {"Size": 512}),
-        "SnapStart": {"ApplyOn": "None", "OptimizationStatus": "Off"},  # functions from images have none
-        "LoggingConfig": {
-            "LogFormat": "Text",
-            "LogGroup": f"/aws/lambda/{function.name}",
-            **(logging if isinstance(logging, dict) else {}),
-        },
+        "SnapStart": {"ApplyOn": "None", "OptimizationStatus": "Off"},
+        "LoggingConfig": {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{function.name}", **logging}
+        if isinstance(logging, dict)
+        else None,
     }
     return _known(fields)
 

@@ -8,7 +8,6 @@ told in `Template.not_played`, and kept where the Lambda API has to tell of it; 
 know is an error with its line, so that no difference between the laptop and AWS is silent.
 """
 
-import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -115,7 +114,7 @@ class Function:
         Most environments at once; None where the template does not limit them.
     told : Mapping of str to Value
         Properties that are not played and yet part of its configuration (image, role, architecture, ...), as the
-        template has them; without those whose value is not known on this machine.
+        template has them; None where the value is not known on this machine.
 
     """
 
@@ -240,7 +239,7 @@ NOT_PLAYED: Final = {
     "AWS::IAM::Role": "Roles and permissions (IAM): local functions may call every queue; AWS checks each call.",
     "AWS::IAM::Policy": "Roles and permissions (IAM): local functions may call every queue; AWS checks each call.",
     "AWS::Lambda::Permission": "Who may call a function: the local URL takes unsigned requests, from this machine.",
-    "AWS::Logs::LogGroup": "CloudWatch log groups and their retention: local logs are shown by `faceq logs`.",
+    "AWS::Logs::LogGroup": "CloudWatch log groups and their retention: local logs are files, or what `docker compose logs` shows.",
 }
 
 #: Properties of AWS::Lambda::Permission that narrow it. (CloudFormation template reference, AWS::Lambda::Permission)
@@ -256,10 +255,10 @@ PERMISSION_CONDITIONS: Final = (
 #: Properties of a played resource that are not played: what is said of each; an empty text where nothing need be said.
 _IGNORED: Final[Mapping[str, Mapping[str, str]]] = {
     "AWS::SQS::Queue": {
-        "MessageRetentionPeriod": "How long queues keep messages: local messages live in memory until the stack stops.",
-        "SqsManagedSseEnabled": "Encryption of queues: local messages are plain text in memory.",
-        "KmsMasterKeyId": "Encryption of queues: local messages are plain text in memory.",
-        "KmsDataKeyReusePeriodSeconds": "Encryption of queues: local messages are plain text in memory.",
+        "MessageRetentionPeriod": "How long queues keep messages: locally no message grows too old.",
+        "SqsManagedSseEnabled": "Encryption of queues: local messages are plain text.",
+        "KmsMasterKeyId": "Encryption of queues: local messages are plain text.",
+        "KmsDataKeyReusePeriodSeconds": "Encryption of queues: local messages are plain text.",
         "MaximumMessageSize": "Message limits below 1 MiB: local queues take 1 MiB whatever the template says.",
         "RedriveAllowPolicy": "Who may use a dead-letter queue: any local queue may.",
         "Tags": "",
@@ -734,12 +733,17 @@ class _Properties:
             return None
 
     def told(self) -> dict[str, Value]:
-        """Return the properties that are not played, without those that have no value on this machine."""
-        told = {}
+        """Return the properties that are not played; None for one that has no value on this machine."""
+        told: dict[str, Value] = {}
         for key in self.nodes:
-            if key in _IGNORED[self.kind]:
-                with contextlib.suppress(TemplateError, _Missing):
-                    told[key] = self.resolve(self.nodes[key])
+            if key not in _IGNORED[self.kind]:
+                continue
+            try:
+                told[key] = self.resolve(self.nodes[key])
+            except TemplateError:
+                told[key] = None
+            except _Missing:
+                pass
         return told
 
     def text(self, key: str, otherwise: str, *, keep: bool = False) -> str:

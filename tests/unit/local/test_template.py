@@ -123,18 +123,21 @@ def test_what_is_not_played_of_a_function_is_kept_for_those_who_ask() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "absent"),
+    ("old", "new", "unknown"),
     [
         ("Description: Names", "Description: !Ref ImageUri # Names", "Description"),
         ("Role: !GetAtt FaceRecognitionRole.Arn", "Role: !ImportValue role", "Role"),
         ("LogGroup: !Ref FaceRecognitionLogs", "LogGroup: !GetAtt FaceRecognitionLogs.Arn", "LoggingConfig"),
-        ("Architectures: [!Ref Architecture]", "Architectures: !Ref AWS::NoValue", "Architectures"),
     ],
 )
-def test_what_has_no_value_on_this_machine_is_not_told(old: str, new: str, absent: str) -> None:
+def test_what_has_no_value_on_this_machine_is_said_to_be_unknown(old: str, new: str, unknown: str) -> None:
     told = play(changed(old, new)).functions["face-recognition"].told
-    assert absent not in told
-    assert len(told) == 3  # and no Code: local runs have no image
+    assert {name for name, value in told.items() if value is None} == {unknown, "Code"}  # local runs have no image
+
+
+def test_no_value_takes_away_what_is_only_told() -> None:
+    told = play(changed("Architectures: [!Ref Architecture]", "Architectures: !Ref AWS::NoValue")).functions
+    assert "Architectures" not in told["face-recognition"].told
 
 
 def test_a_role_with_a_name_keeps_it() -> None:
