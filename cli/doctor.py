@@ -19,7 +19,7 @@ from cli.queues import told
 from cli.stack import MODEL_NOTES
 from local.front import StackError
 from local.stack import owner_of_port, read_template
-from local.state import RunningStack, running_stack
+from local.state import RunningStack, reachable_stack
 from pipeline.errors import ArtifactError, PipelineError
 
 #: The ports that `faceq up` takes unless told otherwise, and their use.
@@ -76,8 +76,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 
 def _checks() -> Iterator[Check]:
-    stack = running_stack()
-    yield Check("stack", None, f"runs as process {stack.pid}" if stack else "not running; start it with `faceq up`")
+    stack = reachable_stack(os.environ)
+    yield Check("stack", None, _where(stack))
     yield Check("python", sys.version_info >= (3, 11), sys.version.split()[0])
     yield Check("versions", None, ", ".join(_versions()))
     settings = ModelSettings.from_environment(os.environ)
@@ -98,6 +98,12 @@ def _checks() -> Iterator[Check]:
     yield Check("template", True, f"{len(template.functions)} functions, {len(template.queues)} queues")
     yield from (Check("advice", None, sentence) for sentence in template.advice)
     yield from (Check("only on AWS", None, sentence) for sentence in template.not_played)
+
+
+def _where(stack: RunningStack | None) -> str:
+    if stack is None:
+        return "not running; start it with `faceq up` or `docker compose up`"
+    return f"runs as process {stack.pid}" if stack.pid else f"runs in containers, {stack.function_url}"
 
 
 def _tried(name: str, look: Callable[[], str]) -> Check:

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cli.stack import stack_here
 from local import queues
-from local.state import running_stack
 from pipeline.errors import BadInput, TransientError
 
 if TYPE_CHECKING:
@@ -90,9 +90,7 @@ def redrive(
 def _sqs() -> "BaseClient":
     from adapters.queue_sqs import client
 
-    stack = running_stack()
-    if stack is None:
-        raise BadInput("not_running", "No stack is running. Start one with `faceq up`.")
+    stack = stack_here()
     return client(stack.region, stack.sqs_endpoint)
 
 

@@ -14,8 +14,7 @@ from rich.text import Text
 from adapters.frames import Frame, frames
 from adapters.service_client import Outcome, ServiceClient
 from cli.progress import counting
-from local.state import running_stack
-from pipeline.errors import BadInput
+from cli.stack import stack_here
 
 
 def register(app: typer.Typer) -> None:
@@ -67,9 +66,7 @@ def client_of_running_stack() -> ServiceClient:
     """Return a client of the stack that runs here. Raises BadInput if none does."""
     from adapters.queue_sqs import client
 
-    stack = running_stack()
-    if stack is None:
-        raise BadInput("not_running", "No stack is running. Start one with `faceq up`.")
+    stack = stack_here()
     return ServiceClient(stack.function_url, stack.response_queue_url, client(stack.region, stack.sqs_endpoint))
 
 

@@ -56,6 +56,13 @@ def up(
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", metavar="NAME=VALUE", help="A parameter of deploy/template.yaml.")
     ] = None,
+    reload: Annotated[
+        bool,
+        typer.Option(
+            "--reload",
+            help="Take changes to pipeline/ and adapters/ into use as they are saved; other ones on restart.",
+        ),
+    ] = False,
 ) -> None:
     """Start the whole service on this machine: queues, both functions, function URL. Ctrl-C stops it."""
     if engine is not None and engine not in ENGINES:
@@ -86,6 +93,7 @@ def up(
         environments=environments or os.cpu_count() or 1,
         parameters=dict(_pair(text) for text in parameter or []),
         environ=environ,
+        reload=reload,
     )
     try:
         asyncio.run(_run(options))
@@ -102,7 +110,8 @@ async def _run(options: "Options") -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants it to outlive the terminal
             loop.add_signal_handler(number, stopping.set)
-    stack = Stack(options, lambda sentence: console.print(f"[yellow]{sentence}[/yellow]"))
+    # As it is, in one line: an error's text may hold anything.
+    stack = Stack(options, lambda text: console.print(text, style="yellow", markup=False, emoji=False, soft_wrap=True))
     began = time.monotonic()
     starting = asyncio.create_task(stack.start())
     interrupted = asyncio.create_task(stopping.wait())
@@ -174,7 +183,8 @@ def down() -> None:
     if stack is None:
         if state.is_held(folder):
             raise BadInput("starting", "A stack is still starting. Try again in a moment.")
-        print("No stack is running.")
+        in_containers = state.containers(os.environ) is not None
+        print("The stack runs in containers: docker compose down" if in_containers else "No stack is running.")
         return
     processes = _family(stack.pid)
     for process in processes[:1]:
@@ -191,40 +201,60 @@ def down() -> None:
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show what runs, how much memory it holds and how full the queues are. Exit code 1 if nothing runs."""
-    stack = running_stack()
-    if stack is None:
-        raise BadInput("not_running", "No stack is running. Start one with `faceq up`.")
+    stack = stack_here()
     from cli.queues import told
     from local.queues import depths
 
-    processes: list[dict[str, object]] = []
-    for process in _family(stack.pid):
-        with contextlib.suppress(psutil.Error):  # a function's process may end at any time
-            resident = process.memory_info().rss
-            processes.append({"pid": process.pid, "part": _part(process), "resident_mb": round(resident / 2**20)})
+    parts = _replicas() if stack.runtime == state.CONTAINERS else _processes(stack)
     queues = told(depths)
     if as_json:
-        print(
-            json.dumps({**vars(stack), "processes": processes, "queues": [vars(queue) for queue in queues]}, indent=2)
-        )
+        kind = "replicas" if stack.runtime == state.CONTAINERS else "processes"
+        print(json.dumps({**vars(stack), kind: parts, "queues": [vars(queue) for queue in queues]}, indent=2))
         return
     console = Console(highlight=False)
     console.print(_describe(stack), soft_wrap=True)
-    table = Table("part", "process", "MB")
-    for row in processes:
-        table.add_row(str(row["part"]), str(row["pid"]), str(row["resident_mb"]))
-    console.print(table)
+    if parts:
+        table = Table(*parts[0])
+        for row in parts:
+            table.add_row(*map(str, row.values()))
+        console.print(table)
     table = Table("queue", "waiting", "in flight", "delayed")
     for queue in queues:
         table.add_row(queue.name, str(queue.visible), str(queue.in_flight), str(queue.delayed))
     console.print(table)
 
 
+def stack_here() -> RunningStack:
+    """Return the stack that runs on this machine, be it in processes or in containers. Raises BadInput if none does."""
+    if (stack := state.reachable_stack(os.environ)) is not None:
+        return stack
+    found = state.containers(os.environ)
+    if found is not None:
+        waits = sorted({str(row["function"]) for row in found.replicas if row["state"] in {"starting", "failed"}})
+        for_what = f" (it waits for {' and '.join(waits)})" if waits else ""
+        raise BadInput(
+            "starting", f"The containers are still starting{for_what}. `docker compose logs gateway` says more."
+        )
+    raise BadInput("not_running", "No stack is running. Start one with `faceq up` or `docker compose up`.")
+
+
+def _processes(stack: RunningStack) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for process in _family(stack.pid):
+        with contextlib.suppress(psutil.Error):  # a function's process may end at any time
+            resident = process.memory_info().rss
+            rows.append({"part": _part(process), "pid": process.pid, "resident_mb": round(resident / 2**20)})
+    return rows
+
+
+def _replicas() -> list[dict[str, object]]:
+    found = state.containers(os.environ)
+    return [dict(row) for row in found.replicas] if found is not None else []
+
+
 def env() -> None:
     """Print the variables with which a client written for AWS reaches the running stack, as export lines."""
-    stack = running_stack()
-    if stack is None:
-        raise BadInput("not_running", "No stack is running. Start one with `faceq up`.")
+    stack = stack_here()
     variables = stack.exports()
     if not (os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE")):
         variables |= {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
@@ -242,7 +272,7 @@ def _describe(stack: RunningStack) -> str:
         "model": f"{stack.model} on {stack.engine}{MODEL_NOTES.get(stack.model, '')}",
         "gallery": stack.gallery,
         "logs": stack.logs,
-        "process": str(stack.pid),
+        **({"process": str(stack.pid)} if stack.pid else {}),
     }
     return "\n".join(f"  {name:15} {value}" for name, value in lines.items())
 

@@ -73,15 +73,17 @@ class Gateway:
         except TemplateError as error:
             raise StackError(f"deploy/template.yaml: {error}") from None
         self._settings = ModelSettings.from_environment(environ)
-        published = [port(environ, *pair) for pair in ((FACEQ_PORT, 8000), (FACEQ_API_PORT, 8001), (FACEQ_QUEUE_PORT, 9324))]
+        published = [
+            port(environ, *pair) for pair in ((FACEQ_PORT, 8000), (FACEQ_API_PORT, 8001), (FACEQ_QUEUE_PORT, 9324))
+        ]
         self._url, self._lambda_endpoint, sqs_endpoint = (f"http://{LOOPBACK}:{number}" for number in published)
         self.stack = RunningStack(
             pid=0,
-            function_url=f"{self._url}/",
+            function_url=f"{url}/",
             **queues_of(self._played, sqs_endpoint),
             region=self._region,
             sqs_endpoint=sqs_endpoint,
-            lambda_endpoint=self._lambda_endpoint,
+            lambda_endpoint=lambda_endpoint,
             model=installed(self._settings.model, self._settings.models).id,
             engine=self._settings.engine,
             gallery=environ.get("FACEQ_GALLERY_OF_HOST") or str(self._settings.gallery),
@@ -159,9 +161,7 @@ class Gateway:
     async def _describe(self, _request: web.Request) -> web.Response:
         """Answer what `faceq status` asks: where everything is, and how the functions' containers are."""
         replicas = [
-            {"function": name, **asdict(replica)}
-            for name, some in self._runtime.replicas().items()
-            for replica in some
+            {"function": name, **asdict(replica)} for name, some in self._runtime.replicas().items() for replica in some
         ]
         return web.json_response({"ready": self._ready, "stack": asdict(self.stack), "replicas": replicas})
 

@@ -13,7 +13,7 @@ import sys
 from typing import Final
 
 from adapters.settings import DEFAULT_REGION, template_parameters
-from local.template import ACCOUNT, FILE, Function, TemplateError, play
+from local.template import FILE, Function, TemplateError, play
 from pipeline.errors import ArtifactError
 
 EMULATOR: Final = "/usr/local/bin/aws-lambda-rie"
@@ -47,9 +47,7 @@ def main() -> int:
     handlers = sys.argv[1:]
     region = os.environ.get("AWS_REGION") or DEFAULT_REGION
     try:
-        played = play(
-            template_parameters(os.environ), region, os.environ.get("AWS_ENDPOINT_URL_SQS") or _SQS_ENDPOINT
-        )
+        played = play(template_parameters(os.environ), region, os.environ.get("AWS_ENDPOINT_URL_SQS") or _SQS_ENDPOINT)
     except (TemplateError, ArtifactError) as error:
         sys.stderr.write(f"faceq: deploy/template.yaml: {error}\n")
         return 1
@@ -62,7 +60,9 @@ def main() -> int:
     try:
         os.execve(EMULATOR, command, environ)  # noqa: S606 - no shell is wanted
     except OSError as error:
-        sys.stderr.write(f"faceq: the image's emulator {EMULATOR} cannot run: {error.strerror}. Build for this machine.\n")
+        sys.stderr.write(
+            f"faceq: the image's emulator {EMULATOR} cannot run: {error.strerror}. Build for this machine.\n"
+        )
     return 1
 
 
