@@ -73,10 +73,10 @@ class Gateway:
         except TemplateError as error:
             raise StackError(f"deploy/template.yaml: {error}") from None
         self._settings = ModelSettings.from_environment(environ)
-        published = [
-            port(environ, *pair) for pair in ((FACEQ_PORT, 8000), (FACEQ_API_PORT, 8001), (FACEQ_QUEUE_PORT, 9324))
-        ]
-        self._url, self._lambda_endpoint, sqs_endpoint = (f"http://{LOOPBACK}:{number}" for number in published)
+        url, lambda_endpoint, sqs_endpoint = (
+            f"http://{LOOPBACK}:{port(environ, name, default)}"
+            for name, default in ((FACEQ_PORT, 8000), (FACEQ_API_PORT, 8001), (FACEQ_QUEUE_PORT, 9324))
+        )
         self.stack = RunningStack(
             pid=0,
             function_url=f"{url}/",
