@@ -133,6 +133,24 @@ GRACE_HOPPER: Final = Package(
         ),
     ),
 )
+#: AWS's Lambda Runtime Interface Emulator, for the tests of the containers' driver; the images carry their own copy.
+RIE: Final = Package(
+    "aws-sam-cli",
+    "1.170.0",
+    "24ebaf5ecba38dc1758089968cb89ab61e124b84e92a344fc7a2771a47f4d0bf",
+    (
+        PinnedFile(
+            "samcli/local/rapid/aws-lambda-rie-x86_64",
+            9_265_314,
+            "6b1e686e62ab2baf5759c412c4864276ef2a88b094fca53ec070637ccba9b9a5",
+        ),
+        PinnedFile(
+            "samcli/local/rapid/aws-lambda-rie-arm64",
+            8_585_378,
+            "ec2e5d09633d853834c008b1ef264bf834b258a94d551d2b2074966494b39a21",
+        ),
+    ),
+)
 
 
 def package_file(source: Package, cache: Path) -> Path:

@@ -1,0 +1,201 @@
+"""What RIE runs in a function's container: AWS's runtime client, made to say what RIE keeps to itself.
+
+`python -m local.runtimes.rie_client MODULE.FUNCTION`. awslambdaric's own loop with its own Runtime API client, of which
+three calls are extended: an event that comes from `local.runtimes.rie` brings an `Order`, so its request shows the
+driver's id and trace id to the handler, and each answer begins with a head line that tells success from failure and
+carries the end of the log. (`rie_protocol.py`)
+
+Requests of anyone else, such as a curl to RIE's port, go through as they are.
+
+The log is taken from the file descriptors 1 and 2, so lines of C code are in it: both become a pipe, whose content a
+thread passes on to the container's output at once. The cost: a few system calls a request, and one small process
+that passes on the last lines of a function that died (a thread dies with it).
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import sys
+import threading
+from typing import Final
+
+from awslambdaric import bootstrap
+from awslambdaric.lambda_config import LambdaConfigProvider
+from awslambdaric.lambda_runtime_client import InvocationRequest, LambdaRuntimeClient
+
+from local.runtimes import MAX_RESPONSE_BYTES
+from local.runtimes.rie_protocol import (
+    ERROR,
+    LOG_TAIL_BYTES,
+    OK,
+    OTHER,
+    Order,
+    fits_with_head,
+    read_order,
+    with_head,
+)
+
+_PIPE_BYTES: Final = 65536
+
+
+class _Output:
+    """Standard output and error: passed on as they come, and the end of the current request's kept."""
+
+    def __init__(self) -> None:
+        self._target = os.dup(1)
+        self._pipe, writer = os.pipe()
+        os.set_blocking(self._pipe, False)
+        self._watch_over()
+        os.dup2(writer, 1)
+        os.dup2(writer, 2)
+        os.close(writer)
+        self._tail = bytearray()
+        self._lock = threading.Lock()
+        threading.Thread(target=self._pass_on, daemon=True).start()
+        atexit.register(self.drain)
+
+    def begin(self, request_id: str) -> None:
+        """Start a request's log."""
+        self.drain()
+        self._tail.clear()
+        os.write(1, f"START RequestId: {request_id} Version: $LATEST\n".encode())
+
+    def end(self, request_id: str) -> bytes:
+        """Return the end of a request's log, all that was written until now in it."""
+        self.drain()
+        line_end = "" if self._tail.endswith(b"\n") else "\n"
+        os.write(1, f"{line_end}END RequestId: {request_id}\n".encode())
+        self.drain()
+        return bytes(self._tail)
+
+    def drain(self) -> None:
+        """Pass on what is there now, a pipe's content or two: a thread that never pauses must not hold the answer."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(ValueError, AttributeError):  # closed or removed by the function
+                stream.flush()
+        for _ in range(4):
+            if not self._read():
+                break
+
+    def _pass_on(self) -> None:
+        poll = select.poll()
+        poll.register(self._pipe, select.POLLIN)
+        while True:
+            poll.poll()
+            self._read()
+
+    def _read(self) -> bool:
+        with self._lock:
+            try:
+                content = os.read(self._pipe, _PIPE_BYTES)
+            except BlockingIOError:
+                return False
+            # awslambdaric parts the lines of an error by carriage returns, which hide them on a terminal.
+            content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            _write(self._target, content)
+            self._tail += content
+            del self._tail[:-LOG_TAIL_BYTES]
+        return bool(content)
+
+    def _watch_over(self) -> None:
+        """Start the process that waits for this one's end and passes on what it left in the pipe."""
+        gone, alive = os.pipe()  # `alive` stays open as long as this process lives
+        if os.fork():
+            os.close(gone)
+            os.register_at_fork(after_in_child=lambda: os.close(alive))
+            return
+        os.setsid()  # RIE kills the function's process group (measured)
+        os.close(alive)
+        os.read(gone, 1)
+        with contextlib.suppress(BlockingIOError):
+            while content := os.read(self._pipe, _PIPE_BYTES):
+                _write(self._target, content)
+        os._exit(0)
+
+
+def _write(target: int, content: bytes) -> None:
+    with contextlib.suppress(OSError):  # nobody reads the container's output: no reason to fail a request
+        while content:
+            content = content[os.write(target, content) :]
+
+
+class _Client(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no types
+    """The Runtime API as awslambdaric speaks it, with orders and heads."""
+
+    def __init__(self, address: str, use_thread: bool, output: _Output) -> None:
+        super().__init__(address, use_thread)
+        self._output = output
+        self._function = os.environ.get("AWS_LAMBDA_FUNCTION_NAME", "")
+        self._order: Order | None = None
+        self._rie_id = ""
+
+    def wait_next_invocation(self) -> InvocationRequest:
+        while True:
+            request = super().wait_next_invocation()
+            self._order = order = read_order(request.client_context)
+            if order is None:
+                return request
+            self._rie_id = request.invoke_id
+            if order.warm_up or order.function != self._function:
+                outcome = OK if order.function == self._function else OTHER
+                body = with_head(order.request_id, outcome, self._function.encode())
+                super().post_invocation_result(self._rie_id, body, invocation_id=request.invocation_id)
+                continue
+            request.invoke_id = order.request_id
+            request.x_amzn_trace_id = order.trace_id
+            request.client_context = order.client_context
+            self._output.begin(order.request_id)
+            return request
+
+    def post_invocation_result(
+        self,
+        invoke_id: str,
+        result_data: str | bytes,
+        content_type: str = "application/json",
+        invocation_id: str | None = None,
+    ) -> None:
+        order = self._order
+        if order is None:
+            super().post_invocation_result(invoke_id, result_data, content_type, invocation_id)
+            return
+        body = result_data if isinstance(result_data, bytes) else result_data.encode()
+        if len(body) > MAX_RESPONSE_BYTES:
+            # RIE would say this without the size. (measured)
+            self._post_error(order, _too_large(len(body)), "", invocation_id)
+            return
+        body = with_head(order.request_id, OK, body, self._output.end(order.request_id))
+        super().post_invocation_result(self._rie_id, body, content_type, invocation_id)
+
+    def post_invocation_error(
+        self, invoke_id: str, error_response_data: str, xray_fault: str, invocation_id: str | None = None
+    ) -> None:
+        if self._order is None:
+            super().post_invocation_error(invoke_id, error_response_data, xray_fault, invocation_id)
+            return
+        size = len(error_response_data.encode())
+        if not fits_with_head(error_response_data.encode()):  # without a head it would look like a result
+            error_response_data = _too_large(size)
+        self._post_error(self._order, error_response_data, xray_fault, invocation_id)
+
+    def _post_error(self, order: Order, report: str, xray_fault: str, invocation_id: str | None) -> None:
+        body = with_head(order.request_id, ERROR, report.encode(), self._output.end(order.request_id))
+        super().post_invocation_error(self._rie_id, body.decode(), xray_fault, invocation_id)
+
+
+def _too_large(size: int) -> str:
+    message = (
+        f"Response payload size ({size} bytes) exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
+    )
+    return json.dumps({"errorType": "Function.ResponseSizeTooLarge", "errorMessage": message})
+
+
+def main() -> None:
+    """Serve the handler that the command line names until RIE ends."""
+    config = LambdaConfigProvider(sys.argv)
+    bootstrap.run(config.handler, _Client(config.api_address, config.use_thread_polling, _Output()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Plays compose for the tests of the RIE driver: real RIE processes on ports of this machine, started anew when they end.
+
+A replica is RIE with the function under it, on an address that it keeps. All its processes are of one session, so that
+nothing of it outlives it, as in a container.
+"""
+
+import asyncio
+import contextlib
+import os
+import platform
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from adapters.models.fetch import RIE, package_files
+from adapters.settings import Paths
+from local.runtimes import FunctionRuntime, Invocation
+from local.runtimes.rie import Address, Replica, RieRuntime
+from local.template import Function
+
+ROOT = Path(__file__).parents[1]
+
+
+@cache
+def rie_file() -> Path:
+    """Return RIE's binary for this machine, fetched once into the cache."""
+    names = {"x86_64": "aws-lambda-rie-x86_64", "aarch64": "aws-lambda-rie-arm64"}
+    files = package_files(RIE, Paths.from_environment(os.environ).models)
+    return next(file for file in files if file.name == names[platform.machine()])
+
+
+class Process:
+    """One RIE, started again a moment after it ends, unless it was told to stay away."""
+
+    def __init__(
+        self, command: list[str], address: Address, variables: Mapping[str, str], cwd: Path, log: Path
+    ) -> None:
+        self.address = address
+        self._command = command
+        self._variables = variables
+        self._cwd = cwd
+        self._log = log
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper = asyncio.create_task(self._keep())
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def functions(self) -> list[int]:
+        """Return the process ids of what runs under it."""
+        return [pid for pid in self._session() if pid != self.pid]
+
+    def kill(self) -> None:
+        """End it at once, as `docker kill` does."""
+        for pid in self._session():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """End it for good."""
+        self._keeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._keeper
+        if self._process is not None:
+            self.kill()
+            await self._process.wait()
+
+    async def _keep(self) -> None:
+        while True:
+            with self._log.open("ab") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+                    cwd=self._cwd, env=self._variables, start_new_session=True,
+                )  # fmt: skip
+            await self._process.wait()
+            self.kill()
+            await asyncio.sleep(0.1)
+
+    def _session(self) -> list[int]:
+        found = []
+        for pid in psutil.pids() if self._process is not None else []:
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(pid) == self.pid:
+                    found.append(pid)
+        return found
+
+
+class Replicas:
+    """The replicas of some functions; a function has as many as it has reserved concurrency, or one."""
+
+    def __init__(
+        self,
+        functions: Iterable[Function],
+        *,
+        task_root: Path,
+        logs: Path,
+        environment: Mapping[str, str],
+        client: str = "local.runtimes.rie_client",
+    ) -> None:
+        self.by_function: dict[str, list[Process]] = {function.name: [] for function in functions}
+        self._functions = {function.name: function for function in functions}
+        self._task_root = task_root
+        self._logs = logs
+        self._environment = environment
+        self._client = client
+
+    async def find(self, function: str) -> Collection[Address]:
+        return [process.address for process in self.by_function[function]]
+
+    def start(self) -> None:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        for name, function in self._functions.items():
+            for _ in range(function.reserved_concurrency or 1):
+                self.add(name)
+
+    def add(self, name: str) -> Process:
+        # A file of the cache may not be run; its copy may.
+        rie = self._logs / "aws-lambda-rie"
+        if not rie.exists():
+            shutil.copy(rie_file(), rie)
+            rie.chmod(0o755)
+        address, api = ("127.0.0.1", free_port()), free_port()
+        function = self._functions[name]
+        process = Process(
+            [
+                str(rie), "--log-level", "warn", "--runtime-interface-emulator-address", f"127.0.0.1:{address[1]}",
+                "--runtime-api-address", f"127.0.0.1:{api}", sys.executable, "-m", self._client, function.handler,
+            ],
+            address,
+            {
+                "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+                "PYTHONPATH": str(ROOT),
+                "LANG": "en_US.UTF-8",
+                "AWS_REGION": "eu-west-1",
+                "AWS_LAMBDA_FUNCTION_NAME": name,
+                "AWS_LAMBDA_FUNCTION_TIMEOUT": str(function.timeout_seconds),
+                "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_mb),
+                **self._environment,
+                **function.environment,
+            },
+            self._task_root,
+            self._logs / f"{name}.log",
+        )  # fmt: skip
+        self.by_function[name].append(process)
+        return process
+
+    async def remove(self, name: str, process: Process) -> None:
+        self.by_function[name].remove(process)
+        await process.stop()
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(process.stop() for processes in self.by_function.values() for process in processes))
+
+
+class RieWithReplicas(FunctionRuntime):
+    """The driver and its containers as one: what a started project is."""
+
+    def __init__(
+        self, functions: list[Function], *, task_root: Path, logs: Path, environment: Mapping[str, str]
+    ) -> None:
+        self.containers = Replicas(functions, task_root=task_root, logs=logs, environment=environment)
+        self.told: list[str] = []
+        self.driver = RieRuntime(functions, find=self.containers.find, wait_ready_seconds=20, tell=self.told.append)
+
+    async def start(self) -> None:
+        self.containers.start()
+        try:
+            await self.driver.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    def concurrency(self, function: str) -> int:
+        return self.driver.concurrency(function)
+
+    def replicas(self, function: str) -> list[Replica]:
+        return self.driver.replicas()[function]
+
+    async def invoke(
+        self,
+        function: str,
+        payload: bytes,
+        wait_seconds: float = 0.0,
+        client_context: bytes | None = None,
+        trace_id: str | None = None,
+    ) -> Invocation:
+        return await self.driver.invoke(function, payload, wait_seconds, client_context, trace_id)
+
+    async def stop(self) -> None:
+        await self.driver.stop()
+        await self.containers.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
