@@ -1,6 +1,8 @@
 """`faceq logs`: what the functions and the parts around them wrote."""
 
 import os
+import shlex
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Annotated
 import typer
 
 from adapters.settings import Paths
-from local.state import LOGS
+from local.state import CONTAINERS, LOGS, reachable_stack
 from pipeline.errors import BadInput
 
 #: How often `-f` looks for new lines, seconds.
@@ -35,11 +37,19 @@ def logs(
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many of the last lines of each part.")] = 50,
 ) -> None:
     """Show the logs of the running stack, or of the last one that ran."""
+    stack = reachable_stack(os.environ)
+    if stack is not None and stack.runtime == CONTAINERS:
+        _logs_of_containers(stack.logs, parts or [], follow, request_id, lines)
+    else:
+        _logs_of_processes(parts or [], follow, request_id, lines)
+
+
+def _logs_of_processes(parts: list[str], follow: bool, request_id: str, lines: int) -> None:
     folder = Paths.from_environment(os.environ).state / LOGS
     files = {file.stem: file for file in sorted(folder.glob("*.log"))}
     if not files:
         raise BadInput("no_logs", f"There are no logs in {folder}. Start a stack with `faceq up`.")
-    for part in parts or []:
+    for part in parts:
         if part not in files:
             raise BadInput("no_such_part", f"There is no log of '{part}'. There are: {', '.join(files)}.")
     chosen = [file for name, file in files.items() if not parts or name in parts]
@@ -57,6 +67,24 @@ def logs(
                 time.sleep(FOLLOW_SECONDS)
     except KeyboardInterrupt:
         pass
+
+
+def _logs_of_containers(command: str, parts: list[str], follow: bool, request_id: str, lines: int) -> None:
+    """Show what Docker collected; `command` is its command for that, in words of our own gateway."""
+    words = [*shlex.split(command), "--no-color", "--tail", "all" if request_id else str(lines), *parts]
+    if follow:
+        words.insert(-len(parts) or len(words), "--follow")
+    try:
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, errors="replace") as docker:
+            for line in docker.stdout or ():
+                if request_id in line:
+                    print(line, end="", flush=True)
+    except FileNotFoundError:
+        raise BadInput("no_docker", f"The logs are Docker's, and there is no command docker here: {command}") from None
+    except KeyboardInterrupt:
+        return
+    if docker.returncode:
+        raise BadInput("docker", f"`{command}` ended with exit code {docker.returncode}.")
 
 
 def _lines(file: Path) -> Iterator[str | None]:

@@ -57,7 +57,8 @@ class Gateway:
     ----------
     environ : Mapping of str to str
         AWS_ENDPOINT_URL_SQS: the queues as seen from here. FACEQ_PORT, FACEQ_API_PORT, FACEQ_QUEUE_PORT: where people
-        reach function URL, Lambda API and queues. FACEQ_PARAMETERS: values for the template's parameters.
+        reach function URL, Lambda API and queues. COMPOSE_PROJECT_NAME: by which they find the logs.
+        FACEQ_PARAMETERS: values for the template's parameters.
     host : str
         Address to listen on.
 
@@ -87,7 +88,7 @@ class Gateway:
             model=installed(self._settings.model, self._settings.models).id,
             engine=self._settings.engine,
             gallery=environ.get("FACEQ_GALLERY_OF_HOST") or str(self._settings.gallery),
-            logs="docker compose logs",
+            logs=f"docker compose -p {environ.get('COMPOSE_PROJECT_NAME', 'faceq')} logs",
             runtime=state.CONTAINERS,
         )
         self._runtime = RieRuntime(self._played.functions.values(), tell=tell)

@@ -239,7 +239,7 @@ NOT_PLAYED: Final = {
     "AWS::IAM::Role": "Roles and permissions (IAM): local functions may call every queue; AWS checks each call.",
     "AWS::IAM::Policy": "Roles and permissions (IAM): local functions may call every queue; AWS checks each call.",
     "AWS::Lambda::Permission": "Who may call a function: the local URL takes unsigned requests, from this machine.",
-    "AWS::Logs::LogGroup": "CloudWatch log groups and their retention: local logs are files, or what `docker compose logs` shows.",
+    "AWS::Logs::LogGroup": "CloudWatch log groups and their retention: `faceq logs` shows local logs.",
 }
 
 #: Properties of AWS::Lambda::Permission that narrow it. (CloudFormation template reference, AWS::Lambda::Permission)

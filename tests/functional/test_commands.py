@@ -13,8 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.functional.conftest import Home
+from tests.functional.targets import Home
 from tests.polling import eventually
+
+pytestmark = pytest.mark.only("processes", "these are the commands that start and stop it without Docker")
 
 
 def processes_of(home: Home) -> list[psutil.Process]:

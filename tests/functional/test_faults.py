@@ -1,7 +1,5 @@
 """What survives when a process is killed while frames are on their way."""
 
-import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,12 +8,13 @@ import pytest
 
 from adapters.frames import Frame
 from adapters.service_client import Outcome
-from tests.functional.conftest import COLLINS, Service, service
+from tests.functional.conftest import COLLINS, Start
+from tests.functional.targets import Service
 from tests.polling import eventually
 
 
 @pytest.fixture(scope="module")
-def quick(photos: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def quick(service: Start, photos: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that tries an unfinished frame again after 6 s instead of 180 s."""
     options = ("--parameter", "RecognitionTimeout=5", "--parameter", "RequestVisibilityTimeout=6")
     with service(tmp_path_factory.mktemp("service"), *options, people={COLLINS: photos[COLLINS]}) as started:
@@ -35,26 +34,23 @@ def send_in_background(started: Service, frames: list[Frame], outcomes: list[Out
 def test_a_killed_part_loses_no_accepted_frame(quick: Service, frame: Callable[[str], Frame], part: str) -> None:
     """kill -9 in the middle of the work: each frame is answered all the same, and the part is replaced."""
     photo = frame(COLLINS)
-    before = quick.processes()[part]
+    before = quick.instances(part)
     outcomes: list[Outcome] = []
     sending = send_in_background(quick, [Frame(f"{n}.png", photo.content) for n in range(12)], outcomes)
     eventually(lambda: outcomes, 60)
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
+    quick.kill(part)
     sending.join(100)
     assert [outcome.result for outcome in outcomes] == [COLLINS] * 12
-    eventually(lambda: set(quick.processes().get(part, [])) - set(before), 20)
+    eventually(lambda: quick.instances(part) - before, 20)
 
 
 def test_a_killed_detection_is_told_to_the_client(quick: Service, frame: Callable[[str], Frame]) -> None:
     """The frame in work is not accepted (502, as on AWS), so nothing accepted is lost; the next one is served."""
     photo = frame(COLLINS)
     outcomes: list[Outcome] = []
-    before = quick.processes()["face-detection"]
     sending = send_in_background(quick, [Frame(f"{n}.png", photo.content) for n in range(12)], outcomes)
     eventually(lambda: outcomes, 60)
-    for pid in before:
-        os.kill(pid, signal.SIGKILL)
+    quick.kill("face-detection")
     sending.join(100)
     assert len(outcomes) == 12
     assert {outcome.result for outcome in outcomes} <= {COLLINS, None}
@@ -62,14 +58,15 @@ def test_a_killed_detection_is_told_to_the_client(quick: Service, frame: Callabl
     assert quick.ask(photo)[photo.filename].result == COLLINS
 
 
+@pytest.mark.only("processes", "ElasticMQ keeps its messages, see tests/docker")
 def test_a_killed_queue_server_comes_back(quick: Service, frame: Callable[[str], Frame]) -> None:
     """What it held in memory is gone, and said to be; what is sent from then on is answered."""
     photo = frame(COLLINS)
-    before = quick.processes()["queue-server"]
-    os.kill(before[0], signal.SIGKILL)
-    eventually(lambda: set(quick.processes().get("queue-server", [])) - set(before), 20)
+    before = quick.instances("queue-server")
+    quick.kill("queue-server")
+    eventually(lambda: quick.instances("queue-server") - before, 20)
     outcome = quick.ask(photo, timeout=60)[photo.filename]
     assert outcome.result == COLLINS
-    told = (quick.home.folder / "state" / "up.log").read_text()
+    told = quick.said()
     assert "queue-server died" in told
     assert "in memory" in told

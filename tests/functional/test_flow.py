@@ -16,7 +16,8 @@ from PIL import Image
 
 from adapters.frames import Frame, frames
 from adapters.queue_sqs import client
-from tests.functional.conftest import COLLINS, HOPPER, ROOT, Service, service
+from tests.functional.conftest import COLLINS, HOPPER, Start
+from tests.functional.targets import ROOT, Service
 
 FIXTURES = ROOT.parent / "shared" / "fixtures"
 needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="../shared/fixtures is not here")
@@ -54,7 +55,7 @@ def test_a_frame_without_a_face_is_answered(running: Service) -> None:
 
 
 def test_a_stranger_is_unknown_until_enrolled_while_the_stack_runs(
-    photos: Mapping[str, Path], frame: Callable[[str], Frame], tmp_path: Path
+    service: Start, photos: Mapping[str, Path], frame: Callable[[str], Frame], tmp_path: Path
 ) -> None:
     with service(tmp_path) as started:
         nobody_enrolled = running_result(started, frame(COLLINS))
@@ -137,7 +138,7 @@ def test_every_frame_can_be_followed_in_the_logs(running: Service, frame: Callab
     lines = running.home.faceq("logs", "--request-id", outcome.request_id).stdout.splitlines()
     assert any("face-detection" in line and '"detected"' in line for line in lines)
     assert any("face-recognition" in line and '"recognised"' in line for line in lines)
-    everything = "".join(path.read_text() for path in Path(running.stack.logs).glob("*.log"))
+    everything = running.logged()
     assert base64.b64encode(outcome.frame.content).decode()[:200] not in everything
     assert max(map(len, everything.splitlines())) < 2000
 
@@ -176,7 +177,9 @@ def test_accepted_frames_get_the_contracts_answer(running: Service) -> None:
     sqs.delete_message(QueueUrl=running.stack.response_queue_url, ReceiptHandle=message["ReceiptHandle"])
 
 
-def test_garbage_on_the_request_queue_is_answered_or_dead_lettered(photos: Mapping[str, Path], tmp_path: Path) -> None:
+def test_garbage_on_the_request_queue_is_answered_or_dead_lettered(
+    service: Start, photos: Mapping[str, Path], tmp_path: Path
+) -> None:
     """Never stuck: with a request id the client is told, without one the operator finds it."""
     quick = (
         "--parameter",
@@ -200,7 +203,7 @@ def test_garbage_on_the_request_queue_is_answered_or_dead_lettered(photos: Mappi
 
 @pytest.mark.fixtures
 @needs_fixtures
-def test_four_people_in_24_frames_and_five_strangers(tmp_path: Path) -> None:
+def test_four_people_in_24_frames_and_five_strangers(service: Start, tmp_path: Path) -> None:
     """12 frames enrolled, 24 others named right; the largest face of each stranger's photograph is Unknown."""
     with service(tmp_path) as started:
         for person in sorted((FIXTURES / "people").iterdir()):

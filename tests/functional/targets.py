@@ -1,0 +1,233 @@
+"""The two ways to run the service that the functional tests are written for: processes, and containers.
+
+`pytest --target containers` runs them against `docker compose`; images are built before (`make test-docker` does).
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adapters.frames import Frame
+from adapters.queue_sqs import client
+from adapters.service_client import Outcome, ServiceClient
+from adapters.settings import (
+    FACEQ_API_PORT,
+    FACEQ_GALLERY_DIR,
+    FACEQ_PARAMETERS,
+    FACEQ_PORT,
+    FACEQ_QUEUE_PORT,
+    FACEQ_STATE_DIR,
+)
+from local.state import RunningStack, reachable_stack, running_stack
+
+ROOT = Path(__file__).parents[2]
+PROCESSES, CONTAINERS = "processes", "containers"
+#: The compose service that plays a part which is a process of its own elsewhere.
+SERVICES = {"event-source-mapping": "gateway", "queue-server": "elasticmq"}
+
+
+@dataclass(frozen=True)
+class Home:
+    """A person's folders: state, logs and gallery of their own, the models of this machine."""
+
+    folder: Path
+    #: Port 1 answers nobody: containers that run on this machine are none of a test's business.
+    more: Mapping[str, str] = field(default_factory=lambda: {FACEQ_API_PORT: "1"})
+
+    @property
+    def variables(self) -> Mapping[str, str]:
+        return {
+            FACEQ_STATE_DIR: str(self.folder / "state"),
+            FACEQ_GALLERY_DIR: str(self.folder / "gallery"),
+            **self.more,
+        }
+
+    def faceq(self, *arguments: str, variables: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "cli.main", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=110,
+            check=False,
+            cwd=ROOT,
+            env=self.environ(variables),
+        )
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command and let it run, in a process group of its own as in a terminal."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "cli.main", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+            env=self.environ(),
+            process_group=0,
+        )
+
+    def environ(self, variables: Mapping[str, str] | None = None) -> dict[str, str]:
+        return {**os.environ, **self.variables, **(variables or {})}
+
+    def running(self) -> RunningStack | None:
+        return running_stack(self.folder / "state")
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service and the one who started it."""
+
+    home: Home
+    stack: RunningStack
+
+    def client(self) -> ServiceClient:
+        return ServiceClient(
+            self.stack.function_url, self.stack.response_queue_url, client(self.stack.region, self.stack.sqs_endpoint)
+        )
+
+    def ask(self, *frames: Frame, concurrency: int = 1, timeout: float = 60) -> dict[str, Outcome]:
+        """Send frames; return their outcomes by file name."""
+        return {
+            outcome.frame.filename: outcome
+            for outcome in self.client().send(frames, concurrency=concurrency, timeout_seconds=timeout)
+        }
+
+    def instances(self, part: str) -> set[str]:
+        """Return what distinguishes a part's running processes, or containers, from those that replace them."""
+        return {str(pid) for pid in self.processes().get(part, [])}
+
+    def kill(self, part: str) -> None:
+        """End a part with SIGKILL, all of it."""
+        for pid in self.processes()[part]:
+            os.kill(pid, 9)
+
+    def processes(self) -> dict[str, list[int]]:
+        """Return the process ids by part."""
+        found: dict[str, list[int]] = {}
+        for row in json.loads(self.home.faceq("status", "--json").stdout)["processes"]:
+            found.setdefault(row["part"], []).append(row["pid"])
+        return found
+
+    def said(self) -> str:
+        """Return what the supervisor told people."""
+        return (self.home.folder / "state" / "up.log").read_text()
+
+    def logged(self) -> str:
+        """Return all that functions and other parts logged."""
+        return "".join(path.read_text() for path in Path(self.stack.logs).glob("*.log"))
+
+
+@dataclass(frozen=True)
+class Containers(Service):
+    """A service of containers, under a project name of its own."""
+
+    project: str
+
+    def compose(self, *arguments: str) -> str:
+        return compose(self.home, self.project, *arguments)
+
+    def containers(self, part: str) -> list[str]:
+        """Return the ids of a service's containers, those that ended too."""
+        return self.compose("ps", "--all", "--quiet", SERVICES.get(part, part)).split()
+
+    def instances(self, part: str) -> set[str]:
+        found = set()
+        for container in self.containers(part):
+            state = json.loads(docker("inspect", "--format", "{{json .State}}", container))
+            if state["Running"]:
+                found.add(f"{container} {state['StartedAt']}")
+        return found
+
+    def kill(self, part: str) -> None:
+        """End with SIGKILL and start again: after `docker kill` Docker's restart policy leaves a container alone."""
+        containers = self.containers(part)
+        docker("kill", *containers)
+        docker("start", *containers)
+
+    def said(self) -> str:
+        return self.compose("logs", "gateway")
+
+    def logged(self) -> str:
+        return self.compose("logs", "--no-log-prefix", "--no-color")
+
+
+@contextmanager
+def processes(folder: Path, *options: str, people: Mapping[str, Path] | None = None) -> Iterator[Service]:
+    """Enrol people, start a service on free ports, stop it in the end."""
+    home = Home(folder)
+    enrol(home, people or {})
+    up = home.faceq("up", "--detach", "--port", "0", *options)
+    assert up.returncode == 0, up.stdout + up.stderr
+    stack = home.running()
+    assert stack is not None
+    try:
+        yield Service(home, stack)
+    finally:
+        home.faceq("down")
+
+
+@contextmanager
+def containers(
+    folder: Path, *options: str, people: Mapping[str, Path] | None = None, scale: Mapping[str, int] | None = None
+) -> Iterator[Containers]:
+    """Enrol people, start the containers on free ports, remove them and their volume in the end."""
+    parameters = [option for option in options if option != "--parameter"]
+    url, api, queue = free_ports(3)
+    home = Home(
+        folder,
+        {
+            FACEQ_PORT: str(url),
+            FACEQ_API_PORT: str(api),
+            FACEQ_QUEUE_PORT: str(queue),
+            FACEQ_PARAMETERS: " ".join(parameters),
+        },
+    )
+    (folder / "gallery").mkdir(parents=True, exist_ok=True)
+    for each in (folder, *folder.parents):  # pytest's folders are private, and a container's user is another one
+        if each.owner() == folder.owner() and each != Path("/"):
+            each.chmod(each.stat().st_mode | 0o011)
+    enrol(home, people or {})
+    project = f"faceq-test-{uuid.uuid4().hex[:8]}"
+    scales = [word for name, number in (scale or {}).items() for word in ("--scale", f"{name}={number}")]
+    try:
+        compose(home, project, "up", "--no-build", "--detach", "--wait", "--wait-timeout", "100", *scales)
+        stack = reachable_stack(home.environ())
+        assert stack is not None
+        yield Containers(home, stack, project)
+    finally:
+        compose(home, project, "down", "--volumes", "--timeout", "5")
+
+
+def enrol(home: Home, people: Mapping[str, Path]) -> None:
+    for name, photo in people.items():
+        enrolled = home.faceq("people", "add", name, str(photo))
+        assert enrolled.returncode == 0, enrolled.stderr
+
+
+def compose(home: Home, project: str, *arguments: str) -> str:
+    return docker("compose", "--project-name", project, "--ansi", "never", *arguments, environ=home.environ())
+
+
+def docker(*arguments: str, environ: Mapping[str, str] | None = None) -> str:
+    """Run a docker command; fail with what it said."""
+    done = subprocess.run(
+        ["docker", *arguments], capture_output=True, text=True, check=False, timeout=180, cwd=ROOT, env=environ
+    )
+    assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr[-4000:]}"
+    return done.stdout
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    try:
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
