@@ -1,6 +1,7 @@
 # One image for both functions; the command picks one. Beside AWS it runs under the Runtime Interface Emulator.
 #
-#   docker build --target function -t faceq-function .
+#   faceq image build                                         with labels that say what is in it
+#   docker build --target function -t faceq-function .        the same without
 #
 # Build arguments
 #   MODEL        auto, vggface2, casia-webface, dlib, stand-in, or a weight file such as models/mine.pt. Files that are in
@@ -45,13 +46,20 @@ ENV FACEQ_MODELS_DIR=/cache/models
 RUN --mount=type=cache,target=/cache,sharing=locked \
     mkdir -p /cache/models/files /opt/faceq/models && rm models/constraints.txt \
     && find models -name '*.pt' -exec cp {} /cache/models/files/ ';' \
-    && { python -m cli.main models get "$MODEL" \
-         || { echo "The image needs this file: put it into models/ beside the Dockerfile and build again." >&2; exit 1; }; } \
+    && if ! python -m cli.main models get "$MODEL" 2>/said; then \
+           sed 's| into /cache/models/files.*| into models/ beside the Dockerfile and build again.|' /said >&2; exit 1; \
+       fi \
     && python -m cli.main models bundle /opt/faceq/models --model "$MODEL" --engine "$ENGINE" > /id \
-    && cp /id /opt/faceq/models/id
+    && cp /id /opt/faceq/models/id && cp "/opt/faceq/models/$(cat /id)/manifest.json" /
 
 
-# The packages. Cut away: pip, tests, and what AWS's client knows of services that faceq never calls.
+# What the labels are taken from: docker buildx build --target manifest --output FOLDER .
+FROM scratch AS manifest
+COPY --from=models /manifest.json /
+
+
+# The packages. Cut away: pip, tests, what AWS's client knows of services that faceq never calls, headers, and ONNX
+# Runtime's tools and its library for C, for Python's module has all of it in itself.
 FROM base AS packages
 WORKDIR /build
 COPY pyproject.toml constraints.txt ./
@@ -61,35 +69,55 @@ ARG ENGINE=onnx
 ARG TORCH_INDEX=
 RUN --mount=type=cache,target=/root/.cache/pip \
     touch README.md && python -m venv --without-pip /opt/faceq/venv \
-    && install="pip --python /opt/faceq/venv/bin/python install --quiet --constraint constraints.txt" \
+    && pip="pip --python /opt/faceq/venv/bin/python" && install="$pip install --quiet --constraint constraints.txt" \
     && if [ "$(cat id)" = dlib ]; then $install '.[dlib]'; else $install .; fi \
-    && if [ "$ENGINE" = torch ]; then \
-           if ls wheels/torch-*.whl >/dev/null 2>&1; then from="--find-links wheels"; \
-           elif [ -n "$TORCH_INDEX" ]; then from="--extra-index-url $TORCH_INDEX"; \
-           else echo "ENGINE=torch needs --build-arg TORCH_INDEX=<PyTorch's index of CPU wheels>, or its wheels in wheels/" >&2; exit 1; fi \
-           && $install $from torch requests \
-           && $install $from --no-deps torchvision facenet-pytorch \
-           && pip --python /opt/faceq/venv/bin/python uninstall --quiet --yes onnxruntime; \
-       fi \
     && cd /opt/faceq/venv/lib/python3.11/site-packages \
+    && if [ "$ENGINE" = torch ]; then \
+           cd /build \
+           && if ls wheels/torch-*.whl >/dev/null 2>&1; then from="--no-index --find-links wheels"; \
+              elif [ -n "$TORCH_INDEX" ]; then from="--index-url $TORCH_INDEX"; \
+              else echo "faceq: ENGINE=torch needs PyTorch's CPU wheels: put them into wheels/ beside the Dockerfile," \
+                        "or name their index with --build-arg TORCH_INDEX=URL." >&2; exit 1; fi \
+           && $install --no-deps $from torch && cd - >/dev/null \
+           && if grep -qi '^Requires-Dist: *\(nvidia\|cuda\|triton\)' torch-*.dist-info/METADATA; then \
+                  echo "faceq: this torch is a CUDA build of several GB: take a CPU wheel (2.x.y+cpu)." >&2; exit 1; fi \
+           && cd /build && $install torch requests \
+           && $install --find-links wheels --no-deps torchvision facenet-pytorch && cd - >/dev/null \
+           && $pip uninstall --quiet --yes onnxruntime flatbuffers protobuf \
+           && rm -rf torch/include torch/share torch/bin torch/lib/*.a; \
+       fi \
     && find . -depth -type d -name tests -exec rm -r {} + \
+    && find . -name '*.pyi' -delete \
     && find botocore/data -mindepth 1 -maxdepth 1 -type d \
-           ! -name sqs ! -name s3 ! -name sts ! -name lambda -exec rm -r {} +
+           ! -name sqs ! -name s3 ! -name sts ! -name lambda -exec rm -r {} + \
+    && rm -rf numpy/f2py numpy/distutils onnxruntime/backend onnxruntime/datasets onnxruntime/quantization \
+           onnxruntime/tools onnxruntime/transformers onnxruntime/capi/libonnxruntime.so.*
+
+
+# The code, compiled here: on a read-only root Python cannot keep what it compiles.
+FROM base AS code
+WORKDIR /var/task
+COPY deploy/entrypoint.sh deploy/template.yaml deploy/
+COPY local/__init__.py local/template.py local/
+COPY local/runtimes/__init__.py local/runtimes/replica.py local/runtimes/rie_*.py local/runtimes/
+COPY adapters adapters
+COPY pipeline pipeline
+RUN python -m compileall -q .
 
 
 FROM base AS function
 COPY --from=emulator /aws-lambda-rie /usr/local/bin/
 COPY --from=packages /opt/faceq/venv /opt/faceq/venv
 COPY --from=models /opt/faceq/models /opt/faceq/models
-WORKDIR /var/task
+# What the functions import of Python's own library, which comes without its compiled form: 0.7 s of a cold start.
 ARG ENGINE=onnx
+RUN mkdir /opt/faceq/gallery \
+    && case "$ENGINE" in onnx) engine=onnxruntime ;; *) engine=torch ;; esac \
+    && ORT_DISABLE_TELEMETRY=1 python -c "import $engine, PIL.Image, aws_lambda_powertools.logging, awslambdaric.bootstrap, boto3, yaml; \
+        boto3.client('sqs', region_name='us-east-1')"
+COPY --from=code /var/task /var/task
+WORKDIR /var/task
 ENV FACEQ_ENGINE=$ENGINE FACEQ_MODELS_DIR=/opt/faceq/models FACEQ_GALLERY_DIR=/opt/faceq/gallery PYTHONUNBUFFERED=1
-COPY deploy/entrypoint.sh deploy/template.yaml deploy/
-COPY local/__init__.py local/template.py local/
-COPY local/runtimes/__init__.py local/runtimes/replica.py local/runtimes/rie_*.py local/runtimes/
-COPY adapters adapters
-COPY pipeline pipeline
-RUN mkdir /opt/faceq/gallery && python -m compileall -q pipeline adapters local
 ARG VERSION=
 ARG REVISION=
 ARG MODEL_ID=

@@ -1,9 +1,9 @@
 """The ports of face detection and recognition on ONNX Runtime."""
 
+import os
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from adapters.models import InstalledDetector, InstalledModel
@@ -11,6 +11,11 @@ from pipeline.detect import Cascade
 from pipeline.embed import PREPROCESSINGS, standardise
 from pipeline.errors import ArtifactError
 from pipeline.ports import FaceDetector, FaceEmbedder
+
+# Read at the import. Without it ONNX Runtime, from 1.29 on, writes an id of this machine into the home folder and
+# reports to its maker.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime
 
 #: Faces that are embedded at once: more cost memory and gain no time.
 _BATCH = 8
