@@ -10,9 +10,10 @@ queues.
 """
 
 import asyncio
+import contextlib
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -41,6 +42,13 @@ from local.template import ACCOUNT
 
 ROOT: Final = Path(__file__).parents[1]
 
+#: Folders of the functions' code, which a reloading stack watches.
+_CODE: Final = ("pipeline", "adapters")
+#: How long files must be at rest before their changes count, and the longest that is waited for that, ms: an editor's
+#: "save all" is one change.
+_REST_MS: Final = 50
+_LONGEST_REST_MS: Final = 500
+
 
 @dataclass(frozen=True)
 class Options:
@@ -60,6 +68,8 @@ class Options:
         The template's parameters.
     environ : Mapping of str to str
         Where the functions' other faceq variables are taken from.
+    reload : bool
+        Whether changes of the functions' code are taken into use while the stack runs.
 
     """
 
@@ -71,6 +81,7 @@ class Options:
     environments: int = field(default_factory=lambda: os.cpu_count() or 1)
     parameters: Mapping[str, str] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
+    reload: bool = False
 
 
 class Stack:
@@ -140,13 +151,16 @@ class Stack:
         region = DEFAULT_REGION
         played = self.template = read_template(options.parameters, sqs_endpoint)
         _new_logs(self._logs)
+        variables = {**function_variables(options, model), "AWS_ENDPOINT_URL_SQS": sqs_endpoint}
+        if options.reload:
+            variables["PYTHONDONTWRITEBYTECODE"] = "1"  # see `_forget_compiled`
         runtime = self._runtime = EmbeddedRuntime(
             played.functions.values(),
             task_root=ROOT,
             logs=self._logs,
             region=region,
             account=ACCOUNT,
-            environment={**function_variables(options, model), "AWS_ENDPOINT_URL_SQS": sqs_endpoint},
+            environment=variables,
             concurrency=options.environments,
         )
         lost = "It keeps messages in memory: those that waited in the queues are lost, their frames must be sent again."
@@ -158,6 +172,9 @@ class Stack:
         front.stops.push_async_callback(runtime.stop)  # before the servers, which can then tell whoever waits
         concurrency = {name: runtime.concurrency(name) for name in played.functions}
         mapping = front.mapping(played, concurrency, sqs_endpoint, lambda_endpoint)
+        if options.reload:  # before the functions read their code, so that no change of it is missed
+            watching = asyncio.create_task(self._watch(runtime))
+            front.stops.push_async_callback(_cancel, watching)
         # The mapping, too, at once: long before it first asks, the queue server's port is open and lets it wait.
         await asyncio.gather(queue_server.start(), runtime.start(), mapping.start())
         running = self.running = RunningStack(
@@ -181,6 +198,41 @@ class Stack:
             state.remove(self._options.state_folder)
             self.running = None
         await self._front.stops.aclose()
+
+    async def _watch(self, runtime: EmbeddedRuntime) -> None:
+        """Replace the functions' environments whenever their code changes. A change never waits for the one before."""
+        import watchfiles
+
+        root = ROOT.resolve()  # as the system names changed files
+        folders = [root / name for name in _CODE]
+        changed: set[Path] = set()
+        replacing: asyncio.Task[None] | None = None
+        try:
+            async for changes in watchfiles.awatch(
+                *folders, watch_filter=_is_code, debounce=_LONGEST_REST_MS, step=_REST_MS
+            ):
+                if replacing is not None and replacing.done():
+                    changed.clear()
+                elif replacing is not None:
+                    replacing.cancel()
+                changed |= {Path(path) for _, path in changes}
+                _forget_compiled(changed)
+                names = sorted(str(path.relative_to(root)) for path in changed)
+                replacing = asyncio.create_task(self._replace(runtime, names))
+        except (OSError, RuntimeError, ExceptionGroup) as error:  # what watchfiles makes of the system's refusals
+            self._tell(f"Changes are not seen any more; start again to have them seen: {error}")
+        finally:
+            if replacing is not None:
+                await _cancel(replacing)
+
+    async def _replace(self, runtime: EmbeddedRuntime, names: Sequence[str]) -> None:
+        try:
+            await runtime.replace()
+        except FunctionInitError as error:
+            self._tell(f"{error.place}: {error}" if error.place else str(error))
+        else:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            self._tell(f"reloaded after a change to {names[0]}{more}")
 
     def processes(self) -> dict[str, list[int]]:
         """Return the process ids by part, the supervisor's under `faceq`."""
@@ -211,6 +263,28 @@ def function_variables(options: Options, model: str) -> dict[str, str]:
     if FACEQ_THREADS in options.environ:
         variables[FACEQ_THREADS] = options.environ[FACEQ_THREADS]
     return variables
+
+
+def _is_code(_change: object, path: str) -> bool:
+    name = Path(path).name
+    return name.endswith(".py") and not name.startswith(".")  # Emacs' lock of embed.py is .#embed.py
+
+
+def _forget_compiled(files: Collection[Path]) -> None:
+    """Remove what Python keeps of the files in __pycache__.
+
+    It takes a file of the same size and of the same second for the same. That no environment writes a new one while we
+    remove the old is what PYTHONDONTWRITEBYTECODE is for.
+    """
+    for file in files:
+        for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
+            compiled.unlink(missing_ok=True)
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def owner_of_port(port: int) -> str:

@@ -37,13 +37,16 @@ class FunctionInitError(Exception):
         Its name.
     reason : str
         Its own message, in one line.
+    place : str
+        File and line in the function's code, empty where none is known.
 
     """
 
-    def __init__(self, function: str, reason: str) -> None:
+    def __init__(self, function: str, reason: str, place: str = "") -> None:
         super().__init__(f"The function {function} did not start: {reason}")
         self.function = function
         self.reason = reason
+        self.place = place
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -188,6 +189,24 @@ class EmbeddedRuntime(FunctionRuntime):
         task.add_done_callback(self._done)
         return await asyncio.shield(task)
 
+    async def replace(self) -> None:
+        """Take changed code into use: init new environments, and let those go that were started before.
+
+        An idle one ends at once, a busy one after its request; until then there may be more environments than
+        `concurrency` says, but never more requests at once. A request that comes after the call gets a new one.
+        Returns once the first new one of each function is ready, or a later call has replaced it.
+
+        Raises
+        ------
+        FunctionInitError
+            A function cannot init. Until it is replaced again, its invocations answer with its error, as on Lambda.
+
+        """
+        results = await asyncio.gather(*(pool.replace() for pool in self._pools.values()), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
     def _done(self, task: "asyncio.Task[Invocation]") -> None:
         self._running.discard(task)
         _look_at(task)  # the caller may have gone
@@ -251,6 +270,19 @@ class _InitFailed(Exception):  # noqa: N818 - a result, handed to the one who wa
             return " ".join(f"{report['errorType']}: {report['errorMessage']}".split())
         except (ValueError, TypeError, LookupError):
             return self._failure.text
+
+    def place(self, task_root: Path) -> str:
+        """Return the last of the function's own lines that its error's trace names, empty if there is none."""
+        try:
+            trace = "".join(json.loads(self._report or b"")["stackTrace"])
+        except (ValueError, TypeError, LookupError):
+            return ""
+        root = task_root.resolve()
+        lines = [(Path(file).resolve(), line) for file, line in re.findall(r'File "(.+)",? [Ll]ine (\d+)', trace)]
+        own = [(file, line) for file, line in lines if file.is_relative_to(root)]
+        # A virtual environment may be in the task root.
+        own = [(file, line) for file, line in own if "site-packages" not in file.parts]
+        return f"{own[-1][0].relative_to(root)}, line {own[-1][1]}" if own else ""
 
 
 class _Log:
@@ -379,6 +411,7 @@ class _Environment:
         self.ended = False
         self.was_ready = False  # it ended after it had asked for an event
         self.was_working = False  # it ended with a request in its hands
+        self.replaced = False  # its code is an old one: it takes no more requests
 
     @property
     def pid(self) -> int | None:
@@ -749,22 +782,63 @@ class _Pool:
         self._initial = min(initial, limit)
         self._environments: set[_Environment] = set()
         self._idle: list[_Environment] = []  # the most recently used last: it has the warmest memory
+        self._busy: set[_Environment] = set()  # those that were given a request; replaced ones, too
         self._starting: set[asyncio.Task[None]] = set()
         self._waiting: deque[asyncio.Future[_Environment]] = deque()
         self._numbers = 0
         self._ending: set[asyncio.Task[None]] = set()
         self._failures = 0  # environments in a row that ended by themselves without having served
-        self._stopping = asyncio.Event()
+        self._back_off = asyncio.Event()  # set when nobody is to wait any more before a start
+        self._stopping = False
 
     def processes(self) -> list[int]:
-        return [environment.pid for environment in self._environments if environment.pid is not None]
+        return [environment.pid for environment in self._all() if environment.pid is not None]
+
+    def _all(self) -> set[_Environment]:
+        return self._environments | self._busy
 
     async def start(self) -> None:
         """Init the first environments in parallel. Raises FunctionInitError."""
         try:
             await asyncio.gather(*[self._begin() for _ in range(self._initial)])
         except _InitFailed as error:
-            raise FunctionInitError(self._spec.function.name, error.reason()) from None
+            raise self._init_error(error) from None
+
+    async def replace(self) -> None:
+        """Let the environments go, busy ones after their request, and init new ones. Raises FunctionInitError."""
+        if self._stopping:
+            return
+        old, self._environments = self._environments, set()
+        self._idle.clear()
+        for environment in old:
+            environment.replaced = True
+            if environment not in self._busy:
+                self._let_go(environment)
+        for task in self._starting:
+            self._end_with(task)
+        self._starting.clear()
+        self._failures = 0
+        self._back_off.set()
+        self._back_off = asyncio.Event()
+        self._scale(keep=self._initial)
+        new = set(self._starting)
+        if not new:
+            return
+        await asyncio.wait(new)
+        for task in new:
+            if isinstance(error := task.exception(), _InitFailed):
+                raise self._init_error(error)
+
+    def _init_error(self, error: _InitFailed) -> FunctionInitError:
+        return FunctionInitError(self._spec.function.name, error.reason(), error.place(self._spec.task_root))
+
+    def _let_go(self, environment: _Environment) -> None:
+        self._end_with(asyncio.create_task(environment.stop()))
+
+    def _end_with(self, task: "asyncio.Task[None]") -> None:
+        """Remember what is to be over when the pool has stopped."""
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     async def invoke(self, request: _Request, wait_seconds: float) -> Invocation:
         try:
@@ -776,19 +850,21 @@ class _Pool:
         return await environment.invoke(request)
 
     async def stop(self) -> None:
-        self._stopping.set()
+        self._stopping = True
+        self._back_off.set()
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_exception(TooManyRequests(f"{self._spec.function.name} is being stopped."))
-        await asyncio.gather(*(environment.stop() for environment in list(self._environments)))
-        await asyncio.gather(*self._starting, *self._ending, return_exceptions=True)
+        await asyncio.gather(*(environment.stop() for environment in self._all()))
+        while unfinished := self._starting | self._ending:
+            await asyncio.wait(unfinished)
         self._log.close()
 
     async def _acquire(self, wait_seconds: float) -> _Environment:
-        if self._stopping.is_set():
+        if self._stopping:
             raise TooManyRequests(f"{self._spec.function.name} is being stopped.")
-        if self._idle:
-            return self._idle.pop()
+        if self._idle and len(self._busy) < self.limit:
+            return self._give()
         waiting: asyncio.Future[_Environment] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
         try:
@@ -808,15 +884,19 @@ class _Pool:
             f"All {self.limit} environments of {self._spec.function.name} stayed busy for {wait_seconds:g} s."
         )
 
+    def _give(self) -> _Environment:
+        environment = self._idle.pop()
+        self._busy.add(environment)
+        return environment
+
     def _soon_idle(self) -> int:
         return sum(environment.soon_idle for environment in self._environments)
 
     def _scale(self, keep: int = 0) -> None:
         """Start environments for those who wait and have none coming, and up to `keep`; never over the limit."""
-        while (
-            not self._stopping.is_set()
-            and len(self._environments) < self.limit
-            and (len(self._starting) + self._soon_idle() < len(self._waiting) or len(self._environments) < keep)
+        while not self._stopping and (
+            len(self._environments) < keep
+            or (len(self._all()) < self.limit and len(self._starting) + self._soon_idle() < len(self._waiting))
         ):
             self._begin()
 
@@ -833,18 +913,20 @@ class _Pool:
         if self._failures:
             delay = min(_LONGEST_BACKOFF_SECONDS, _FIRST_BACKOFF_SECONDS * 2.0 ** min(self._failures - 1, 10))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), delay)
-        if self._stopping.is_set():
+                await asyncio.wait_for(self._back_off.wait(), delay)
+        if self._stopping or environment not in self._environments:  # replaced while it waited
             self._environments.discard(environment)
             return
         try:
             await environment.start()
         except _InitFailed as error:
+            if environment.replaced:
+                return  # we ended it, and whoever waited has a new one coming
             while self._waiting:
                 waiting = self._waiting.popleft()
                 if not waiting.done():
                     waiting.set_exception(error)
-                    return
+                    break
             raise
 
     def _begun(self, task: "asyncio.Task[None]") -> None:
@@ -853,23 +935,31 @@ class _Pool:
         self._scale()
 
     def _release(self, environment: _Environment) -> None:
-        if environment.served:
-            self._failures = 0
-        while self._waiting:
+        self._busy.discard(environment)
+        if environment.replaced:
+            self._let_go(environment)
+        else:
+            if environment.served:
+                self._failures = 0
+            if environment not in self._idle:
+                self._idle.append(environment)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give the idle ones to those who wait."""
+        while self._waiting and self._idle and len(self._busy) < self.limit:
             waiting = self._waiting.popleft()
             if not waiting.done():
-                waiting.set_result(environment)
-                return
-        if environment not in self._idle:
-            self._idle.append(environment)
+                waiting.set_result(self._give())
 
     def _ended(self, environment: _Environment) -> None:
         self._environments.discard(environment)
+        self._busy.discard(environment)
         if environment in self._idle:
             self._idle.remove(environment)
-        if not environment.was_working and not environment.served:
+        if not (environment.was_working or environment.served or environment.replaced):
             self._failures += 1
         if environment.watcher is not None:
-            self._ending.add(environment.watcher)
-            environment.watcher.add_done_callback(self._ending.discard)
-        self._scale(keep=self._initial if environment.was_ready else 0)
+            self._end_with(environment.watcher)
+        self._hand_out()
+        self._scale(keep=self._initial if environment.was_ready and not environment.replaced else 0)
