@@ -1,4 +1,4 @@
-"""Plays compose for the tests of the RIE driver: real RIE processes on ports of this machine, started anew when they end.
+"""Plays compose for the tests of the RIE driver: real RIE processes on this machine, started again when they end.
 
 A replica is RIE with the function under it, on an address that it keeps. All its processes are of one session, so that
 nothing of it outlives it, as in a container.
@@ -9,8 +9,8 @@ import contextlib
 import os
 import platform
 import shutil
-import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
@@ -46,7 +46,7 @@ class Process:
         self._variables = variables
         self._cwd = cwd
         self._log = log
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._keeper = asyncio.create_task(self._keep())
 
     @property
@@ -55,42 +55,49 @@ class Process:
         return self._process.pid
 
     def functions(self) -> list[int]:
-        """Return the process ids of what runs under it."""
-        return [pid for pid in self._session() if pid != self.pid]
+        """Return the process ids of the functions under it."""
+        return [process.pid for process in self._all() if process.pid != self.pid and process.ppid() == self.pid]
 
     def kill(self) -> None:
-        """End it at once, as `docker kill` does."""
-        for pid in self._session():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """End it with all its processes at once, as `docker kill` does."""
+        everything = self._all()
+        for process in everything:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs([process for process in everything if process.pid != self.pid], 2)
 
     async def stop(self) -> None:
         """End it for good."""
         self._keeper.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._keeper
+        await asyncio.gather(self._keeper, return_exceptions=True)
         if self._process is not None:
             self.kill()
-            await self._process.wait()
+            self._process.wait()
 
     async def _keep(self) -> None:
         while True:
             with self._log.open("ab") as log:
-                self._process = await asyncio.create_subprocess_exec(
-                    *self._command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+                self._process = subprocess.Popen(  # noqa: ASYNC220 - a cancelled start must not lose it
+                    self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                     cwd=self._cwd, env=self._variables, start_new_session=True,
                 )  # fmt: skip
-            await self._process.wait()
+            while self._process.poll() is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
             self.kill()
             await asyncio.sleep(0.1)
 
-    def _session(self) -> list[int]:
-        found = []
-        for pid in psutil.pids() if self._process is not None else []:
+    def _all(self) -> list[psutil.Process]:
+        """Return it and its processes: those of its session, and those that left it, as long as it lives."""
+        if self._process is None:
+            return []
+        found = set()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.update(psutil.Process(self.pid).children(recursive=True))
+        for process in psutil.process_iter():
             with contextlib.suppress(ProcessLookupError):
-                if os.getsid(pid) == self.pid:
-                    found.append(pid)
-        return found
+                if os.getsid(process.pid) == self.pid:
+                    found.add(process)
+        return list(found)
 
 
 class Replicas:
