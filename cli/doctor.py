@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from adapters import models
+from adapters.docker_engine import architecture, engine
 from adapters.settings import ModelSettings
 from adapters.wiring import checked_gallery
 from cli.queues import told
@@ -24,6 +25,8 @@ from pipeline.errors import ArtifactError, PipelineError
 
 #: The ports that `faceq up` takes unless told otherwise, and their use.
 PORTS = {8000: "function URL", 8001: "Lambda API", 9324: "queues"}
+#: The functions' image where no variable says else, as in docker-compose.yml.
+IMAGE = "faceq-function"
 #: More difference than this between two clocks makes AWS refuse signatures (SigV4 allows 5 minutes).
 CLOCK_SECONDS = 300
 
@@ -90,6 +93,7 @@ def _checks() -> Iterator[Check]:
     else:
         yield _tried("queues", _queues)
         yield _clock(stack)
+    yield from _docker()
     try:
         template = read_template({}, "http://127.0.0.1:9324")
     except StackError as error:
@@ -104,6 +108,24 @@ def _where(stack: RunningStack | None) -> str:
     if stack is None:
         return "not running; start it with `faceq up` or `docker compose up`"
     return f"runs as process {stack.pid}" if stack.pid else f"runs in containers, {stack.function_url}"
+
+
+def _docker() -> Iterator[Check]:
+    """Look at what `docker compose up` needs. `faceq up` does without Docker: that there is none, is no trouble."""
+    try:
+        found = engine()
+    except ArtifactError as error:
+        yield Check("docker", None if error.code in {"no_docker", "no_engine"} else False, error.message)
+        return
+    yield Check("docker", True, f"engine {found.version} on {found.architecture}, Compose {found.compose}")
+    image = os.environ.get("FACEQ_IMAGE") or IMAGE
+    built_for = architecture(image)
+    if built_for is None:
+        yield Check("image", None, f"{image} is not built: docker compose build")
+    else:
+        well = built_for == found.architecture
+        cure = "" if well else f", this machine is {found.architecture}: docker compose build"
+        yield Check("image", well, f"{image} is for {built_for}{cure}")
 
 
 def _tried(name: str, look: Callable[[], str]) -> Check:

@@ -1,6 +1,25 @@
-"""What all tests share."""
+"""What tests share: the two ways to run the service, two photographs, a running service that knows both people."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
+
+from adapters.frames import Frame
+from adapters.models import installed
+from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
+from adapters.settings import Paths
+from pipeline.errors import ArtifactError
+from tests.functional import targets
+from tests.functional.targets import Home, Service
+
+COLLINS = "Eileen Collins"
+HOPPER = "Grace Hopper"
+
+#: Starts a service: `processes` or `containers` of tests/functional/targets.py.
+Start = Callable[..., AbstractContextManager[Service]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -8,3 +27,53 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--target", choices=("processes", "containers"), default="processes", help="what the functional tests start"
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is promised of the other target only."""
+    target = config.getoption("--target")
+    for item in items:
+        only = item.get_closest_marker("only")
+        if only is not None and only.args[0] != target:
+            item.add_marker(pytest.mark.skip(reason=f"holds for {only.args[0]}: {only.args[1]}"))
+
+
+@pytest.fixture(scope="session")
+def service(request: pytest.FixtureRequest) -> Start:
+    """Return how to start a service of the target."""
+    return targets.containers if request.config.getoption("--target") == targets.CONTAINERS else targets.processes
+
+
+@pytest.fixture(scope="session")
+def model() -> None:
+    """A recogniser in the cache; without one each test says at once what to run."""
+    try:
+        installed("auto", Paths.from_environment(os.environ).models)
+    except ArtifactError as error:
+        pytest.fail(error.message)
+
+
+@pytest.fixture(scope="session")
+def photos(model: None) -> Mapping[str, Path]:
+    """Two photographs in the public domain, from packages that carry them."""
+    models = Paths.from_environment(os.environ).models
+    return {COLLINS: package_file(ASTRONAUT, models), HOPPER: package_file(GRACE_HOPPER, models)}
+
+
+@pytest.fixture
+def home(tmp_path: Path, model: None) -> Home:
+    """Folders in which nothing runs and nobody is enrolled."""
+    return Home(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def running(service: Start, photos: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that knows both people; the tests of a module share it."""
+    with service(tmp_path_factory.mktemp("service"), people=photos) as started:
+        yield started
+
+
+@pytest.fixture
+def frame(photos: Mapping[str, Path]) -> Callable[[str], Frame]:
+    """Return how to get a person's photograph as a frame."""
+    return lambda name: Frame(photos[name].name, photos[name].read_bytes())

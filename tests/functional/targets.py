@@ -29,8 +29,15 @@ from local.state import RunningStack, reachable_stack, running_stack
 
 ROOT = Path(__file__).parents[2]
 PROCESSES, CONTAINERS = "processes", "containers"
-#: The compose service that plays a part which is a process of its own elsewhere.
-SERVICES = {"event-source-mapping": "gateway", "queue-server": "elasticmq"}
+#: A process of the gateway's container that is a part of its own.
+MAPPING = "event-source-mapping"
+#: Prints the ids of the mapping's processes, seen from inside.
+FIND_MAPPING = """
+from pathlib import Path
+for path in Path("/proc").glob("[0-9]*/cmdline"):
+    if b"\\0local.event_source_mapping\\0" in path.read_bytes():
+        print(path.parent.name)
+"""
 
 
 @dataclass(frozen=True)
@@ -135,9 +142,11 @@ class Containers(Service):
 
     def containers(self, part: str) -> list[str]:
         """Return the ids of a service's containers, those that ended too."""
-        return self.compose("ps", "--all", "--quiet", SERVICES.get(part, part)).split()
+        return self.compose("ps", "--all", "--quiet", part).split()
 
     def instances(self, part: str) -> set[str]:
+        if part == MAPPING:
+            return set(self.compose("exec", "--no-TTY", "gateway", "python", "-c", FIND_MAPPING).split())
         found = set()
         for container in self.containers(part):
             state = json.loads(docker("inspect", "--format", "{{json .State}}", container))
@@ -147,6 +156,9 @@ class Containers(Service):
 
     def kill(self, part: str) -> None:
         """End with SIGKILL and start again: after `docker kill` Docker's restart policy leaves a container alone."""
+        if part == MAPPING:
+            self.compose("exec", "--no-TTY", "gateway", "bash", "-c", f"kill -9 {' '.join(self.instances(part))}")
+            return
         containers = self.containers(part)
         docker("kill", *containers)
         docker("start", *containers)

@@ -8,7 +8,7 @@ import pytest
 
 from adapters.frames import Frame
 from adapters.service_client import Outcome
-from tests.functional.conftest import COLLINS, Start
+from tests.conftest import COLLINS, Start
 from tests.functional.targets import Service
 from tests.polling import eventually
 

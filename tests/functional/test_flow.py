@@ -16,7 +16,7 @@ from PIL import Image
 
 from adapters.frames import Frame, frames
 from adapters.queue_sqs import client
-from tests.functional.conftest import COLLINS, HOPPER, Start
+from tests.conftest import COLLINS, HOPPER, Start
 from tests.functional.targets import ROOT, Service
 
 FIXTURES = ROOT.parent / "shared" / "fixtures"
