@@ -23,6 +23,7 @@ from adapters.settings import Paths
 from local.runtimes import FunctionRuntime, Invocation
 from local.runtimes.rie import Address, Replica, RieRuntime
 from local.template import Function
+from tests.polling import eventually
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,7 +65,7 @@ class Process:
         for process in everything:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs([process for process in everything if process.pid != self.pid], 2)
+        eventually(lambda: not any(is_alive(process) for process in everything))
 
     async def stop(self) -> None:
         """End it for good."""
@@ -204,6 +205,13 @@ class RieWithReplicas(FunctionRuntime):
     async def stop(self) -> None:
         await self.driver.stop()
         await self.containers.stop()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def free_port() -> int:

@@ -417,7 +417,8 @@ class _Pool:
             with contextlib.suppress(OSError):
                 self._take(set(await self._find(self._function.name)))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), REFRESH_SECONDS)
+                async with asyncio.timeout(REFRESH_SECONDS):  # Python 3.11's wait_for may lose a cancellation
+                    await self._look.wait()
 
     def _take(self, found: set[Address]) -> None:
         for address, replica in list(self._replicas.items()):
@@ -656,7 +657,8 @@ class _Pool:
 
 async def _watch(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Open the connection that tells when RIE ends. Nothing is sent, which RIE bears (measured)."""
-    reader, writer = await asyncio.wait_for(asyncio.open_connection(*address), CONNECT_SECONDS)
+    async with asyncio.timeout(CONNECT_SECONDS):
+        reader, writer = await asyncio.open_connection(*address)
     connection: socket.socket = writer.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # notices one that left without a word
     for name, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3)):
