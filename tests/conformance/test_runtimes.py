@@ -133,6 +133,11 @@ async def running(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     await running.stop()
 
 
+def test_what_a_driver_lacks_is_written_down() -> None:
+    page = (ROOT / "docs" / "emulation.md").read_text("utf-8")
+    assert [reason for reasons in LACKS.values() for reason in reasons.values() if reason not in page] == []
+
+
 async def call(runtime: FunctionRuntime, wait_seconds: float = 20.0, **event: object) -> Invocation:
     return await runtime.invoke(NAME, json.dumps(event).encode(), wait_seconds)
 
