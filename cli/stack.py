@@ -60,7 +60,7 @@ def up(
         bool,
         typer.Option(
             "--reload",
-            help="Take changes to pipeline/ and adapters/ into use as they are saved; other ones on restart.",
+            help="Take changes to pipeline/ and adapters/ into use as they are saved; to local/, after a restart.",
         ),
     ] = False,
 ) -> None:

@@ -23,6 +23,9 @@ from tests.polling import until
 
 __all__ = ["running"]  # a fixture
 
+#: Other drivers run containers, whose code is their image's.
+pytestmark = pytest.mark.parametrize("running", ["awslambdaric", "our client"], indirect=True)
+
 HANDLER = """
 import os, time
 from pathlib import Path
@@ -33,13 +36,6 @@ def handler(event, context):
             time.sleep(0.005)
     return {answer!r}
 """
-
-
-@pytest.fixture(autouse=True)
-def _only_embedded(request: pytest.FixtureRequest) -> None:
-    """Other drivers run containers, whose code is their image's."""
-    if request.node.callspec.params["running"] not in {"awslambdaric", "our client"}:
-        pytest.skip("replaces nothing")
 
 
 def answers(running: Running, answer: str, preamble: str = "") -> None:
