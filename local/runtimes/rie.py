@@ -494,6 +494,9 @@ class _Pool:
         return replica.is_ready
 
     def _is_warm(self, replica: _Replica) -> None:
+        if self._drop_unwanted(replica):
+            return
+        replica.lost.clear()
         replica.failure, replica.obstacle, replica.is_ready = None, "", True
         if not replica.is_told:
             self._tell(f"{self._function.name}: {replica} is ready")
@@ -523,10 +526,9 @@ class _Pool:
             replica.is_told = False
             self._tell(f"{self._function.name}: {replica} has ended; it is used again once it is back")
         if replica.in_flight is not None and replica.is_in_flight:
-            await asyncio.wait({replica.in_flight}, timeout=_LAST_WORDS_SECONDS)
+            await asyncio.wait({replica.in_flight}, timeout=_LAST_WORDS_SECONDS if ended.done() else None)
             replica.in_flight.cancel()
             await asyncio.wait({replica.in_flight})
-        replica.lost.clear()
         self._look.set()
 
     # One request

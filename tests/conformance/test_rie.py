@@ -4,19 +4,22 @@ import asyncio
 import base64
 import itertools
 import json
+import os
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
+import psutil
 import pytest
 
 from local.runtimes import MAX_RESPONSE_BYTES, FunctionInitError, Invocation, TooManyRequests
 from local.runtimes.rie import Address, RieRuntime, by_name
 from local.template import Function
 from tests.polling import until
-from tests.rie_replicas import ROOT, Process, Replicas, RieWithReplicas, free_port
+from tests.rie_replicas import ROOT, Process, Replicas, RieWithReplicas, free_port, is_alive
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RIE is a Linux program")
 
@@ -211,6 +214,61 @@ async def test_a_replica_that_dies_idle_costs_no_request(running: Running) -> No
             assert result(await call(runtime, wait_seconds=5)) == {}
         await until(lambda: all_idle(runtime, 3))
     assert any("has ended" in line for line in runtime.told)
+
+
+async def test_a_replica_that_hangs_is_a_timeout_and_is_used_again_when_it_goes_on(running: Running) -> None:
+    runtime = await running.start(sample(1, timeout_seconds=1))
+    process = runtime.containers.by_function[NAME][0]
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        invocation = await call(runtime)
+        assert error(invocation) == f"RequestId: {invocation.request_id} Error: Task timed out after 1.00 seconds"
+        assert [replica.state for replica in runtime.replicas(NAME)] == ["busy"]
+        with pytest.raises(TooManyRequests):
+            await call(runtime, wait_seconds=0.1)
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+    assert result(await call(runtime)) == {}
+    assert runtime.containers.by_function[NAME][0].pid == process.pid, "no second request has ended it"
+
+
+async def test_a_replica_whose_function_died_idle_is_well_after_one_error(running: Running) -> None:
+    """RIE tells of it with its next answer only."""
+    runtime = await running.start(sample())
+    (function,) = runtime.containers.by_function[NAME][0].functions()
+    os.kill(function, signal.SIGKILL)
+    await until(lambda: not psutil.pid_exists(function) or not is_alive(psutil.Process(function)))
+    assert error(await call(runtime)).endswith("Runtime exited with error: signal: killed")
+    assert result(await call(runtime)) == {}
+
+
+async def test_after_a_timeout_the_next_request_does_not_pay_for_the_init(running: Running) -> None:
+    """GIVEN a function that inits for most of its time, WHEN it was killed, THEN the next request has all its time."""
+    (running.folder / "slow.py").write_text(
+        "import time\ntime.sleep(0.7)\n"
+        "def handler(event, context):\n    time.sleep(event['seconds'])\n    return 'done'"
+    )
+    runtime = await running.start(sample(1, "slow.handler", timeout_seconds=1), task_root=running.folder)
+    assert "Task timed out" in error(await call(runtime, seconds=5))
+    assert result(await call(runtime, seconds=0.6)) == "done"
+
+
+async def test_a_driver_that_takes_over_while_a_replica_works_gets_it_in_the_end(running: Running) -> None:
+    """The first driver is gone with a request in flight; the second one's warm-up ends that RIE, which comes back."""
+    containers = running.containers(sample(1, timeout_seconds=60))
+    began = running.folder / "began"
+    first, second = (
+        RieRuntime([sample(1, timeout_seconds=60)], find=containers.find, wait_ready_seconds=20, tell=lambda line: None)
+        for _ in range(2)
+    )
+    await first.start()
+    task = asyncio.create_task(call(first, do="wait in C", began=str(began)))
+    await until(began.exists)
+    await first.stop()
+    await task
+    await second.start()
+    assert result(await call(second)) == {}
+    await second.stop()
 
 
 async def test_the_last_words_of_a_function_that_dies_are_in_the_containers_log(running: Running) -> None:
