@@ -84,7 +84,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
            && cd /build && $install torch requests \
            && $install --find-links wheels --no-deps torchvision facenet-pytorch && cd - >/dev/null \
            && $pip uninstall --quiet --yes onnxruntime flatbuffers protobuf \
-           && rm -rf torch/include torch/share torch/bin torch/lib/*.a; \
+           && rm -rf torch/include torch/share torch/lib/*.a \
+           && find torch/bin -type f ! -name torch_shm_manager -delete; \
        fi \
     && find . -depth -type d -name tests -exec rm -r {} + \
     && find . -name '*.pyi' -delete \

@@ -5,7 +5,7 @@ REFERENCE := .venv-reference/bin/python
 PIP := $(BIN)/python -m pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help .venv demo test test-reference lint bench clean
+.PHONY: help .venv demo test test-reference images test-docker test-faults lint bench clean
 
 help: ## print this help
 	@grep -E '^[a-z.-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -30,7 +30,7 @@ demo: .venv/.installed ## real photographs in, real names out: the main job, by 
 
 test: .venv/.tested ## unit, conformance, functional and fuzz tests; real processes, real queue, no torch
 	@$(BIN)/faceq models get && $(BIN)/faceq models get stand-in
-	$(BIN)/python -m pytest -m 'not reference'
+	$(BIN)/python -m pytest -m 'not reference and not docker'
 
 # The reference wants a CPU build of torch. Where the index gives a CUDA build of several GB under this version, name
 # another: make test-reference TORCH='torch==2.13.0+cpu --extra-index-url ...'
@@ -48,6 +48,18 @@ test-reference: .venv-reference/.installed ## hold the ONNX engine to torch and 
 	@$(REFERENCE) -m cli.main models get && $(REFERENCE) -m cli.main models get stand-in
 	$(REFERENCE) -m pytest -m reference
 	FACEQ_ENGINE=torch $(REFERENCE) -m pytest tests/functional/test_flow.py -k 'known_person_is_named or without_a_face'
+
+# An image is built once; both suites then take it as it is.
+images: .venv/.installed
+	docker compose build face-detection gateway
+
+test-docker: .venv/.tested images ## the functional tests against containers too, and what only containers can show
+	@$(BIN)/faceq models get
+	$(BIN)/python -m pytest --target containers tests/functional tests/docker -m 'not reference and not faults'
+
+test-faults: .venv/.tested images ## post 1,000 frames while a container is killed every 5 s: none is lost
+	@$(BIN)/faceq models get
+	$(BIN)/python -m pytest tests/docker -m faults
 
 bench: .venv/.tested ## measure speed and memory; writes bench/results.md
 	@$(BIN)/faceq models get

@@ -10,7 +10,7 @@ import typer
 from pipeline.errors import PipelineError
 
 #: The groups, each the `app` of the module of its name.
-GROUPS: Final = ("models", "people", "queues")
+GROUPS: Final = ("models", "people", "queues", "image")
 #: Which module has a command.
 COMMANDS: Final = {
     **{name: name for name in GROUPS},
