@@ -21,7 +21,7 @@ import psutil
 from adapters.models.fetch import RIE, package_files
 from adapters.settings import Paths
 from local.runtimes import FunctionRuntime, Invocation
-from local.runtimes.rie import Address, Replica, RieRuntime
+from local.runtimes.rie import Address, Replica, RieRuntime, rie_timeout
 from local.template import Function
 from tests.polling import eventually
 
@@ -149,7 +149,7 @@ class Replicas:
                 "LANG": "en_US.UTF-8",
                 "AWS_REGION": "eu-west-1",
                 "AWS_LAMBDA_FUNCTION_NAME": name,
-                "AWS_LAMBDA_FUNCTION_TIMEOUT": str(function.timeout_seconds),
+                "AWS_LAMBDA_FUNCTION_TIMEOUT": str(rie_timeout(function)),
                 "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_mb),
                 **self._environment,
                 **function.environment,

@@ -12,6 +12,9 @@ from typing import Final, Protocol
 #: Largest payload of a synchronous invocation, bytes. (Lambda developer guide, "Lambda quotas")
 MAX_REQUEST_BYTES: Final = 6 * 1024 * 1024
 
+#: Longest init phase before an invocation's own time starts, seconds. ("Execution environment lifecycle", init phase)
+INIT_SECONDS: Final = 10.0
+
 #: Largest response, bytes: AWS's own limit, 100 bytes above the round number. (text of its error message)
 MAX_RESPONSE_BYTES: Final = 6 * 1024 * 1024 + 100
 

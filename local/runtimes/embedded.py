@@ -40,6 +40,7 @@ import psutil
 from aiohttp import web
 
 from local.runtimes import (
+    INIT_SECONDS,
     MAX_REQUEST_BYTES,
     MAX_RESPONSE_BYTES,
     FunctionInitError,
@@ -51,9 +52,6 @@ from local.runtimes import (
     new_trace_id,
 )
 from local.template import Function
-
-#: Longest init phase before the invocation's own time starts, seconds. ("Execution environment lifecycle", init phase)
-INIT_SECONDS: Final = 10.0
 
 #: How much of a request's log an invocation returns, bytes. (API reference, Invoke, LogResult)
 LOG_TAIL_BYTES: Final = 4096

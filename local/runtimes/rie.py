@@ -33,6 +33,7 @@ import aiohttp
 from yarl import URL
 
 from local.runtimes import (
+    INIT_SECONDS,
     MAX_REQUEST_BYTES,
     MAX_RESPONSE_BYTES,
     FunctionInitError,
@@ -81,6 +82,8 @@ _PATH: Final = "/2015-03-31/functions/function/invocations"
 _NO_EVENT: Final = b"{"
 
 _TIMEOUT: Final = re.compile(rb"Task timed out after \d+\.\d\d seconds")
+#: How RIE tells of a function that its client's timer has ended. (measured)
+_OUT_OF_TIME: Final = "Runtime exited with error: signal: alarm clock"
 _REQUEST_ID: Final = re.compile(r"RequestId: \S+ Error: ")
 
 
@@ -105,6 +108,11 @@ class Replica:
     state: State
     answered: int
     error: str
+
+
+def rie_timeout(function: Function) -> int:
+    """Return what RIE is to be told of a function's timeout, seconds: RIE's includes the init, Lambda's does not."""
+    return function.timeout_seconds + round(INIT_SECONDS)
 
 
 async def by_name(function: str) -> Collection[Address]:
@@ -199,6 +207,7 @@ class RieRuntime(FunctionRuntime):
             function,
             trace_id=trace_id or new_trace_id(),
             client_context=client_context.decode() if client_context else None,
+            timeout_seconds=pool.timeout_seconds,
         )
         # A task of its own: the function runs to its end even if its caller goes.
         task = asyncio.create_task(pool.invoke(order, payload, wait_seconds))
@@ -261,6 +270,9 @@ class _InitFailed(Exception):  # noqa: N818 - a result, handed to the one who wa
         self.failure = failure
 
 
+#: The function was ended by a timer, its client's or RIE's; after how long, its pool knows.
+_TIMED_OUT: Final = _Failure("Sandbox.Timedout", "Task timed out")
+
 #: The connection broke after the request was sent.
 _BROKEN: Final = _Failure("Runtime.ExitError", "Runtime exited with error: signal: killed")
 
@@ -286,7 +298,7 @@ def _read(request_id: str, status: int, content: bytes) -> _Answer:
     if status == 200 and not fits_with_head(content):
         return _Answer(content)
     if _TIMEOUT.fullmatch(content):
-        return _Answer(failure=_Failure("Sandbox.Timedout", content.decode()))
+        return _Answer(failure=_TIMED_OUT)
     if not content:
         return _Answer(failure=_Failure("Runtime.ExitError", "Runtime exited without providing a reason"))
     try:
@@ -294,6 +306,8 @@ def _read(request_id: str, status: int, content: bytes) -> _Answer:
         error_type, message = str(report["errorType"]), str(report["errorMessage"])
     except (ValueError, TypeError, LookupError):
         return _Answer(failure=_Failure("Runtime.ExitError", f"RIE answered {status} {content[:200]!r}"))
+    if message.endswith(_OUT_OF_TIME):
+        return _Answer(failure=_TIMED_OUT)
     if _REQUEST_ID.match(message):
         return _Answer(failure=_Failure(error_type, _REQUEST_ID.sub("", message, count=1)))
     return _Answer(failure=_Failure(error_type, message, content))
@@ -477,7 +491,8 @@ class _Pool:
         order = Order(str(uuid.uuid4()), self._function.name, warm_up=True)
         task = replica.in_flight = asyncio.create_task(self._post(replica, order, _NO_EVENT))
         try:
-            await asyncio.wait({task, ended}, timeout=self._longest_seconds, return_when=asyncio.FIRST_COMPLETED)
+            longest = rie_timeout(self._function) + MARGIN_SECONDS
+            await asyncio.wait({task, ended}, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 await asyncio.wait({task}, timeout=_LAST_WORDS_SECONDS)
         finally:
@@ -506,6 +521,8 @@ class _Pool:
     def _init_failed(self, replica: _Replica, failure: _Failure) -> None:
         if failure.error_type == "Runtime.UnmarshalError":  # plain awslambdaric's answer to what is no event
             failure = _Failure("Runtime.ExitError", "its container does not run local.runtimes.rie_client")
+        if failure is _TIMED_OUT:
+            failure = _Failure("Sandbox.Timedout", f"its init took longer than {rie_timeout(self._function)} s")
         if failure != replica.failure:
             self._tell(f"{self._function.name}: {replica} cannot start: {failure.reason()}")
         replica.failure, replica.obstacle, replica.state, replica.is_told = failure, "", "failed", False
@@ -534,8 +551,8 @@ class _Pool:
     # One request
 
     @property
-    def _longest_seconds(self) -> float:
-        return self._function.timeout_seconds + MARGIN_SECONDS
+    def timeout_seconds(self) -> float:
+        return self._function.timeout_seconds
 
     async def invoke(self, order: Order, payload: bytes, wait_seconds: float) -> Invocation:
         deadline = asyncio.get_running_loop().time() + wait_seconds
@@ -554,12 +571,16 @@ class _Pool:
     async def _exchange(self, replica: _Replica, order: Order, payload: bytes) -> _Answer | None:
         task = replica.in_flight = asyncio.create_task(self._post(replica, order, payload))
         task.add_done_callback(lambda task: self._answered(replica, task))
-        await asyncio.wait({task}, timeout=self._longest_seconds)
+        await asyncio.wait({task}, timeout=self.timeout_seconds + MARGIN_SECONDS)
         if not task.done():  # RIE hangs. The replica stays busy until its answer or its end, or until its address goes.
             replica.is_overdue = True
-            text = f"Task timed out after {self._function.timeout_seconds:.2f} seconds"
-            return _Answer(failure=_Failure("Sandbox.Timedout", text))
-        return _Answer(failure=_BROKEN) if task.cancelled() else task.result()
+            return _Answer(failure=self._timed_out)
+        answer = _Answer(failure=_BROKEN) if task.cancelled() else task.result()
+        return answer if answer is None or answer.failure is not _TIMED_OUT else _Answer(failure=self._timed_out)
+
+    @property
+    def _timed_out(self) -> _Failure:
+        return _Failure("Sandbox.Timedout", f"Task timed out after {self.timeout_seconds:.2f} seconds")
 
     def _answered(self, replica: _Replica, task: "asyncio.Task[_Answer | None]") -> None:
         answer = None if task.cancelled() else task.result()

@@ -17,8 +17,10 @@ import contextlib
 import json
 import os
 import select
+import signal
 import sys
 import threading
+import time
 from typing import Final
 
 from awslambdaric import bootstrap
@@ -100,8 +102,9 @@ class _Output:
         return bool(content)
 
     def _watch_over(self) -> None:
-        """Start the process that waits for this one's end and passes on what it left in the pipe."""
+        """Start the process that waits for this one's end, ends its children and passes on what it left in the pipe."""
         gone, alive = os.pipe()  # `alive` stays open as long as this process lives
+        group = os.getpgrp() if os.getpgrp() == os.getpid() else None
         if os.fork():
             os.close(gone)
             os.register_at_fork(after_in_child=lambda: os.close(alive))
@@ -109,6 +112,9 @@ class _Output:
         os.setsid()  # RIE kills the function's process group (measured)
         os.close(alive)
         os.read(gone, 1)
+        with contextlib.suppress(ProcessLookupError):
+            if group is not None:  # what the function has started ends with it, as on Lambda
+                os.killpg(group, signal.SIGKILL)
         with contextlib.suppress(BlockingIOError):
             while content := os.read(self._pipe, _PIPE_BYTES):
                 _write(self._target, content)
@@ -146,6 +152,10 @@ class _Client(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no 
             request.invoke_id = order.request_id
             request.x_amzn_trace_id = order.trace_id
             request.client_context = order.client_context
+            if order.timeout_seconds is not None:
+                request.deadline_time_in_ms = round((time.time() + order.timeout_seconds) * 1000)
+                # The kernel's timer, its signal's default action: code that holds the interpreter cannot outlast it.
+                signal.setitimer(signal.ITIMER_REAL, order.timeout_seconds)
             self._output.begin(order.request_id)
             return request
 
@@ -165,7 +175,7 @@ class _Client(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no 
             # RIE would say this without the size. (measured)
             self._post_error(order, _too_large(len(body)), "", invocation_id)
             return
-        body = with_head(order.request_id, OK, body, self._output.end(order.request_id))
+        body = with_head(order.request_id, OK, body, self._end(order))
         super().post_invocation_result(self._rie_id, body, content_type, invocation_id)
 
     def post_invocation_error(
@@ -179,8 +189,13 @@ class _Client(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no 
             error_response_data = _too_large(size)
         self._post_error(self._order, error_response_data, xray_fault, invocation_id)
 
+    def _end(self, order: Order) -> bytes:
+        """Stop the time and return the end of the log."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return self._output.end(order.request_id)
+
     def _post_error(self, order: Order, report: str, xray_fault: str, invocation_id: str | None) -> None:
-        body = with_head(order.request_id, ERROR, report.encode(), self._output.end(order.request_id))
+        body = with_head(order.request_id, ERROR, report.encode(), self._end(order))
         super().post_invocation_error(self._rie_id, body.decode(), xray_fault, invocation_id)
 
 

@@ -42,6 +42,8 @@ class Order:
         X-Ray trace header; RIE loses it on the way. (measured)
     client_context : str or None
         The caller's own, JSON.
+    timeout_seconds : float or None
+        Time that the function has; its process is ended when it is over. RIE's own timer counts the init too.
 
     """
 
@@ -50,6 +52,7 @@ class Order:
     warm_up: bool = False
     trace_id: str | None = None
     client_context: str | None = None
+    timeout_seconds: float | None = None
 
     def header(self) -> str:
         """Return it as the value of X-Amz-Client-Context."""
