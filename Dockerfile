@@ -24,7 +24,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && case "${TARGETARCH:-$(uname -m)}" in \
            amd64 | x86_64) arch=x86_64 ;; \
            arm64 | aarch64) arch=arm64 ;; \
-           *) echo "Lambda has no ${TARGETARCH}: build for linux/amd64 or linux/arm64" >&2; exit 1 ;; \
+           *) echo "faceq: Lambda has no ${TARGETARCH}: build for linux/amd64 or linux/arm64" >&2; exit 1 ;; \
        esac \
     && install -m 755 "/wheel/content/samcli/local/rapid/aws-lambda-rie-$arch" /aws-lambda-rie
 
@@ -83,8 +83,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
                   echo "faceq: this torch is a CUDA build of several GB: take a CPU wheel (2.x.y+cpu)." >&2; exit 1; fi \
            && cd /build && $install torch requests \
            && $install --find-links wheels --no-deps torchvision facenet-pytorch && cd - >/dev/null \
-           && $pip uninstall --quiet --yes onnxruntime flatbuffers protobuf \
-           && rm -rf torch/include torch/share torch/lib/*.a \
+           && $pip uninstall --quiet --yes onnxruntime flatbuffers protobuf setuptools \
+           && rm -rf torch/include torch/share torch/test torch/lib/*.a \
            && find torch/bin -type f ! -name torch_shm_manager -delete; \
        fi \
     && find . -depth -type d -name tests -exec rm -r {} + \
