@@ -21,7 +21,8 @@ import psutil
 from adapters.models.fetch import RIE, package_files
 from adapters.settings import Paths
 from local.runtimes import FunctionRuntime, Invocation
-from local.runtimes.rie import Address, Replica, RieRuntime, rie_timeout
+from local.runtimes.rie import Address, Replica, RieRuntime
+from local.runtimes.rie_protocol import rie_timeout
 from local.template import Function
 from tests.polling import eventually
 

@@ -13,6 +13,7 @@ import sys
 from typing import Final
 
 from adapters.settings import DEFAULT_REGION, template_parameters
+from local.runtimes.rie_protocol import rie_timeout
 from local.template import FILE, Function, TemplateError, play
 from pipeline.errors import ArtifactError
 
@@ -26,7 +27,7 @@ def variables(function: Function, region: str) -> dict[str, str]:
     return {
         **function.environment,
         "AWS_LAMBDA_FUNCTION_NAME": function.name,
-        "AWS_LAMBDA_FUNCTION_TIMEOUT": str(function.timeout_seconds),
+        "AWS_LAMBDA_FUNCTION_TIMEOUT": str(rie_timeout(function)),
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_mb),
         "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
         "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.name}",

@@ -33,7 +33,6 @@ import aiohttp
 from yarl import URL
 
 from local.runtimes import (
-    INIT_SECONDS,
     MAX_REQUEST_BYTES,
     MAX_RESPONSE_BYTES,
     FunctionInitError,
@@ -44,7 +43,7 @@ from local.runtimes import (
     TooManyRequests,
     new_trace_id,
 )
-from local.runtimes.rie_protocol import ERROR, OTHER, Order, fits_with_head, read_head
+from local.runtimes.rie_protocol import ERROR, OTHER, Order, fits_with_head, read_head, rie_timeout
 from local.template import Function
 
 #: Host and port.
@@ -108,11 +107,6 @@ class Replica:
     state: State
     answered: int
     error: str
-
-
-def rie_timeout(function: Function) -> int:
-    """Return what RIE is to be told of a function's timeout, seconds: RIE's includes the init, Lambda's does not."""
-    return function.timeout_seconds + round(INIT_SECONDS)
 
 
 async def by_name(function: str) -> Collection[Address]:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from local.runtimes import MAX_RESPONSE_BYTES
+from local.runtimes import INIT_SECONDS, MAX_RESPONSE_BYTES
+from local.template import Function
 
 #: How much of a request's log an answer brings, bytes. (API reference, Invoke, LogResult)
 LOG_TAIL_BYTES: Final = 4096
@@ -57,6 +58,11 @@ class Order:
     def header(self) -> str:
         """Return it as the value of X-Amz-Client-Context."""
         return base64.b64encode(json.dumps({_KEY: vars(self)}).encode()).decode()
+
+
+def rie_timeout(function: Function) -> int:
+    """Return what RIE is to be told of a function's timeout, seconds: RIE's includes the init, Lambda's does not."""
+    return function.timeout_seconds + round(INIT_SECONDS)
 
 
 def read_order(client_context: str | None) -> Order | None:

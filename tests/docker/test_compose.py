@@ -236,7 +236,7 @@ def test_the_readme_and_boto3_see_the_same_functions(scaled: Containers) -> None
     names = {function["FunctionName"] for function in functions.list_functions()["Functions"]}
     assert names == {"face-detection", "face-recognition"}
     answer = functions.invoke(FunctionName="face-detection", Payload=b"{}", LogType="Tail")
-    assert json.loads(answer["Payload"].read())["statusCode"] == 400
+    assert json.loads(answer["Payload"].read())["statusCode"] == 405
     assert b"START RequestId: " + answer["ResponseMetadata"]["RequestId"].encode() in base64.b64decode(
         answer["LogResult"]
     )
