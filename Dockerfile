@@ -135,15 +135,18 @@ USER 65532:65532
 ENTRYPOINT ["/var/task/deploy/entrypoint.sh"]
 
 
+# The gateway's packages, apart from the function's image, so that changed code does not install them again.
+FROM base AS gateway-packages
+COPY pyproject.toml constraints.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --quiet --constraint constraints.txt --target /opt/faceq/gateway $(python -c "import tomllib; \
+        print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['gateway'])")
+
+
 # What stands between clients and the functions' containers. It never goes to AWS.
 FROM function AS gateway
-USER 0
-COPY pyproject.toml constraints.txt /build/
-RUN --mount=type=cache,target=/root/.cache/pip \
-    cd /build && touch README.md \
-    && pip --python /opt/faceq/venv/bin/python install --quiet --constraint constraints.txt '.[gateway]'
+COPY --from=gateway-packages /opt/faceq/gateway /opt/faceq/gateway
+ENV PYTHONPATH=/opt/faceq/gateway
 COPY local local
-RUN python -m compileall -q local
-USER 65532:65532
 EXPOSE 8000 8001
 ENTRYPOINT ["python", "-m", "local.gateway"]
