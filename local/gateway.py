@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -162,9 +163,26 @@ class Gateway:
     async def _describe(self, _request: web.Request) -> web.Response:
         """Answer what `faceq status` asks: where everything is, and how the functions' containers are."""
         replicas = [
-            {"function": name, **asdict(replica)} for name, some in self._runtime.replicas().items() for replica in some
+            {
+                "function": function,
+                "container": await _container(replica.address[0]),
+                "state": replica.state,
+                "answered": replica.answered,
+                "error": replica.error,
+            }
+            for function, some in self._runtime.replicas().items()
+            for replica in some
         ]
         return web.json_response({"ready": self._ready, "stack": asdict(self.stack), "replicas": replicas})
+
+
+async def _container(address: str) -> str:
+    """Return the name of the container at an address, which Docker's name server knows; else the address."""
+    try:
+        name, _, _ = await asyncio.to_thread(socket.gethostbyaddr, address)
+    except OSError:
+        return address
+    return name.partition(".")[0]
 
 
 def tell(sentence: str) -> None:

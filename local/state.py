@@ -118,7 +118,7 @@ class Containers:
         Whether a frame would be answered.
     stack : RunningStack
     replicas : sequence of Mapping
-        The functions' containers: `function`, `address`, `state`, `answered` and more.
+        The functions' containers: `function`, `container`, `state`, `answered`, `error`.
 
     """
 

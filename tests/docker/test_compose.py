@@ -38,7 +38,7 @@ def inspected(service: Containers, part: str) -> list[dict[str, object]]:
 def replicas(service: Containers) -> Mapping[str, int]:
     """Return how many requests each replica that is there has answered."""
     status = json.loads(service.home.faceq("status", "--json").stdout)
-    return {f"{row['function']} {row['address']}": row["answered"] for row in status["replicas"]}
+    return {f"{row['function']} {row['container']}": row["answered"] for row in status["replicas"]}
 
 
 def post(service: Containers, frame: Frame, request_id: str) -> requests.Response:
