@@ -1,13 +1,20 @@
 """What survives when a process is killed while frames are on their way."""
 
+import io
+import json
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 
 from adapters.frames import Frame
+from adapters.queue_sqs import client
 from adapters.service_client import Outcome
+from pipeline.messages import FrameRequest
 from tests.conftest import COLLINS, Start
 from tests.functional.targets import Service
 from tests.polling import eventually
@@ -15,10 +22,23 @@ from tests.polling import eventually
 
 @pytest.fixture(scope="module")
 def quick(service: Start, photos: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that tries an unfinished frame again after 6 s instead of 180 s."""
-    options = ("--parameter", "RecognitionTimeout=5", "--parameter", "RequestVisibilityTimeout=6")
+    """A service that tries an unfinished frame again after 6 s instead of 180 s, and gives a frame 3 s."""
+    options = (
+        "--parameter",
+        "DetectionTimeout=3",
+        "--parameter",
+        "RecognitionTimeout=5",
+        "--parameter",
+        "RequestVisibilityTimeout=6",
+    )
     with service(tmp_path_factory.mktemp("service"), *options, people={COLLINS: photos[COLLINS]}) as started:
         yield started
+
+
+def picture(size: tuple[int, int]) -> bytes:
+    stream = io.BytesIO()
+    Image.new("L", size, "grey").save(stream, "PNG")
+    return stream.getvalue()
 
 
 def send_in_background(started: Service, frames: list[Frame], outcomes: list[Outcome]) -> threading.Thread:
@@ -70,3 +90,38 @@ def test_a_killed_queue_server_comes_back(quick: Service, frame: Callable[[str],
     told = quick.said()
     assert "queue-server died" in told
     assert "in memory" in told
+
+
+def test_a_frame_over_the_functions_time_is_told_and_the_next_is_served(
+    quick: Service, frame: Callable[[str], Frame]
+) -> None:
+    """As on AWS: 502 to the client, the process is replaced; the logs say why."""
+    large = Frame("large.png", picture((6000, 4100)))
+    outcome = quick.ask(large)["large.png"]
+    assert (outcome.result, "502" in str(outcome.problem)) == (None, True)
+    eventually(lambda: "Task timed out after 3.00 seconds" in quick.logged() + quick.said(), 20)
+    assert quick.ask(frame(COLLINS))[frame(COLLINS).filename].result == COLLINS
+
+
+def test_a_client_that_goes_before_the_answer_loses_nothing(quick: Service, frame: Callable[[str], Frame]) -> None:
+    """The frame is accepted all the same, and its answer waits on the response queue."""
+    body = FrameRequest(frame(COLLINS).content, "gone", "a.png").to_json().encode()
+    url = urlsplit(quick.stack.function_url)
+    assert url.hostname
+    with socket.create_connection((url.hostname, url.port or 80)) as connection:
+        head = f"POST / HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+    sqs = client(quick.stack.region, quick.stack.sqs_endpoint)
+    answers: list[str] = []
+
+    def receive() -> bool:
+        url = quick.stack.response_queue_url
+        for message in sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2).get("Messages", []):
+            answers.append(message["Body"])
+            sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        return bool(answers)
+
+    eventually(receive, 60)
+    assert [(json.loads(answer)["request_id"], json.loads(answer)["result"]) for answer in answers] == [
+        ("gone", COLLINS)
+    ]
