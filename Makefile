@@ -51,7 +51,8 @@ test-reference: .venv-reference/.installed ## hold the ONNX engine to torch and 
 
 # An image is built once; both suites then take it as it is.
 images: .venv/.installed
-	docker compose build face-detection gateway
+	@.ci/engine
+	$(BIN)/faceq image build
 
 test-docker: .venv/.tested images ## the functional tests against containers too, and what only containers can show
 	@$(BIN)/faceq models get

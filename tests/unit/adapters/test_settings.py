@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.settings import MB_PER_PROCESSOR, ModelSettings, Paths, QueueSettings
+from adapters.settings import MB_PER_PROCESSOR, ModelSettings, Paths, QueueSettings, port, template_parameters
 from pipeline.errors import ArtifactError
 from pipeline.images import MAX_PIXELS
 
@@ -130,3 +130,26 @@ def test_the_region_is_awss_variable_then_the_default(environ: dict[str, str], r
 def test_a_receive_count_is_at_least_one(value: str) -> None:
     with pytest.raises(ArtifactError, match="MAX_RECEIVE_COUNT"):
         QueueSettings.from_environment({"MAX_RECEIVE_COUNT": value})
+
+
+def test_parameters_of_the_template_are_parted_by_blanks() -> None:
+    assert template_parameters({}) == {}
+    assert template_parameters({"FACEQ_PARAMETERS": " Prefix=a  BatchSize=1 "}) == {"Prefix": "a", "BatchSize": "1"}
+
+
+@pytest.mark.parametrize("text", ["Prefix", "=a", "Prefix = a"])
+def test_what_is_no_parameter_is_shown(text: str) -> None:
+    with pytest.raises(ArtifactError, match="write Name=Value"):
+        template_parameters({"FACEQ_PARAMETERS": text})
+
+
+def test_ports_are_ports() -> None:
+    assert port({}, "FACEQ_PORT", 8000) == 8000
+    assert port({"FACEQ_PORT": "81"}, "FACEQ_PORT", 8000) == 81
+    for text in ("x", "0", "65536"):
+        with pytest.raises(ArtifactError, match="FACEQ_PORT"):
+            port({"FACEQ_PORT": text}, "FACEQ_PORT", 8000)
+
+
+def test_a_clones_gallery_is_the_folder_that_compose_mounts() -> None:
+    assert Paths.from_environment({}).gallery == Path(__file__).parents[3] / "gallery"

@@ -4,7 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -109,3 +113,67 @@ def test_the_exports_are_what_an_aws_client_reads(this: RunningStack) -> None:
         "AWS_ENDPOINT_URL_SQS": this.sqs_endpoint,
         "AWS_ENDPOINT_URL_LAMBDA": this.lambda_endpoint,
     }
+
+
+# Containers
+
+
+@contextmanager
+def gateway(answer: bytes) -> Iterator[dict[str, str]]:
+    """Serve one answer where the gateway's would be; give the variables that lead there."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == state.STACK_PATH else 404)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+    try:
+        yield {"FACEQ_API_PORT": str(server.server_port)}
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def said(stack: RunningStack, ready: bool = True) -> bytes:
+    replicas = [{"function": "face-detection", "state": "idle"}]
+    return json.dumps({"ready": ready, "stack": asdict(stack), "replicas": replicas}).encode()
+
+
+def test_containers_are_found_by_what_their_gateway_says(tmp_path: Path) -> None:
+    stack = replace(stack_record(), pid=0, runtime=state.CONTAINERS)
+    with gateway(said(stack)) as environ:
+        found = state.containers(environ)
+        assert found is not None
+        assert (found.ready, found.stack) == (True, stack)
+        assert state.reachable_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) == stack
+
+
+def test_containers_that_start_are_not_reachable_yet(tmp_path: Path) -> None:
+    with gateway(said(stack_record(), ready=False)) as environ:
+        assert state.containers(environ) is not None
+        assert state.reachable_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) is None
+
+
+def test_processes_go_before_containers(tmp_path: Path, this: RunningStack) -> None:
+    held = state.hold(tmp_path)
+    assert held is not None
+    state.write(this, tmp_path)
+    with gateway(said(replace(this, runtime=state.CONTAINERS))) as environ:
+        assert state.reachable_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) == this
+    os.close(held)
+
+
+@pytest.mark.parametrize("answer", [b"", b"{", b"[]", b"null", b'{"ready": true}', b'{"ready": true, "stack": {}}'])
+def test_another_program_on_the_port_is_no_stack(answer: bytes) -> None:
+    with gateway(answer) as environ:
+        assert state.containers(environ) is None
+
+
+def test_nobody_on_the_port_is_no_stack() -> None:
+    assert state.containers({"FACEQ_API_PORT": "1"}) is None
