@@ -29,7 +29,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, NotRequired, TypedDict
 
@@ -217,8 +217,16 @@ class _Player:
     """Plays one mapping with pollers of its own."""
 
     def __init__(
-        self, mapping: EventSourceMapping, sqs: "BaseClient", functions: "BaseClient", stopping: threading.Event
+        self,
+        mapping: EventSourceMapping,
+        sqs: "BaseClient",
+        functions: "BaseClient",
+        stopping: threading.Event,
+        environments: int,
     ) -> None:
+        #: How many calls of the function can run at once now. More pollers would hold messages that nobody works on.
+        self.environments = environments
+        self.function = mapping.function
         self._mapping = mapping
         self._sqs = sqs
         self._functions = functions
@@ -235,7 +243,7 @@ class _Player:
             # Counted anew: a poller that a defect of ours has ended is replaced.
             self._threads = [thread for thread in self._threads if thread.is_alive()]
             self._pollers = len(self._threads)
-            limit = self._mapping.maximum_concurrency or MOST_POLLERS
+            limit = max(1, min(self._mapping.maximum_concurrency or MOST_POLLERS, self.environments))
             self._wanted = pollers_wanted(self._pollers, self._busy, limit)
             for _ in range(self._wanted - self._pollers):
                 thread = threading.Thread(target=self._poll, daemon=True)
@@ -462,14 +470,14 @@ def command(mappings: Sequence[EventSourceMapping], concurrency: Mapping[str, in
     mappings : sequence of EventSourceMapping
         The template's; those that are not enabled are left out.
     concurrency : Mapping of str to int
-        How many environments each function has; a mapping calls no more at once.
+        How many environments each function has; a mapping calls no more at once. A line with another such JSON object
+        on the standard input takes this one's place.
 
     """
-    arguments = [sys.executable, "-m", "local.event_source_mapping"]
+    arguments = [sys.executable, "-m", "local.event_source_mapping", "--concurrency", json.dumps(dict(concurrency))]
     for mapping in mappings:
         if mapping.enabled:
-            limit = min(mapping.maximum_concurrency or MOST_POLLERS, concurrency[mapping.function])
-            arguments += ["--mapping", json.dumps(asdict(replace(mapping, maximum_concurrency=limit)))]
+            arguments += ["--mapping", json.dumps(asdict(mapping))]
     return arguments
 
 
@@ -499,7 +507,10 @@ def main() -> int:
     """Play the mappings until standard input closes or SIGTERM comes."""
     parser = argparse.ArgumentParser(prog="python -m local.event_source_mapping", description=__doc__.splitlines()[0])
     parser.add_argument("--mapping", action="append", default=[], help="an EventSourceMapping as JSON")
-    mappings = [EventSourceMapping(**json.loads(text)) for text in parser.parse_args().mapping]
+    parser.add_argument("--concurrency", default="{}", help="how many environments functions have, JSON")
+    given = parser.parse_args()
+    mappings = [EventSourceMapping(**json.loads(text)) for text in given.mapping]
+    concurrency = json.loads(given.concurrency)
     for variable in ("AWS_ENDPOINT_URL_SQS", "AWS_ENDPOINT_URL_LAMBDA"):
         if variable not in os.environ:
             sys.stderr.write(f"Set {variable}: mappings are played on local endpoints only.\n")
@@ -508,17 +519,18 @@ def main() -> int:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    threading.Thread(target=_stop_with_parent, args=[stopping], daemon=True).start()
 
-    players = []
+    players: list[_Player] = []
     for mapping in mappings:
-        connections = 2 * (mapping.maximum_concurrency or MOST_POLLERS)
+        environments = concurrency.get(mapping.function, MOST_POLLERS)
+        connections = 2 * (mapping.maximum_concurrency or environments)
         sqs = _client("sqs", mapping.region, connections, read_timeout=POLL_SECONDS + 10)
         # Longer than any function may run (900 s), so that the runtime decides what a timeout is.
         functions = _client("lambda", mapping.region, connections, read_timeout=930)
-        players.append(_Player(mapping, sqs, functions, stopping))
+        players.append(_Player(mapping, sqs, functions, stopping, environments))
     for player in players:
         player.scale()
+    threading.Thread(target=_heed_parent, args=[players, stopping], daemon=True).start()
     sys.stdout.write(json.dumps({"ready": True}) + "\n")
     sys.stdout.flush()
     while not stopping.wait(1.0):
@@ -530,10 +542,16 @@ def main() -> int:
     return 0
 
 
-def _stop_with_parent(stopping: threading.Event) -> None:
+def _heed_parent(players: Sequence[_Player], stopping: threading.Event) -> None:
+    """Take new concurrencies from standard input; stop when it ends."""
+    rest = b""
     # os.read, not sys.stdin: a thread that holds the buffer's lock would make the interpreter's exit fail.
-    while os.read(0, 4096):
-        pass
+    while content := os.read(0, 4096):
+        *lines, rest = (rest + content).split(b"\n")
+        for line in lines:
+            concurrency = json.loads(line)
+            for player in players:
+                player.environments = concurrency.get(player.function, player.environments)
     stopping.set()
 
 

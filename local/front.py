@@ -147,6 +147,11 @@ class Child:
         """The process's id, None while it does not run."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
+    def send(self, line: str) -> None:
+        """Write a line to its standard input, if it runs."""
+        if self.pid is not None and self._process is not None and self._process.stdin is not None:
+            self._process.stdin.write(f"{line}\n".encode())
+
     async def start(self) -> None:
         """Start it and wait until it is ready. Raises StackError with its own last words if it does not get there."""
         self._process = await self._begin()

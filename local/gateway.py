@@ -11,6 +11,7 @@ same call makes them on any SQS endpoint, and a changed template changes queues 
 
 import argparse
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -35,11 +36,11 @@ from adapters.settings import (
     template_parameters,
 )
 from adapters.wiring import checked_gallery
-from local import event_source_mapping, lambda_api, queues, state, template
-from local.front import WAIT_SECONDS, Front, StackError, queues_of
+from local import lambda_api, queues, state, template
+from local.front import WAIT_SECONDS, Child, Front, StackError, queues_of
 from local.http_server import LOOPBACK
 from local.runtimes import FunctionInitError
-from local.runtimes.rie import RieRuntime
+from local.runtimes.rie import REFRESH_SECONDS, RieRuntime
 from local.state import RunningStack
 from local.template import ACCOUNT, Template, TemplateError
 from pipeline.errors import PipelineError
@@ -94,6 +95,7 @@ class Gateway:
         )
         self._runtime = RieRuntime(self._played.functions.values(), tell=tell)
         self._front = Front(tell, host=host)
+        self._follower: asyncio.Task[None] | None = None
         self._ready = False
 
     async def start(self) -> None:
@@ -112,9 +114,9 @@ class Gateway:
         front.stops.push_async_callback(runtime.stop)
         await asyncio.gather(self._make_queues(), self._start_functions())
         self._check_gallery()
-        # Replicas come and go, so it is the API that makes calls wait for one.
-        concurrency = dict.fromkeys(played.functions, event_source_mapping.MOST_POLLERS)
-        await front.mapping(played, concurrency, self._sqs_endpoint, f"http://{LOOPBACK}:{API_PORT}").start()
+        mapping = front.mapping(played, self._concurrency(), self._sqs_endpoint, f"http://{LOOPBACK}:{API_PORT}")
+        await mapping.start()
+        self._follower = asyncio.create_task(self._follow_replicas(mapping))
         await front.serve_urls(runtime, played, URL_PORT)
         self._ready = True
         tell(f"faceq is up: {self.stack.function_url}")
@@ -123,7 +125,22 @@ class Gateway:
 
     async def stop(self) -> None:
         """End everything, in order."""
+        if self._follower is not None:
+            self._follower.cancel()
         await self._front.stops.aclose()
+
+    def _concurrency(self) -> dict[str, int]:
+        return {name: self._runtime.concurrency(name) for name in self._played.functions}
+
+    async def _follow_replicas(self, mapping: Child) -> None:
+        """Tell the event source mapping how many replicas there are: with more pollers, batches would lie waiting."""
+        told: tuple[int | None, dict[str, int]] | None = None
+        while True:
+            now = (mapping.pid, self._concurrency())
+            if now != told:
+                mapping.send(json.dumps(now[1]))
+                told = now
+            await asyncio.sleep(REFRESH_SECONDS)
 
     async def _make_queues(self) -> None:
         sqs = client(self._region, self._sqs_endpoint)
