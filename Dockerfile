@@ -114,8 +114,8 @@ COPY --from=models /opt/faceq/models /opt/faceq/models
 ARG ENGINE=onnx
 RUN mkdir /opt/faceq/gallery \
     && case "$ENGINE" in onnx) engine=onnxruntime ;; *) engine=torch ;; esac \
-    && ORT_DISABLE_TELEMETRY=1 python -c "import $engine, PIL.Image, aws_lambda_powertools.logging, awslambdaric.bootstrap, boto3, yaml; \
-        boto3.client('sqs', region_name='us-east-1')"
+    && ORT_DISABLE_TELEMETRY=1 python -c "import $engine, difflib, PIL.Image, aws_lambda_powertools.logging; \
+        import awslambdaric.bootstrap, boto3, yaml; boto3.client('sqs', region_name='us-east-1')"
 COPY --from=code /var/task /var/task
 WORKDIR /var/task
 ENV FACEQ_ENGINE=$ENGINE FACEQ_MODELS_DIR=/opt/faceq/models FACEQ_GALLERY_DIR=/opt/faceq/gallery PYTHONUNBUFFERED=1

@@ -28,9 +28,8 @@ _HOLDS: Final = (
     ("/opt/faceq/models /opt/faceq/models", "networks"),
     ("boto3.client(", "Python's own library, compiled"),
     ("/var/task /var/task", "code"),
-    (".[gateway]", "the gateway's packages"),
+    ("/opt/faceq/gateway /opt/faceq/gateway", "the gateway's packages"),
     ("COPY local local", "the gateway's code"),
-    ("compileall -q local", "the gateway's code, compiled"),
 )
 _BASE: Final = "base system"
 _WORDS: Final = re.compile(r"^(?:#\d+ )?\d+\.\d+ (faceq: .*)$")
@@ -205,7 +204,9 @@ def last_words(lines: Iterable[str]) -> str:
             "docker run --privileged --rm tonistiigi/binfmt --install all"
         )
     # The instruction's text, a page of shell, says less than what came after it.
-    return said or re.sub(r"(executor failed running|process) .*(: exit code|did not complete)", r"a command\2", error)
+    return said or re.sub(
+        r"(executor failed running|process) .*?(: exit code| did not complete)", r"a command\2", error
+    )
 
 
 def _layers(history: Sequence[Mapping[str, str]]) -> list[Layer]:

@@ -1,0 +1,47 @@
+"""Measure the containers and write bench/containers.md: `python -m bench.containers`. Builds take some minutes."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from adapters.docker_engine import engine
+from bench import image
+from bench.report import load, machine, show, write
+from deploy.image import ROOT
+from pipeline.errors import PipelineError
+
+HERE: Final = Path(__file__).parent
+
+
+def main() -> int:
+    """Run. Exit code 1 where there is no Docker."""
+    parser = argparse.ArgumentParser(prog="python -m bench.containers", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few runs, to see that all of it works")
+    parser.add_argument("--output", type=Path, default=HERE / "containers.md", help="the Markdown file")
+    arguments = parser.parse_args()
+    console = Console(highlight=False)
+    try:
+        found = engine()
+        about = machine(ROOT)
+        about.rows += [
+            ("Docker", f"{found.version}, Compose {found.compose}"),
+            ("load average at the start", load()),
+        ]
+        builds, starts = (1, 2) if arguments.quick else (3, 10)
+        sections = image.measure(builds, starts, console)
+    except (PipelineError, RuntimeError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    about.rows.append(("load average at the end, ours included", load()))
+    for section in sections:
+        show(section, console)
+    write([about, *sections], arguments.output, "python -m bench.containers" + (" --quick" if arguments.quick else ""))
+    console.print(f"written to {arguments.output}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

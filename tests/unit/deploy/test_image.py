@@ -1,0 +1,149 @@
+"""What is read of Docker's words: `image.json` holds them, as Docker 20.10 said them of an image built here."""
+
+import copy
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.image import Recipe, build, last_words, read, revision
+from pipeline.errors import ArtifactError
+
+RECORDED = json.loads(Path(__file__).with_name("image.json").read_text())
+HERE = "linux/amd64"
+
+
+@pytest.fixture
+def said() -> Any:
+    return copy.deepcopy(RECORDED)
+
+
+def test_an_image_is_described(said: Any) -> None:
+    found = read(said["inspect"], said["history"], HERE)
+    assert (found.platform, found.user, found.warnings) == (HERE, "65532:65532", [])
+    assert found.bytes == said["inspect"]["Size"]
+    assert found.labels["faceq.model"] == "stand-in"
+    assert [layer.holds for layer in found.layers] == [
+        "base system", "the Runtime Interface Emulator", "packages", "networks", "Python's own library, compiled",
+        "code",
+    ]  # fmt: skip
+
+
+def test_the_layers_of_a_base_are_one(said: Any) -> None:
+    """The public image of Python has several."""
+    said["history"][-1:] = [
+        {"CreatedBy": "RUN /bin/sh -c apt-get install # buildkit", "Size": "50"},
+        {"CreatedBy": "# debian.sh --arch 'amd64' out/ 'bookworm'", "Size": "70"},
+    ]
+    assert read(said["inspect"], said["history"], HERE).layers[0].bytes == 120
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        ({"Config": {"User": ""}}, "It runs as root."),
+        ({"Config": {"User": "0:0"}}, "It runs as root."),
+        ({"Config": {"User": "root"}}, "It runs as root."),
+        ({"Architecture": "arm64"}, "It is for linux/arm64 and this engine runs linux/amd64: "),
+        ({"Architecture": "riscv64"}, "Lambda has no linux/riscv64."),
+        ({"Descriptor": {"mediaType": "application/vnd.oci.image.index.v1+json"}}, "It is an index of manifests"),
+        (
+            {"Descriptor": {"mediaType": "application/vnd.docker.distribution.manifest.list.v2+json"}},
+            "It is an index of manifests",
+        ),
+    ],
+)
+def test_what_lambda_would_refuse_is_a_warning(said: Any, change: dict[str, Any], warning: str) -> None:
+    (found,) = read(said["inspect"] | change, said["history"], HERE).warnings
+    assert found.startswith(warning)
+
+
+def test_a_plain_manifest_is_none(said: Any) -> None:
+    plain = {"Descriptor": {"mediaType": "application/vnd.oci.image.manifest.v1+json"}}
+    assert read(said["inspect"] | plain, said["history"], HERE).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("size", "warning"),
+    [(551_000_000, "more than 550 makes cold starts long"), (11 * 2**30, "It has 11.0 GiB; Lambda takes 10.")],
+)
+def test_a_large_image_is_a_warning(said: Any, size: int, warning: str) -> None:
+    history = [{"CreatedBy": "COPY /var/task /var/task # buildkit", "Size": str(size)}]
+    (found,) = read(said["inspect"], history, HERE).warnings
+    assert warning in found
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (
+            [
+                "#20 1.406 faceq: There is no model 'x'. Take one of vggface2, dlib.",
+                "#20 ERROR: executor failed running [/bin/sh -c if ! python ...; fi]: exit code: 1",
+                "1.406 faceq: There is no model 'x'. Take one of vggface2, dlib.",
+                "ERROR: failed to build: failed to solve: executor failed running [/bin/sh -c ...]: exit code: 1",
+            ],
+            "There is no model 'x'. Take one of vggface2, dlib.",
+        ),
+        (
+            ["#9 ERROR: x", "ERROR: failed to solve: executor failed running [/bin/sh -c touch; pip]: exit code: 2"],
+            "failed to solve: a command: exit code: 2",
+        ),
+        (
+            ['ERROR: failed to solve: process "/bin/sh -c pip" did not complete successfully: exit code: 2'],
+            "failed to solve: a command did not complete successfully: exit code: 2",
+        ),
+        (
+            ["ERROR: failed to solve: python:3.11-slim-bookworm: no such host"],
+            "failed to solve: python:3.11-slim-bookworm: no such host",
+        ),
+        (["#5 0.1 exec /bin/sh: exec format error", "ERROR: failed to solve: y"], "This engine cannot run programs of"),
+        ([], ""),
+    ],
+)
+def test_the_reason_of_a_failed_build(lines: list[str], words: str) -> None:
+    assert last_words(lines).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("tag", "gateway"),
+    [
+        ("faceq-function", "faceq-gateway"),
+        ("mine:1.2", "mine-gateway:1.2"),
+        ("localhost:5000/faceq-function", "localhost:5000/faceq-gateway"),
+        ("localhost:5000/team/faceq-function:1", "localhost:5000/team/faceq-gateway:1"),
+    ],
+)
+def test_the_gateways_tag(tag: str, gateway: str) -> None:
+    assert Recipe(tag).gateway_tag == gateway
+
+
+def test_a_revision_says_whether_there_are_changes(tmp_path: Path) -> None:
+    assert revision(tmp_path) == ""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.com"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run([*git, *words], check=True)
+    clean = revision(tmp_path)
+    assert len(clean) == 40
+    (tmp_path / "new").touch()
+    assert revision(tmp_path) == f"{clean}-dirty"
+
+
+def test_a_missing_plugin_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text(
+        """#!/bin/sh
+case "$*" in
+    version*) echo '{"Version": "27.1", "Arch": "amd64"}' ;;
+    compose*) echo v2.40.3 ;;
+    *) exit 1 ;;
+esac
+"""
+    )
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(ArtifactError, match="docker-buildx") as caught:
+        build(Recipe("x"), print)
+    assert "\n" not in caught.value.message
