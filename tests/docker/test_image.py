@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import requests
 
-from adapters.models import STAND_IN
+from adapters.models import DLIB, STAND_IN
 from adapters.models.fetch import RIE, digest, package_files
 from adapters.settings import Paths
 from deploy.image import PROMISED_BYTES, revision
@@ -246,7 +246,7 @@ def test_a_model_that_is_not_known_is_named() -> None:
 def test_torch_without_its_wheels_is_refused_before_anything_large_comes() -> None:
     if list((ROOT / "wheels").glob("torch-*.whl")):
         pytest.skip("wheels/ holds torch")
-    done = faceq("build", "--engine", "torch", "--model", STAND_IN, "--tag", f"faceq-test-{uuid.uuid4().hex[:8]}")
+    done = faceq("build", "--engine", "torch", "--model", DLIB, "--tag", f"faceq-test-{uuid.uuid4().hex[:8]}")
     assert done.returncode == 1
     assert "put them into wheels/ beside the Dockerfile" in done.stderr.splitlines()[-1]
 
