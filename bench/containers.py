@@ -2,13 +2,14 @@
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
 
 from adapters.docker_engine import engine
-from bench import image
+from bench import image, replicas
 from bench.report import load, machine, show, write
 from deploy.image import ROOT
 from pipeline.errors import PipelineError
@@ -30,8 +31,11 @@ def main() -> int:
             ("Docker", f"{found.version}, Compose {found.compose}"),
             ("load average at the start", load()),
         ]
-        builds, starts = (1, 2) if arguments.quick else (3, 10)
+        builds, starts, runs, frames = (1, 2, 10, 16) if arguments.quick else (3, 10, 100, 120)
         sections = image.measure(builds, starts, console)
+        with tempfile.TemporaryDirectory(prefix="faceq-bench-") as folder:
+            Path(folder).chmod(0o755)  # the containers' user reads the gallery in it
+            sections += replicas.measure(Path(folder), runs, frames, console)
     except (PipelineError, RuntimeError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -28,13 +28,14 @@ from adapters.settings import (
     FACEQ_STATE_DIR,
     ModelSettings,
 )
-from local import queues, state
+from local import state
 from local.event_source_mapping import to_record
 from local.function_url import HttpRequest, to_event
 from local.runtimes import Invocation, new_trace_id
 from local.runtimes.embedded import EmbeddedRuntime
 from local.stack import ROOT, Options, function_variables, read_template
 from local.state import RunningStack
+from local.template import ACCOUNT
 from pipeline.messages import FrameRequest
 
 #: What the functions report of their own work; all other time is the pipeline's.
@@ -149,7 +150,7 @@ class Passage:
 def one_in_flight(stack: RunningStack, frame: Frame, runs: int) -> list[Passage]:
     """Send a frame again and again, each when the one before is answered."""
     answered: list[tuple[Outcome, float]] = []
-    for outcome in _client(stack).send(repeat(frame, WARM_UP + runs), concurrency=1):
+    for outcome in client_of(stack).send(repeat(frame, WARM_UP + runs), concurrency=1):
         answered.append((outcome, time.time()))
         if outcome.answer is None:
             raise RuntimeError(f"A frame got no answer: {outcome.problem}")
@@ -231,7 +232,7 @@ def _log_lines(logs: Path, function: str) -> dict[str, _Line]:
 def burst(stack: RunningStack, frame: Frame, count: int) -> tuple[list[Outcome], float]:
     """Post `count` frames at once; return what became of them and the seconds until the last was answered."""
     began = time.monotonic()
-    outcomes = list(_client(stack).send(repeat(frame, count), concurrency=count))
+    outcomes = list(client_of(stack).send(repeat(frame, count), concurrency=count))
     return outcomes, time.monotonic() - began
 
 
@@ -241,7 +242,8 @@ def memory(service: Service) -> list[tuple[str, float]]:
     return [(str(row["part"]), float(row["resident_mb"])) for row in rows]
 
 
-def _client(stack: RunningStack) -> ServiceClient:
+def client_of(stack: RunningStack) -> ServiceClient:
+    """Return a client of a running service."""
     return ServiceClient(stack.function_url, stack.response_queue_url, client(stack.region, stack.sqs_endpoint))
 
 
@@ -281,7 +283,7 @@ def cold_starts(service: Service, stack: RunningStack, frame: Frame, runs: int) 
                 sent = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=5, AttributeNames=["All"])["Messages"][0]
                 sqs.delete_message(QueueUrl=url, ReceiptHandle=sent["ReceiptHandle"])
             # The recogniser, which is next, gets what the detector sent.
-            event = {"Records": [to_record(sent, f"arn:aws:sqs:{stack.region}:{queues.ACCOUNT}:bench", stack.region)]}
+            event = {"Records": [to_record(sent, f"arn:aws:sqs:{stack.region}:{ACCOUNT}:bench", stack.region)]}
     return found
 
 
@@ -301,7 +303,7 @@ async def _cold_start(
         task_root=ROOT,
         logs=logs,
         region=stack.region,
-        account=queues.ACCOUNT,
+        account=ACCOUNT,
         environment={**function_variables(options, service.model), "AWS_ENDPOINT_URL_SQS": stack.sqs_endpoint},
         concurrency=1,
     )

@@ -1,0 +1,154 @@
+"""The service in containers beside the service in processes: what a frame costs, and how many frames a second pass."""
+
+import os
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from adapters.frames import Frame
+from adapters.models import installed
+from adapters.service_client import Outcome, ServiceClient
+from adapters.settings import FACEQ_API_PORT, FACEQ_PORT, FACEQ_QUEUE_PORT, ModelSettings
+from bench import frames
+from bench.report import SPREAD, Section, spread
+from bench.service import COMPUTE, WARM_UP, Service, client_of
+from local.stack import ROOT
+from local.state import RunningStack, reachable_stack
+
+#: Containers of each function.
+REPLICAS: Final = (1, 2, 4)
+#: Frames in flight while throughput is measured.
+IN_FLIGHT: Final = 16
+_COMPUTE: Final = tuple(part for parts in COMPUTE.values() for part in parts)
+
+
+@dataclass(frozen=True)
+class Containers(Service):
+    """The same folders and people, in containers of a project of their own."""
+
+    ports: Mapping[str, int]
+    project: str = field(default_factory=lambda: f"faceq-bench-{uuid.uuid4().hex[:8]}")
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Return the variables of its commands, and of compose's file."""
+        return {**super().environ, **{name: str(port) for name, port in self.ports.items()}}
+
+    @contextmanager
+    def replicas(self, number: int) -> Iterator[RunningStack]:
+        """Start so many containers of each function, remove all in the end."""
+        scale = [word for function in COMPUTE for word in ("--scale", f"{function}={number}")]
+        try:
+            self._compose("up", "--no-build", "--detach", "--wait", *scale)
+            stack = reachable_stack(self.environ)
+            if stack is None or stack.model != self.model:
+                found = stack.model if stack else "nothing"
+                raise RuntimeError(f"The image holds {found}, not {self.model}. Build it: faceq image build")
+            yield stack
+        finally:
+            self._compose("down", "--volumes", "--timeout", "5")
+
+    def _compose(self, *arguments: str) -> None:
+        command = ["docker", "compose", "--project-name", self.project, "--ansi", "never", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=self.environ)
+        if done.returncode != 0:
+            raise RuntimeError(f"`docker compose {arguments[0]}` failed. {done.stderr[-500:]}")
+
+
+def measure(folder: Path, runs: int, count: int, console: Console) -> list[Section]:
+    """Return overhead and throughput of processes, and of containers with one and more replicas.
+
+    Parameters
+    ----------
+    folder : Path
+        Empty; state and gallery go there.
+    runs : int
+        Frames with one in flight.
+    count : int
+        Frames of a throughput.
+
+    """
+    settings = ModelSettings.from_environment(os.environ)
+    model = installed(settings.model, settings.models).id
+    processes = Service(folder, model, "onnx")
+    ports = dict(zip((FACEQ_PORT, FACEQ_API_PORT, FACEQ_QUEUE_PORT), _free_ports(3), strict=True))
+    containers = Containers(folder, model, "onnx", ports)
+    for name, photo in frames.photographs(settings.models).items():
+        processes.faceq("people", "add", name, str(photo))
+    kinds = {kind: frames.frame(kind, picture) for kind, picture in frames.pictures(settings.models).items()}
+    overhead = Section(
+        "Pipeline overhead, one frame in flight, ms",
+        "From the start of the post to the answer in hand, without the functions' compute. Budget: p50 of a 640x480 "
+        "frame at most 25 ms.",
+        ("stack and frame", *SPREAD),
+    )
+    throughput = Section(
+        f"Frames a second, {IN_FLIGHT} in flight",
+        f"{count} frames of 640x480 with one face; all replicas share this machine's processors.",
+        ("stack", "frames/s", "answered", "median ms", "slowest ms"),
+    )
+    with processes.running() as stack:
+        console.print("processes")
+        _one_stack("processes", stack, kinds, runs, count, overhead, throughput)
+    for number in REPLICAS:
+        console.print(f"containers, {number} of each function")
+        with containers.replicas(number) as stack:
+            name = f"containers, {number} of each function"
+            _one_stack(name, stack, kinds, runs if number == 1 else 0, count, overhead, throughput)
+    return [overhead, throughput]
+
+
+def _one_stack(
+    name: str,
+    stack: RunningStack,
+    kinds: Mapping[str, Frame],
+    runs: int,
+    count: int,
+    overhead: Section,
+    throughput: Section,
+) -> None:
+    for kind, frame in kinds.items():
+        if runs:
+            overhead.rows.append((f"{name}, {kind}", *spread(_overheads(stack, frame, runs))))
+    frame = kinds[frames.ONE_FACE]
+    list(client_of(stack).send(repeat(frame, IN_FLIGHT), concurrency=IN_FLIGHT))  # every replica has worked once
+    began = time.monotonic()
+    outcomes = list(client_of(stack).send(repeat(frame, count), concurrency=IN_FLIGHT))
+    seconds = time.monotonic() - began
+    answered = sum(outcome.answer is not None for outcome in outcomes)
+    times = sorted(outcome.milliseconds for outcome in outcomes)
+    throughput.rows.append(
+        (name, f"{count / seconds:.1f}", f"{answered} of {count}", f"{times[len(times) // 2]:.0f}", f"{times[-1]:.0f}")
+    )
+
+
+def _overheads(stack: RunningStack, frame: Frame, runs: int) -> list[float]:
+    sender: ServiceClient = client_of(stack)
+    outcomes = list(sender.send(repeat(frame, WARM_UP + runs), concurrency=1))[WARM_UP:]
+    return [outcome.milliseconds - _compute(outcome) for outcome in outcomes]
+
+
+def _compute(outcome: Outcome) -> float:
+    """Return the milliseconds of both functions' own work, as the answer tells them."""
+    timings = outcome.answer["timings"] if outcome.answer is not None else None
+    if not isinstance(timings, Mapping):
+        raise RuntimeError(f"A frame got no answer: {outcome.problem}")
+    return sum(float(timings[part]) for part in _COMPUTE)
+
+
+def _free_ports(number: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    try:
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
