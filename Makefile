@@ -5,7 +5,7 @@ REFERENCE := .venv-reference/bin/python
 PIP := $(BIN)/python -m pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help .venv demo test test-reference images test-docker test-faults lint bench clean
+.PHONY: help .venv demo test test-reference images test-docker test-docker-torch test-faults lint bench clean
 
 help: ## print this help
 	@grep -E '^[a-z.-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -57,6 +57,15 @@ images: .venv/.installed
 test-docker: .venv/.tested images ## the functional tests against containers too, and what only containers can show
 	@$(BIN)/faceq models get
 	$(BIN)/python -m pytest --target containers tests/functional tests/docker -m 'not reference and not faults'
+
+# The original service's own variant; takes torch as test-reference does, then answers the same frames.
+test-docker-torch: .venv/.tested images
+	@$(BIN)/faceq models get
+	$(PIP) download --quiet --no-deps --dest wheels $(TORCH)
+	$(BIN)/faceq image build --engine torch --tag faceq-torch-function
+	rm -r wheels
+	FACEQ_IMAGE=faceq-torch-function FACEQ_GATEWAY_IMAGE=faceq-torch-gateway $(BIN)/python -m pytest \
+		--target containers tests/functional/test_flow.py -k 'known_person_is_named or without_a_face or four_people'
 
 test-faults: .venv/.tested images ## post 1,000 frames while a container is killed every 5 s: none is lost
 	@$(BIN)/faceq models get

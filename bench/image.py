@@ -13,8 +13,8 @@ from bench.report import SPREAD, Section, spread
 from deploy import image
 from deploy.image import ROOT, Image
 
-#: Where this machine has it, the image with torch: `faceq image build --engine torch --tag faceq-torch`.
-TORCH: Final = "faceq-torch"
+#: Where this machine has it, the image with torch: `faceq image build --engine torch --tag faceq-torch-function`.
+TORCH: Final = "faceq-torch-function"
 #: A request that each function answers without a queue, once its networks are loaded.
 _EVENTS: Final = {
     "face_detection": {"requestContext": {"http": {"method": "POST"}}, "body": "{}"},
