@@ -202,9 +202,12 @@ def redrive(client: "BaseClient", name: str, most: int | None = None) -> int:
     Raises QueueError if there is no such queue or it is not the dead-letter queue of exactly one queue.
     """
     url = _url(client, name)
-    sources = client.list_dead_letter_source_queues(QueueUrl=url).get("queueUrls", [])
+    # Read from the queues themselves: ElasticMQ 1.7.1's ListDeadLetterSourceQueues knows only the policy that a queue
+    # was created with, not one that was set later (measured).
+    sources = [depth.name for depth in depths(client) if depth.dead_letter_queue == name]
     if len(sources) != 1:
         raise QueueError(f"The queue {name} is the dead-letter queue of {len(sources)} queues; redrive needs one.")
+    source = _url(client, sources[0])
     left = _depth(client, url).visible if most is None else most
     moved = 0
     while moved < left:
@@ -219,7 +222,7 @@ def redrive(client: "BaseClient", name: str, most: int | None = None) -> int:
             break
         for message in messages:
             client.send_message(
-                QueueUrl=sources[0],
+                QueueUrl=source,
                 MessageBody=message["Body"],
                 MessageAttributes=message.get("MessageAttributes", {}),
             )

@@ -14,12 +14,15 @@ from adapters.settings import Paths
 from pipeline.errors import ArtifactError
 from tests.functional import targets
 from tests.functional.targets import Home, Service
+from tests.queue_server import running_elasticmq, running_queue_server
 
 COLLINS = "Eileen Collins"
 HOPPER = "Grace Hopper"
 
 #: Starts a service: `processes` or `containers` of tests/functional/targets.py.
 Start = Callable[..., AbstractContextManager[Service]]
+#: Starts a queue server, on a port or on a free one, and gives its endpoint.
+StartQueueServer = Callable[..., AbstractContextManager[str]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,9 +42,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def service(request: pytest.FixtureRequest) -> Start:
+def in_containers(request: pytest.FixtureRequest) -> bool:
+    """Whether the target is the containers: ElasticMQ and RIE in place of moto and our own Lambda."""
+    return bool(request.config.getoption("--target") == targets.CONTAINERS)
+
+
+@pytest.fixture(scope="session")
+def service(in_containers: bool) -> Start:
     """Return how to start a service of the target."""
-    return targets.containers if request.config.getoption("--target") == targets.CONTAINERS else targets.processes
+    return targets.containers if in_containers else targets.processes
+
+
+@pytest.fixture(scope="session")
+def queue_server(in_containers: bool) -> StartQueueServer:
+    """Return how to start a queue server of the target."""
+    return running_elasticmq if in_containers else running_queue_server
+
+
+@pytest.fixture(scope="module")
+def endpoint(queue_server: StartQueueServer) -> Iterator[str]:
+    """A running queue server; the tests of a module share it."""
+    with queue_server() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture(scope="session")

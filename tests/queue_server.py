@@ -1,15 +1,23 @@
-"""The real queue server process, for the tests that need one."""
+"""The two queue servers, for the tests that need one: our own process, and ElasticMQ in a container."""
 
 import json
 import subprocess
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
 
 import boto3
+import yaml
 from botocore.client import BaseClient
 from botocore.config import Config
 
 from local import queues
+from tests.functional.targets import ROOT, docker
+from tests.polling import eventually
+
+#: It starts in a second or four on two busy cores.
+START_SECONDS = 60.0
 
 
 @contextmanager
@@ -24,6 +32,34 @@ def running_queue_server(port: int = 0) -> Iterator[str]:
         process.stdin.close()
         process.wait(10)
         process.stdout.close()
+
+
+@contextmanager
+def running_elasticmq(port: int = 0) -> Iterator[str]:
+    """Start the ElasticMQ of docker-compose.yml, with our configuration and no messages; remove it in the end."""
+    image = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["elasticmq"]["image"]
+    name = f"faceq-test-queue-{uuid.uuid4().hex[:8]}"
+    try:
+        docker(
+            "run", "--detach", "--rm", "--name", name, "--publish", f"127.0.0.1:{port}:9324", "--tmpfs", "/data",
+            "--volume", f"{ROOT / 'local' / 'elasticmq.conf'}:/opt/elasticmq.conf:ro", image,
+        )  # fmt: skip
+        host = docker("port", name, "9324").strip()
+        eventually(lambda: is_healthy(host), START_SECONDS)
+        yield f"http://{host}"
+    finally:
+        subprocess.run(["docker", "rm", "--force", "--volumes", name], capture_output=True, timeout=60, check=False)
+
+
+def is_healthy(host: str) -> bool:
+    connection = HTTPConnection(host, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False  # Docker holds the port open before anybody listens behind it
+    finally:
+        connection.close()
 
 
 def sqs_client(endpoint: str) -> BaseClient:

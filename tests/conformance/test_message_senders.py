@@ -1,6 +1,6 @@
 """What every MessageSender promises, on each of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,19 +10,14 @@ from adapters.queue_memory import MemoryQueue
 from adapters.queue_sqs import SqsSender
 from pipeline.errors import TransientError
 from pipeline.ports import MAX_MESSAGE_BYTES, MessageSender
-from tests.queue_server import running_queue_server, sqs_client
+from tests.conftest import StartQueueServer
+from tests.queue_server import sqs_client
 
 
 @dataclass
 class Queue:
     sender: MessageSender
     bodies: Callable[[], list[str]]
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with running_queue_server() as endpoint:
-        yield endpoint
 
 
 @pytest.fixture(params=["memory", "sqs"])
@@ -80,8 +75,8 @@ def test_messages_are_all_there_however_many_threads_send(queue: Queue) -> None:
     assert sorted(received) == [str(number) for number in range(10)]
 
 
-def test_an_sqs_queue_that_cannot_be_reached_is_a_transient_error() -> None:
-    with running_queue_server() as endpoint:
+def test_an_sqs_queue_that_cannot_be_reached_is_a_transient_error(queue_server: StartQueueServer) -> None:
+    with queue_server() as endpoint:
         pass
     sender = SqsSender(sqs_client(endpoint), f"{endpoint}/000000000000/q")
     with pytest.raises(TransientError, match="The queue q did not take the message"):

@@ -20,8 +20,9 @@ from botocore.client import BaseClient
 
 from local import event_source_mapping, queues
 from local.template import ACCOUNT, EventSourceMapping, Queue, Redrive, queue_url
+from tests.conftest import StartQueueServer
 from tests.polling import eventually
-from tests.queue_server import running_queue_server, sqs_client
+from tests.queue_server import sqs_client
 
 Record = dict[str, Any]
 
@@ -201,12 +202,6 @@ class Setup:
             process.stdout.close()
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with running_queue_server() as endpoint:
-        yield endpoint
-
-
 @pytest.fixture
 def setup(endpoint: str, tmp_path: Path) -> Iterator[Setup]:
     api = LambdaApi()
@@ -297,7 +292,7 @@ def partial_batches(endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> 
         flow.send(*ALL)
     with setup.playing(*flows.values()):
         # What stays comes back and is then done with, so in the end each queue is empty.
-        eventually(lambda: all(flow.calls and flow.depth() == (0, 0) for flow in flows.values()), 30)
+        eventually(lambda: all(flow.calls and flow.depth() == (0, 0) for flow in flows.values()), 60)
     api.close()
     return {row: api.bodies(flow.name) for row, flow in flows.items()}
 
@@ -366,7 +361,7 @@ def test_pollers_grow_beyond_the_first_five_while_all_are_busy(setup: Setup) -> 
 
 
 def test_a_window_gathers_what_comes_within_it(setup: Setup) -> None:
-    flow = setup.flow(visibility=60, window=4)
+    flow = setup.flow(visibility=60, window=10)
     with setup.playing(flow):
         for body in "abc":
             flow.send(body)
@@ -473,7 +468,7 @@ def test_a_kill_loses_nothing(setup: Setup) -> None:
         killed.wait(15)
         return Answer()
 
-    flow = setup.flow(function, visibility=2, batch_size=2)
+    flow = setup.flow(function, visibility=5, batch_size=2)
     flow.send(*map(str, range(6)))
     with setup.playing(flow, concurrency=2) as process:
         eventually(lambda: len(flow.calls) == 2)
@@ -534,8 +529,10 @@ def test_messages_wait_for_a_lambda_api_that_is_not_there_yet(setup: Setup) -> N
     assert flow.depth() == (1, 0)
 
 
-def test_a_queue_server_that_comes_late_or_comes_back_is_waited_for_and_told_once(setup: Setup) -> None:
-    with running_queue_server() as endpoint:
+def test_a_queue_server_that_comes_late_or_comes_back_is_waited_for_and_told_once(
+    setup: Setup, queue_server: StartQueueServer
+) -> None:
+    with queue_server() as endpoint:
         port = int(endpoint.rsplit(":", 1)[1])
     flow = setup.flow()
     flow.mapping = EventSourceMapping(**(vars(flow.mapping) | {"queue_url": queue_url(endpoint, flow.name)}))
@@ -547,7 +544,7 @@ def test_a_queue_server_that_comes_late_or_comes_back_is_waited_for_and_told_onc
     with setup.playing(flow, concurrency=3, endpoint=endpoint):
         for outage in (1, 2):
             eventually(lambda: told() == [down, up] * (outage - 1) + [down])  # noqa: B023
-            with running_queue_server(port):
+            with queue_server(port):
                 client = sqs_client(endpoint)
                 url = client.create_queue(QueueName=flow.name)["QueueUrl"]
                 client.send_message(QueueUrl=url, MessageBody=str(outage))

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
 from uuid import uuid4
@@ -19,13 +19,7 @@ from botocore.config import Config
 from local import queues
 from local.template import ACCOUNT, Queue, Redrive, queue_url
 from tests.polling import eventually
-from tests.queue_server import running_queue_server, sqs_client
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with running_queue_server() as endpoint:
-        yield endpoint
+from tests.queue_server import sqs_client
 
 
 @pytest.fixture
@@ -53,12 +47,15 @@ def depth(sqs: BaseClient, name: str) -> queues.Depth:
 
 # The process
 
+only_our_process = pytest.mark.only("processes", "how our own server starts and ends")
+
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
     pipe = subprocess.PIPE
     return subprocess.Popen([*queues.command(0)[:-2], *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
 
+@only_our_process
 def test_it_says_when_it_is_ready_and_ends_on_sigterm() -> None:
     with start("--port", "0") as process:
         assert process.stdout
@@ -71,6 +68,7 @@ def test_it_says_when_it_is_ready_and_ends_on_sigterm() -> None:
         assert process.stderr.read() == ""
 
 
+@only_our_process
 def test_it_ends_with_its_parent() -> None:
     with start("--port", "0") as process:
         assert process.stdin
@@ -80,6 +78,7 @@ def test_it_ends_with_its_parent() -> None:
         assert process.wait(10) == 0
 
 
+@only_our_process
 def test_a_taken_port_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -156,15 +155,24 @@ def test_no_message_is_lost_or_given_twice_however_many_use_a_queue_at_once(
     assert received == Counter(f"{sender}-{number}" for sender in range(4) for number in range(60))
 
 
-def test_a_long_poll_whose_reader_has_gone_takes_no_message(endpoint: str, sqs: BaseClient, name: str) -> None:
+def test_a_long_poll_whose_reader_has_gone_keeps_no_message_from_others(
+    endpoint: str, sqs: BaseClient, name: str, in_containers: bool
+) -> None:
+    sqs.set_queue_attributes(QueueUrl=url(endpoint, name), Attributes={"VisibilityTimeout": "2"})
     body = json.dumps({"QueueUrl": url(endpoint, name), "WaitTimeSeconds": 20})
     connection = HTTPConnection(endpoint.removeprefix("http://"))
     headers = {"X-Amz-Target": "AmazonSQS.ReceiveMessage", "Content-Type": "application/x-amz-json-1.0"}
     connection.request("POST", "/", body, headers)
     connection.close()
     sqs.send_message(QueueUrl=url(endpoint, name), MessageBody="for somebody else")
-    messages = sqs.receive_message(QueueUrl=url(endpoint, name), WaitTimeSeconds=5).get("Messages", [])
-    assert [message["Body"] for message in messages] == ["for somebody else"]
+    (message,) = sqs.receive_message(
+        QueueUrl=url(endpoint, name), WaitTimeSeconds=20, AttributeNames=["ApproximateReceiveCount"]
+    )["Messages"]
+    assert message["Body"] == "for somebody else"
+    # ElasticMQ 1.7.1 does not notice that the reader has gone: it hands it the message, which others see once its
+    # visibility timeout has lapsed (measured; or at once, if the send overtakes the poll).
+    counts = {"1", "2"} if in_containers else {"1"}
+    assert message["Attributes"]["ApproximateReceiveCount"] in counts
 
 
 def test_each_waiting_reader_is_woken_by_a_message_of_its_own(endpoint: str, sqs: BaseClient, name: str) -> None:
