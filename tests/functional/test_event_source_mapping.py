@@ -344,6 +344,30 @@ def test_concurrency_reaches_its_limit_and_never_exceeds_it(
     assert setup.api.most_running == most
 
 
+def test_concurrency_follows_the_environments_that_there_are(setup: Setup) -> None:
+    """GIVEN one environment, WHEN the parent says that there are three, THEN three calls run at once."""
+    all_busy = threading.Event()
+
+    def function(_records: list[Record]) -> Answer:
+        if setup.api.running >= 3:
+            all_busy.set()
+        if len(flow.calls) > 1:  # the first call ran alone
+            assert all_busy.wait(15)
+        return Answer()
+
+    flow = setup.flow(function, visibility=60, batch_size=1)
+    flow.send("alone")
+    with setup.playing(flow, concurrency=1) as process:
+        eventually(lambda: flow.depth() == (0, 0))
+        assert setup.api.most_running == 1
+        assert process.stdin
+        process.stdin.write(json.dumps({flow.name: 3, "another": 9}).encode() + b"\n")
+        process.stdin.flush()
+        flow.send(*map(str, range(6)))
+        eventually(lambda: len(flow.calls) == 7 and flow.depth() == (0, 0))
+    assert setup.api.most_running == 3
+
+
 def test_pollers_grow_beyond_the_first_five_while_all_are_busy(setup: Setup) -> None:
     all_busy = threading.Event()
 
