@@ -1,7 +1,8 @@
 """What tests share: the two ways to run the service, two photographs, a running service that knows both people."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from adapters.frames import Frame
 from adapters.models import installed
 from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
 from adapters.settings import Paths
+from local.runtimes.embedded import EmbeddedRuntime
+from local.template import Function
 from pipeline.errors import ArtifactError
 from tests.functional import targets
 from tests.functional.targets import Home, Service
 from tests.queue_server import running_elasticmq, running_queue_server
+from tests.rie_replicas import RieWithReplicas
 
 COLLINS = "Eileen Collins"
 HOPPER = "Grace Hopper"
@@ -23,6 +27,9 @@ HOPPER = "Grace Hopper"
 Start = Callable[..., AbstractContextManager[Service]]
 #: Starts a queue server, on a port or on a free one, and gives its endpoint.
 StartQueueServer = Callable[..., AbstractContextManager[str]]
+#: What plays Lambda, and how it is started with a function.
+Runtime = EmbeddedRuntime | RieWithReplicas
+StartRuntime = Callable[[Function], Awaitable[Runtime]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,6 +71,31 @@ def endpoint(queue_server: StartQueueServer) -> Iterator[str]:
     """A running queue server; the tests of a module share it."""
     with queue_server() as endpoint:
         yield endpoint
+
+
+@pytest.fixture
+async def start_runtime(in_containers: bool, tmp_path: Path) -> AsyncIterator[StartRuntime]:
+    """Return how to start a function in a runtime of the target: as processes of ours, or under RIE."""
+    started: list[Runtime] = []
+
+    async def start(function: Function) -> Runtime:
+        logs = tmp_path / "logs"
+        runtime: Runtime
+        if in_containers:
+            if sys.platform != "linux":
+                pytest.skip("RIE is a Linux program")
+            runtime = RieWithReplicas([function], task_root=targets.ROOT, logs=logs, environment={})
+        else:
+            runtime = EmbeddedRuntime(
+                [function], task_root=targets.ROOT, logs=logs, region="us-east-1", account="000000000000"
+            )
+        started.append(runtime)
+        await runtime.start()
+        return runtime
+
+    yield start
+    for runtime in started:
+        await runtime.stop()
 
 
 @pytest.fixture(scope="session")

@@ -190,6 +190,13 @@ class RieWithReplicas(FunctionRuntime):
     def concurrency(self, function: str) -> int:
         return self.driver.concurrency(function)
 
+    def processes(self) -> dict[str, list[int]]:
+        """Return the process ids of each function, as `EmbeddedRuntime` does."""
+        return {
+            name: [pid for process in processes for pid in process.functions()]
+            for name, processes in self.containers.by_function.items()
+        }
+
     def replicas(self, function: str) -> list[Replica]:
         return self.driver.replicas()[function]
 
