@@ -1,6 +1,7 @@
 """What tests share: the two ways to run the service, two photographs, a running service that knows both people."""
 
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -30,6 +31,11 @@ StartQueueServer = Callable[..., AbstractContextManager[str]]
 #: What plays Lambda, and how it is started with a function.
 Runtime = EmbeddedRuntime | RieWithReplicas
 StartRuntime = Callable[[Function], Awaitable[Runtime]]
+
+
+# A shell's background job ignores Ctrl-C, and so would all that the tests start, were they such a job.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -5,7 +5,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -79,8 +78,6 @@ class Home:
             cwd=ROOT,
             env=self.environ(),
             process_group=0,
-            # A shell's background job, such as these tests may be, ignores Ctrl-C, and what it starts with it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def environ(self, variables: Mapping[str, str] | None = None) -> dict[str, str]:
