@@ -56,7 +56,8 @@ images: .venv/.installed
 
 test-docker: .venv/.tested images ## the functional tests against containers too, and what only containers can show
 	@$(BIN)/faceq models get
-	$(BIN)/python -m pytest --target containers tests/functional tests/docker -m 'not reference and not faults'
+	$(BIN)/python -m pytest --target containers -m 'not reference and not faults' \
+		tests/functional tests/docker tests/conformance/test_message_senders.py
 
 # The original service's own variant; takes torch as test-reference does, then answers the same frames.
 test-docker-torch: .venv/.tested images
