@@ -31,7 +31,7 @@ def main() -> int:
             ("Docker", f"{found.version}, Compose {found.compose}"),
             ("load average at the start", load()),
         ]
-        builds, starts, runs, frames = (1, 2, 10, 16) if arguments.quick else (3, 10, 100, 120)
+        builds, starts, runs, frames = (1, 2, 10, 16) if arguments.quick else (2, 5, 60, 80)
         sections = image.measure(builds, starts, console)
         with tempfile.TemporaryDirectory(prefix="faceq-bench-") as folder:
             Path(folder).chmod(0o755)  # the containers' user reads the gallery in it
