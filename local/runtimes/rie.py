@@ -559,6 +559,8 @@ class _Pool:
             began = time.monotonic()
             answer = await self._exchange(replica, order, payload)
             if answer is not None:
+                if answer.failure is not None:  # RIE's own log has other ids
+                    self._tell(f"{self._function.name}: {order.request_id} {answer.failure.text}")
                 return self._invocation(order.request_id, answer, (time.monotonic() - began) * 1000)
             is_first = True  # it has waited its turn
 

@@ -117,11 +117,11 @@ def test_a_client_that_goes_before_the_answer_loses_nothing(quick: Service, fram
     def receive() -> bool:
         url = quick.stack.response_queue_url
         for message in sqs.receive_message(QueueUrl=url, WaitTimeSeconds=2).get("Messages", []):
-            answers.append(message["Body"])
+            answer = json.loads(message["Body"])
+            if answer["request_id"] == "gone":  # a frame of another test may have been answered twice
+                answers.append(answer["result"])
             sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
         return bool(answers)
 
     eventually(receive, 60)
-    assert [(json.loads(answer)["request_id"], json.loads(answer)["result"]) for answer in answers] == [
-        ("gone", COLLINS)
-    ]
+    assert answers == [COLLINS]
