@@ -3,7 +3,8 @@
 `python -m local.gateway` reads deploy/template.yaml, makes its queues on the SQS endpoint, and invokes functions that
 run under the Runtime Interface Emulator in containers of their own. Order of a start: the Lambda API, which tells how
 far it is; the queues; the functions; the event source mapping; and last the function URL, so that an open port 8000
-means that a frame will be answered. What is not there yet, or goes away, is waited for and named once.
+means that a frame will be answered. What is not there yet, or goes away, is waited for and named once. A function that
+cannot init ends the gateway with its reason, and the container's restart policy tries again.
 
 The queues are made here, through SQS's own API, and not by a configuration of ElasticMQ: they are the template's, the
 same call makes them on any SQS endpoint, and a changed template changes queues that hold messages.
@@ -112,7 +113,7 @@ class Gateway:
         api.router.add_get(state.STACK_PATH, self._describe)
         await front.serve(api, API_PORT)
         front.stops.push_async_callback(runtime.stop)
-        await asyncio.gather(self._make_queues(), self._start_functions())
+        await asyncio.gather(self._make_queues(), runtime.start())
         self._check_gallery()
         mapping = front.mapping(played, self._concurrency(), self._sqs_endpoint, f"http://{LOOPBACK}:{API_PORT}")
         await mapping.start()
@@ -153,17 +154,6 @@ class Gateway:
                 if not waits:
                     tell(f"Waiting for the queue server at {self._sqs_endpoint}: {error}")
                 waits = True
-            await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _start_functions(self) -> None:
-        told = ""
-        while True:
-            try:
-                return await self._runtime.start()
-            except FunctionInitError as error:
-                if str(error) != told:
-                    tell(f"{error}. It is tried again until it starts.")
-                told = str(error)
             await asyncio.sleep(_RETRY_SECONDS)
 
     def _check_gallery(self) -> None:
@@ -234,7 +224,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         asyncio.run(_run(Gateway(os.environ, arguments.host)))
-    except (StackError, PipelineError) as error:
+    except (StackError, FunctionInitError, PipelineError) as error:
         tell(f"faceq: {error}")
         return 1
     except OSError as error:

@@ -242,6 +242,20 @@ def test_the_readme_and_boto3_see_the_same_functions(scaled: Containers) -> None
     )
 
 
+def test_a_function_that_cannot_start_is_named_and_the_gateway_comes_up_once_it_can(
+    scaled: Containers, frame: Callable[[str], Frame]
+) -> None:
+    """GIVEN no recogniser whose code inits, WHEN that is mended, THEN frames are answered and nobody has to help."""
+    broken = {"FACEQ_MIN_FACE_SIZE": "small"}
+    up = ("up", "--no-build", "--no-deps", "--detach", "--scale", "face-recognition=1", "face-recognition")
+    docker("compose", "--project-name", scaled.project, *up, environ=scaled.home.environ(broken))
+    scaled.compose("restart", "--timeout", "2", "gateway")
+    eventually(lambda: "The function face-recognition did not start" in scaled.said(), 100)
+    scaled.compose(*up)
+    eventually(lambda: scaled.home.faceq("env").returncode == 0, 100)
+    assert scaled.ask(frame(COLLINS))[frame(COLLINS).filename].result == COLLINS
+
+
 def test_down_leaves_nothing(photos: Mapping[str, Path], tmp_path: Path) -> None:
     with containers(tmp_path) as started:
         label = f"label=com.docker.compose.project={started.project}"
