@@ -24,6 +24,7 @@ from local.runtimes import FunctionRuntime, Invocation
 from local.runtimes.rie import Address, Replica, RieRuntime
 from local.runtimes.rie_protocol import rie_timeout
 from local.template import Function
+from tests.functional.targets import free_ports
 from tests.polling import eventually
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +68,8 @@ class Process:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         eventually(lambda: not any(is_alive(process) for process in everything))
+        # Of a process whose first thread has ended others may still be ending, with the port.
+        eventually(lambda: not is_listening(self.address))
 
     async def stop(self) -> None:
         """End it for good."""
@@ -136,7 +139,8 @@ class Replicas:
         if not rie.exists():
             shutil.copy(rie_file(), rie)
             rie.chmod(0o755)
-        address, api = ("127.0.0.1", free_port()), free_port()
+        port, api = free_ports(2)
+        address = ("127.0.0.1", port)
         function = self._functions[name]
         process = Process(
             [
@@ -222,8 +226,6 @@ def is_alive(process: psutil.Process) -> bool:
         return False
 
 
-def free_port() -> int:
+def is_listening(address: Address) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return probe.connect_ex(address) == 0

@@ -18,8 +18,9 @@ import pytest
 from local.runtimes import MAX_RESPONSE_BYTES, FunctionInitError, Invocation, TooManyRequests
 from local.runtimes.rie import Address, RieRuntime, by_name
 from local.template import Function
+from tests.functional.targets import free_ports
 from tests.polling import until
-from tests.rie_replicas import ROOT, Process, Replicas, RieWithReplicas, free_port, is_alive
+from tests.rie_replicas import ROOT, Process, Replicas, RieWithReplicas, is_alive
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="RIE is a Linux program")
 
@@ -314,7 +315,7 @@ async def test_a_function_without_containers_says_what_was_looked_for() -> None:
 
 
 async def test_a_container_that_takes_no_connections_says_so() -> None:
-    port = free_port()
+    (port,) = free_ports(1)
 
     async def find(function: str) -> set[Address]:
         return {("127.0.0.1", port)}
