@@ -7,7 +7,11 @@ each one request at a time, and answers for those that fail, hang or die.
 import time
 import uuid
 from dataclasses import dataclass
-from typing import Final, Protocol
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:  # functions that start import this module, and need no event loop
+    import asyncio
 
 #: Largest payload of a synchronous invocation, bytes. (Lambda developer guide, "Lambda quotas")
 MAX_REQUEST_BYTES: Final = 6 * 1024 * 1024
@@ -17,6 +21,10 @@ INIT_SECONDS: Final = 10.0
 
 #: Largest response, bytes: AWS's own limit, 100 bytes above the round number. (text of its error message)
 MAX_RESPONSE_BYTES: Final = 6 * 1024 * 1024 + 100
+
+
+#: How much of a request's log an invocation returns, bytes. (API reference, Invoke, LogResult)
+LOG_TAIL_BYTES: Final = 4096
 
 
 class TooManyRequests(Exception):  # noqa: N818 - AWS's name
@@ -77,6 +85,34 @@ class Invocation:
     function_error: str | None
     log_tail: bytes
     duration_ms: float
+
+
+def check_payload(payload: bytes) -> None:
+    """Raise RequestTooLarge, in AWS's words, for an event over `MAX_REQUEST_BYTES`."""
+    if len(payload) > MAX_REQUEST_BYTES:
+        raise RequestTooLarge(
+            f"{len(payload)} byte payload is too large for the RequestResponse invocation type "
+            f"(limit {MAX_REQUEST_BYTES} bytes)"
+        )
+
+
+def response_too_large(size: int) -> tuple[str, str]:
+    """Return AWS's error type and message for a response of `size` bytes, which is over `MAX_RESPONSE_BYTES`."""
+    return (
+        "Function.ResponseSizeTooLarge",
+        f"Response payload size ({size} bytes) exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes).",
+    )
+
+
+def timestamp() -> str:
+    """Return the time now as Lambda's log lines have it, `2026-11-25T01:02:03.004Z`."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def look_at(task: "asyncio.Task[Invocation] | asyncio.Task[None]") -> None:
+    """Keep asyncio from reporting the task's exception as one that nobody saw: its caller may have gone."""
+    if not task.cancelled():
+        task.exception()
 
 
 def new_trace_id() -> str:

@@ -31,7 +31,6 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -41,20 +40,20 @@ from aiohttp import web
 
 from local.runtimes import (
     INIT_SECONDS,
-    MAX_REQUEST_BYTES,
+    LOG_TAIL_BYTES,
     MAX_RESPONSE_BYTES,
     FunctionInitError,
     FunctionNotFound,
     FunctionRuntime,
     Invocation,
-    RequestTooLarge,
     TooManyRequests,
+    check_payload,
+    look_at,
     new_trace_id,
+    response_too_large,
+    timestamp,
 )
 from local.template import Function
-
-#: How much of a request's log an invocation returns, bytes. (API reference, Invoke, LogResult)
-LOG_TAIL_BYTES: Final = 4096
 
 #: Longest log file, bytes. A camera that posts a frame a second writes that in a week.
 MAX_LOG_BYTES: Final = 256 * 1024 * 1024
@@ -175,11 +174,7 @@ class EmbeddedRuntime(FunctionRuntime):
         trace_id: str | None = None,
     ) -> Invocation:
         pool = self._pool(function)
-        if len(payload) > MAX_REQUEST_BYTES:
-            raise RequestTooLarge(
-                f"{len(payload)} byte payload is too large for the RequestResponse invocation type "
-                f"(limit {MAX_REQUEST_BYTES} bytes)"
-            )
+        check_payload(payload)
         request = _Request(payload, client_context, trace_id or new_trace_id())
         # A task of its own: the function runs to its end even if its caller goes.
         task = asyncio.create_task(pool.invoke(request, wait_seconds))
@@ -207,7 +202,7 @@ class EmbeddedRuntime(FunctionRuntime):
 
     def _done(self, task: "asyncio.Task[Invocation]") -> None:
         self._running.discard(task)
-        _look_at(task)  # the caller may have gone
+        look_at(task)  # the caller may have gone
 
     def _pool(self, function: str) -> "_Pool":
         if function not in self._pools:
@@ -293,7 +288,7 @@ class _Log:
 
     def write(self, stream: str, request_id: str, lines: Iterable[str]) -> None:
         """Append the lines in one write. A full disk loses lines, not requests."""
-        prefix = f"{_now()} {stream} {request_id or '-'} "
+        prefix = f"{timestamp()} {stream} {request_id or '-'} "
         with contextlib.suppress(OSError):
             if self._file is not None and self._size > MAX_LOG_BYTES:
                 self.close()
@@ -571,7 +566,7 @@ class _Environment:
         text = f"Task timed out after {self._spec.function.timeout_seconds:.2f} seconds"
         if self._current is not None:
             self._output.drain()
-            self._write(f"{_now()} {self._current.id} {text}")
+            self._write(f"{timestamp()} {self._current.id} {text}")
         # Without a request in hand it answered and never asked for the next one.
         self.kill(_Failure("Sandbox.Timedout", text))
 
@@ -685,11 +680,7 @@ class _Environment:
             return _refuse(400, "InvalidRequestID", "Invalid request ID")
         self.served = True
         if body is None:
-            failure = _Failure(
-                "Function.ResponseSizeTooLarge",
-                f"Response payload size ({size} bytes) exceeded maximum allowed payload size "
-                f"({MAX_RESPONSE_BYTES} bytes).",
-            )
+            failure = _Failure(*response_too_large(size))
             self._finish(failure.payload(), failure)
             return _refuse(
                 413, "RequestEntityTooLarge", f"Exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
@@ -735,22 +726,12 @@ def _mb(size: int) -> int:
     return math.ceil(size / (1 << 20))
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _remove_left_scratch() -> None:
     """Remove the temporary files of supervisors that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
         pid = folder.name.removeprefix(_SCRATCH).partition("-")[0]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _look_at(task: "asyncio.Task[Invocation] | asyncio.Task[None]") -> None:
-    """Keep asyncio from reporting the task's exception as one that nobody saw."""
-    if not task.cancelled():
-        task.exception()
 
 
 async def _any(*futures: "asyncio.Future[_Environment] | asyncio.Future[None]") -> None:
@@ -929,7 +910,7 @@ class _Pool:
 
     def _begun(self, task: "asyncio.Task[None]") -> None:
         self._starting.discard(task)
-        _look_at(task)  # whoever waits for it has its exception too
+        look_at(task)  # whoever waits for it has its exception too
         self._scale()
 
     def _release(self, environment: _Environment) -> None:

@@ -26,22 +26,22 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Final, Literal, TypeAlias
 
 import aiohttp
 from yarl import URL
 
 from local.runtimes import (
-    MAX_REQUEST_BYTES,
     MAX_RESPONSE_BYTES,
     FunctionInitError,
     FunctionNotFound,
     FunctionRuntime,
     Invocation,
-    RequestTooLarge,
     TooManyRequests,
+    check_payload,
+    look_at,
     new_trace_id,
+    timestamp,
 )
 from local.runtimes.rie_protocol import ERROR, OTHER, Order, fits_with_head, read_head, rie_timeout
 from local.template import Function
@@ -191,11 +191,7 @@ class RieRuntime(FunctionRuntime):
         trace_id: str | None = None,
     ) -> Invocation:
         pool = self._pool(function)
-        if len(payload) > MAX_REQUEST_BYTES:  # RIE would cut it without a word at 6,291,556 bytes (measured)
-            raise RequestTooLarge(
-                f"{len(payload)} byte payload is too large for the RequestResponse invocation type "
-                f"(limit {MAX_REQUEST_BYTES} bytes)"
-            )
+        check_payload(payload)  # RIE would cut it without a word at 6,291,556 bytes (measured)
         order = Order(
             str(uuid.uuid4()),
             function,
@@ -216,8 +212,7 @@ class RieRuntime(FunctionRuntime):
 
     def _done(self, task: "asyncio.Task[Invocation]") -> None:
         self._running.discard(task)
-        if not task.cancelled():
-            task.exception()  # looked at, even if the caller has gone
+        look_at(task)
 
     def _pool(self, function: str) -> "_Pool":
         if function not in self._pools:
@@ -614,8 +609,7 @@ class _Pool:
         # What the function wrote is in its container's log; the end of it ended with the process.
         lines = [f"START RequestId: {request_id} Version: $LATEST", f"END RequestId: {request_id}"]
         if answer.failure.error_type == "Sandbox.Timedout":
-            now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            lines.insert(1, f"{now} {request_id} {answer.failure.text}")
+            lines.insert(1, f"{timestamp()} {request_id} {answer.failure.text}")
         tail = "".join(f"{line}\n" for line in lines).encode()
         return Invocation(request_id, answer.failure.payload(request_id), "Unhandled", tail, duration_ms)
 

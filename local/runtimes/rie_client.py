@@ -27,10 +27,9 @@ from awslambdaric import bootstrap
 from awslambdaric.lambda_config import LambdaConfigProvider
 from awslambdaric.lambda_runtime_client import InvocationRequest, LambdaRuntimeClient
 
-from local.runtimes import MAX_RESPONSE_BYTES
+from local.runtimes import LOG_TAIL_BYTES, MAX_RESPONSE_BYTES, response_too_large
 from local.runtimes.rie_protocol import (
     ERROR,
-    LOG_TAIL_BYTES,
     OK,
     OTHER,
     Order,
@@ -200,10 +199,8 @@ class _Client(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no 
 
 
 def _too_large(size: int) -> str:
-    message = (
-        f"Response payload size ({size} bytes) exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
-    )
-    return json.dumps({"errorType": "Function.ResponseSizeTooLarge", "errorMessage": message})
+    error_type, message = response_too_large(size)
+    return json.dumps({"errorType": error_type, "errorMessage": message})
 
 
 def main() -> None:

@@ -9,11 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from local.runtimes import INIT_SECONDS, MAX_RESPONSE_BYTES
+from local.runtimes import INIT_SECONDS, LOG_TAIL_BYTES, MAX_RESPONSE_BYTES
 from local.template import Function
-
-#: How much of a request's log an answer brings, bytes. (API reference, Invoke, LogResult)
-LOG_TAIL_BYTES: Final = 4096
 
 #: The client context's key that holds an order.
 _KEY: Final = "faceq"

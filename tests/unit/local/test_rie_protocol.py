@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.runtimes import MAX_RESPONSE_BYTES
+from local.runtimes import LOG_TAIL_BYTES, MAX_RESPONSE_BYTES
 from local.runtimes.rie_protocol import (
     ERROR,
-    LOG_TAIL_BYTES,
     OK,
     Order,
     fits_with_head,
