@@ -14,8 +14,8 @@ from pipeline.errors import ArtifactError
 
 #: docker-compose.yml says `provenance` and `sbom` of a build, which Compose knows since this version.
 LEAST_COMPOSE: Final = (2, 39)
-#: What Docker calls a processor and what Lambda calls it.
-LAMBDA_ARCHITECTURES: Final = {"amd64": "x86_64", "arm64": "arm64"}
+#: The functions' image where nobody says else, as in docker-compose.yml.
+FUNCTION_IMAGE: Final = "faceq-function"
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ def engine() -> Engine:
     """
     if shutil.which("docker") is None:
         raise ArtifactError("no_docker", "There is no command docker. Install Docker, or run without it: faceq up")
-    asked = _docker("version", "--format", "{{json .Server}}")
+    asked = docker("version", "--format", "{{json .Server}}")
     server = json.loads(asked.stdout.strip() or "null") if asked.returncode == 0 else None
     if server is None:
         why = " ".join(asked.stderr.split()) or "it does not answer"
         raise ArtifactError(
             "no_engine", f"The Docker engine does not run ({why}). Start Docker, or run without it: faceq up"
         )
-    compose = _docker("compose", "version", "--short")
+    compose = docker("compose", "version", "--short")
     version = compose.stdout.strip().removeprefix("v")
     numbers = re.match(r"(\d+)\.(\d+)", version) if compose.returncode == 0 else None
     if numbers is None or (int(numbers[1]), int(numbers[2])) < LEAST_COMPOSE:
@@ -61,9 +61,10 @@ def engine() -> Engine:
 
 def architecture(image: str) -> str | None:
     """Return what processor an image is for, in Docker's word; None if there is no such image."""
-    asked = _docker("image", "inspect", "--format", "{{.Architecture}}", image)
+    asked = docker("image", "inspect", "--format", "{{.Architecture}}", image)
     return asked.stdout.strip() if asked.returncode == 0 else None
 
 
-def _docker(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def docker(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Ask Docker something that it answers at once."""
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False, timeout=30)  # noqa: S607

@@ -30,10 +30,11 @@ from adapters.settings import (
 )
 from local import state
 from local.event_source_mapping import to_record
+from local.front import read_template
 from local.function_url import HttpRequest, to_event
 from local.runtimes import Invocation, new_trace_id
 from local.runtimes.embedded import EmbeddedRuntime
-from local.stack import ROOT, Options, function_variables, read_template
+from local.stack import ROOT, Options, function_variables
 from local.state import RunningStack
 from local.template import ACCOUNT
 from pipeline.messages import FrameRequest

@@ -13,20 +13,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from adapters import models
-from adapters.docker_engine import architecture, engine
+from adapters.docker_engine import FUNCTION_IMAGE, architecture, engine
 from adapters.settings import ModelSettings
 from adapters.wiring import checked_gallery
 from cli.queues import told
 from cli.stack import MODEL_NOTES
-from local.front import StackError
-from local.stack import owner_of_port, read_template
+from local.front import StackError, read_template
+from local.stack import owner_of_port
 from local.state import RunningStack, reachable_stack
 from pipeline.errors import ArtifactError, PipelineError
 
 #: The ports that `faceq up` takes unless told otherwise, and their use.
 PORTS = {8000: "function URL", 8001: "Lambda API", 9324: "queues"}
-#: The functions' image where no variable says else, as in docker-compose.yml.
-IMAGE = "faceq-function"
 #: More difference than this between two clocks makes AWS refuse signatures (SigV4 allows 5 minutes).
 CLOCK_SECONDS = 300
 
@@ -118,7 +116,7 @@ def _docker() -> Iterator[Check]:
         yield Check("docker", None if error.code in {"no_docker", "no_engine"} else False, error.message)
         return
     yield Check("docker", True, f"engine {found.version} on {found.architecture}, Compose {found.compose}")
-    image = os.environ.get("FACEQ_IMAGE") or IMAGE
+    image = os.environ.get("FACEQ_IMAGE") or FUNCTION_IMAGE
     built_for = architecture(image)
     if built_for is None:
         yield Check("image", None, f"{image} is not built: docker compose build")

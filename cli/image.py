@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from adapters.docker_engine import FUNCTION_IMAGE
 from adapters.settings import ENGINES
 from deploy import image
 from deploy.image import PLATFORMS, Image, Recipe
@@ -20,7 +21,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-FUNCTION = "faceq-function"
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -33,7 +33,7 @@ def build(
     platform: Annotated[
         str, typer.Option(help=f"{' or '.join(PLATFORMS)}.  [default: the engine's own]", show_default=False)
     ] = "",
-    tag: Annotated[str, typer.Option(help="Of the function image; the gateway's ends in -gateway.")] = FUNCTION,
+    tag: Annotated[str, typer.Option(help="Of the function image; the gateway's ends in -gateway.")] = FUNCTION_IMAGE,
     torch_index: Annotated[
         str,
         typer.Option(metavar="URL", help="For torch: the index of CPU wheels, unless they are in wheels/."),
@@ -60,7 +60,7 @@ def build(
 
 @app.command("inspect", epilog="Example: faceq image inspect faceq-function --json")
 def inspect(
-    tag: Annotated[str, typer.Argument(metavar="TAG", help="The image's.")] = FUNCTION, as_json: _Json = False
+    tag: Annotated[str, typer.Argument(metavar="TAG", help="The image's.")] = FUNCTION_IMAGE, as_json: _Json = False
 ) -> None:
     """Show an image's size, layers and labels, and warn of what Lambda would refuse."""
     found = image.inspect(tag)

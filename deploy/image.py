@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from adapters.docker_engine import engine
+from adapters.docker_engine import docker, engine
 from pipeline.errors import ArtifactError
 
 ROOT: Final = Path(__file__).parents[1]
@@ -117,7 +117,7 @@ def build(recipe: Recipe, progress: Callable[[str], None]) -> None:
 
     """
     engine()
-    if _docker("buildx", "version").returncode:
+    if docker("buildx", "version").returncode:
         raise ArtifactError(
             "no_buildx", "The command `docker buildx` is missing: install Docker's plugin of that name (docker-buildx)."
         )
@@ -138,8 +138,8 @@ def build(recipe: Recipe, progress: Callable[[str], None]) -> None:
 def inspect(tag: str) -> Image:
     """Look at an image that the engine has. Raises ArtifactError if there is none, or no engine."""
     here = f"linux/{engine().architecture}"
-    found = _docker("image", "inspect", tag)
-    history = _docker("history", "--no-trunc", "--human=false", "--format", "{{json .}}", tag)
+    found = docker("image", "inspect", tag)
+    history = docker("history", "--no-trunc", "--human=false", "--format", "{{json .}}", tag)
     if found.returncode or history.returncode:
         raise ArtifactError("no_image", f"There is no image {tag}. Build it with: faceq image build --tag {tag}")
     return read(json.loads(found.stdout)[0], [json.loads(line) for line in history.stdout.splitlines()], here)
@@ -256,13 +256,9 @@ def _run(arguments: Sequence[str], progress: Callable[[str], None]) -> None:
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-    ) as docker:
-        for line in docker.stderr or ():
+    ) as build:
+        for line in build.stderr or ():
             lines.append(line.rstrip("\n"))
             progress(lines[-1])
-    if docker.returncode:
+    if build.returncode:
         raise ArtifactError("build_failed", f"The build failed: {last_words(lines) or 'Docker does not say why'}")
-
-
-def _docker(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)  # noqa: S607

@@ -6,16 +6,19 @@ The stack without Docker and the gateway of the containers are both made of it.
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from aiohttp import web
 
-from local import event_source_mapping, function_url, lambda_api
+from adapters.settings import DEFAULT_REGION
+from local import event_source_mapping, function_url, lambda_api, template
 from local.http_server import LOOPBACK, listen
 from local.runtimes import FunctionRuntime
 from local.template import ACCOUNT, Template, queue_url
+from pipeline.gallery import Gallery
 
 _ROOT: Final = Path(__file__).parents[1]
 
@@ -69,15 +72,30 @@ class Front:
         return child
 
     async def serve_api(
-        self, runtime: FunctionRuntime, played: Template, addresses: Mapping[str, str], region: str, port: int
+        self,
+        runtime: FunctionRuntime,
+        played: Template,
+        url: str,
+        region: str,
+        port: int,
+        wait_seconds: float = 0.0,
+        more: Mapping[str, Callable[[web.Request], Awaitable[web.Response]]] = MappingProxyType({}),
     ) -> None:
-        """Serve the Lambda API; `addresses` are the functions' URLs by name."""
-        await self.serve(lambda_api.application(runtime, played, addresses, region=region, account=ACCOUNT), port)
+        """Serve the Lambda API; `url` is where the function URLs are, `more` what else answers a GET, by path."""
+        urls = {each.function: url for each in played.urls}
+        api = lambda_api.application(runtime, played, urls, region=region, account=ACCOUNT, wait_seconds=wait_seconds)
+        for path, answer in more.items():
+            api.router.add_get(path, answer)
+        await self.serve(api, port)
 
     async def serve_urls(self, runtime: FunctionRuntime, played: Template, port: int) -> None:
         """Serve the function URLs."""
         for url in played.urls:
             await self.serve(function_url.application(runtime, url.function, WAIT_SECONDS), port)
+
+    def task(self, work: Coroutine[None, None, None]) -> None:
+        """Do something beside, until the end."""
+        self.stops.push_async_callback(cancel, asyncio.create_task(work))
 
     def mapping(
         self, played: Template, concurrency: Mapping[str, int], sqs_endpoint: str, lambda_endpoint: str
@@ -88,6 +106,28 @@ class Front:
             event_source_mapping.command(played.mappings, concurrency),
             {"AWS_ENDPOINT_URL_SQS": sqs_endpoint, "AWS_ENDPOINT_URL_LAMBDA": lambda_endpoint},
         )
+
+
+async def cancel(task: "asyncio.Task[None]") -> None:
+    """End a task and wait until it has."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def read_template(parameters: Mapping[str, str], sqs_endpoint: str, region: str = DEFAULT_REGION) -> Template:
+    """Read the service's template for this machine. Raises StackError that names file and line."""
+    try:
+        return template.play(parameters, region, sqs_endpoint)
+    except template.TemplateError as error:
+        raise StackError(f"{template.FILE.relative_to(_ROOT)}: {error}") from None
+
+
+def gallery_notice(gallery: Gallery | None) -> str | None:
+    """Return what people should know of their gallery when the service starts, None if it is nothing."""
+    if gallery is None:
+        return "Nobody is enrolled yet, so every face is Unknown: faceq people add NAME PHOTO..."
+    return gallery.caveat
 
 
 def queues_of(played: Template, sqs_endpoint: str) -> dict[str, str]:

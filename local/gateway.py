@@ -37,13 +37,12 @@ from adapters.settings import (
     template_parameters,
 )
 from adapters.wiring import checked_gallery
-from local import lambda_api, queues, state, template
-from local.front import WAIT_SECONDS, Child, Front, StackError, queues_of
+from local import queues, state
+from local.front import WAIT_SECONDS, Child, Front, StackError, gallery_notice, queues_of, read_template
 from local.http_server import LOOPBACK
 from local.runtimes import FunctionInitError
 from local.runtimes.rie import REFRESH_SECONDS, RieRuntime
 from local.state import RunningStack
-from local.template import ACCOUNT, Template, TemplateError
 from pipeline.errors import PipelineError
 
 #: The ports that the gateway listens on, in its container.
@@ -72,10 +71,7 @@ class Gateway:
         self._sqs_endpoint = environ.get("AWS_ENDPOINT_URL_SQS", "")
         if not self._sqs_endpoint:
             raise StackError("Set AWS_ENDPOINT_URL_SQS to the queue server's address.")
-        try:
-            self._played: Template = template.play(template_parameters(environ), self._region, self._sqs_endpoint)
-        except TemplateError as error:
-            raise StackError(f"deploy/template.yaml: {error}") from None
+        self._played = read_template(template_parameters(environ), self._sqs_endpoint, self._region)
         self._settings = ModelSettings.from_environment(environ)
         url, lambda_endpoint, sqs_endpoint = (
             f"http://{LOOPBACK}:{port(environ, name, default)}"
@@ -96,28 +92,19 @@ class Gateway:
         )
         self._runtime = RieRuntime(self._played.functions.values(), tell=tell)
         self._front = Front(tell, host=host)
-        self._follower: asyncio.Task[None] | None = None
         self._ready = False
 
     async def start(self) -> None:
         """Return once a frame would be answered."""
         front, runtime, played = self._front, self._runtime, self._played
-        api = lambda_api.application(
-            runtime,
-            played,
-            {url.function: self.stack.function_url for url in played.urls},
-            region=self._region,
-            account=ACCOUNT,
-            wait_seconds=WAIT_SECONDS,
-        )
-        api.router.add_get(state.STACK_PATH, self._describe)
-        await front.serve(api, API_PORT)
+        more = {state.STACK_PATH: self._describe}
+        await front.serve_api(runtime, played, self.stack.function_url, self._region, API_PORT, WAIT_SECONDS, more)
         front.stops.push_async_callback(runtime.stop)
         await asyncio.gather(self._make_queues(), runtime.start())
         self._check_gallery()
         mapping = front.mapping(played, self._concurrency(), self._sqs_endpoint, f"http://{LOOPBACK}:{API_PORT}")
         await mapping.start()
-        self._follower = asyncio.create_task(self._follow_replicas(mapping))
+        front.task(self._follow_replicas(mapping))
         await front.serve_urls(runtime, played, URL_PORT)
         self._ready = True
         tell(f"faceq is up: {self.stack.function_url}")
@@ -126,8 +113,6 @@ class Gateway:
 
     async def stop(self) -> None:
         """End everything, in order."""
-        if self._follower is not None:
-            self._follower.cancel()
         await self._front.stops.aclose()
 
     def _concurrency(self) -> dict[str, int]:
@@ -158,14 +143,11 @@ class Gateway:
 
     def _check_gallery(self) -> None:
         try:
-            gallery = checked_gallery(self._settings)
+            notice = gallery_notice(checked_gallery(self._settings))
         except PipelineError as error:
-            tell(f"{error.message} Until then frames with faces are answered Error.")
-            return
-        if gallery is None:
-            tell("Nobody is enrolled yet, so every face is Unknown: faceq people add NAME PHOTO...")
-        elif gallery.caveat is not None:
-            tell(gallery.caveat)
+            notice = f"{error.message} Until then frames with faces are answered Error."
+        if notice:
+            tell(notice)
 
     async def _describe(self, _request: web.Request) -> web.Response:
         """Answer what `faceq status` asks: where everything is, and how the functions' containers are."""

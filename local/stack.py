@@ -10,7 +10,6 @@ queues.
 """
 
 import asyncio
-import contextlib
 import os
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -33,12 +32,12 @@ from adapters.settings import (
     ModelSettings,
 )
 from adapters.wiring import check_engine, checked_gallery
-from local import queues, state, template
-from local.front import Front, StackError, queues_of
+from local import queues, state
+from local.front import Front, StackError, cancel, gallery_notice, queues_of, read_template
 from local.runtimes import FunctionInitError
 from local.runtimes.embedded import EmbeddedRuntime
 from local.state import RunningStack
-from local.template import ACCOUNT
+from local.template import ACCOUNT, Template
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -102,7 +101,7 @@ class Stack:
         self._front = Front(tell, self._logs)
         self._runtime: EmbeddedRuntime | None = None
         self.running: RunningStack | None = None
-        self.template: template.Template | None = None
+        self.template: Template | None = None
 
     async def start(self) -> RunningStack:
         """Start everything; return where it is reached once a frame would be answered.
@@ -137,10 +136,8 @@ class Stack:
         check_engine(options.settings.engine)
         gallery = checked_gallery(options.settings)
         running = await self._start(ports, model.id)
-        if gallery is None:
-            self._tell("Nobody is enrolled yet, so every face is Unknown: faceq people add NAME PHOTO...")
-        elif gallery.caveat is not None:
-            self._tell(gallery.caveat)
+        if notice := gallery_notice(gallery):
+            self._tell(notice)
         return running
 
     async def _start(self, ports: Sequence[int], model: str) -> RunningStack:
@@ -167,14 +164,13 @@ class Stack:
         front = self._front
         queue_server = front.child("queue-server", queues.command(queue_port, played.queues.values(), region), {}, lost)
         function_url = f"http://127.0.0.1:{port}/"
-        await front.serve_api(runtime, played, {url.function: function_url for url in played.urls}, region, api_port)
+        await front.serve_api(runtime, played, function_url, region, api_port)
         await front.serve_urls(runtime, played, port)
         front.stops.push_async_callback(runtime.stop)  # before the servers, which can then tell whoever waits
         concurrency = {name: runtime.concurrency(name) for name in played.functions}
         mapping = front.mapping(played, concurrency, sqs_endpoint, lambda_endpoint)
         if options.reload:  # before the functions read their code, so that no change of it is missed
-            watching = asyncio.create_task(self._watch(runtime))
-            front.stops.push_async_callback(_cancel, watching)
+            front.task(self._watch(runtime))
         # The mapping, too, at once: long before it first asks, the queue server's port is open and lets it wait.
         await asyncio.gather(queue_server.start(), runtime.start(), mapping.start())
         running = self.running = RunningStack(
@@ -223,7 +219,7 @@ class Stack:
             self._tell(f"Changes are not seen any more; start again to have them seen: {error}")
         finally:
             if replacing is not None:
-                await _cancel(replacing)
+                await cancel(replacing)
 
     async def _replace(self, runtime: EmbeddedRuntime, names: Sequence[str]) -> None:
         try:
@@ -239,14 +235,6 @@ class Stack:
         functions = self._runtime.processes() if self._runtime is not None else {}
         children = {child.name: [child.pid] for child in self._front.children if child.pid is not None}
         return {"faceq": [os.getpid()], **children, **functions}
-
-
-def read_template(parameters: Mapping[str, str], sqs_endpoint: str) -> template.Template:
-    """Read the service's template for this machine. Raises StackError that names file and line."""
-    try:
-        return template.play(parameters, DEFAULT_REGION, sqs_endpoint)
-    except template.TemplateError as error:
-        raise StackError(f"{template.FILE.relative_to(ROOT)}: {error}") from None
 
 
 def function_variables(options: Options, model: str) -> dict[str, str]:
@@ -279,12 +267,6 @@ def _forget_compiled(files: Collection[Path]) -> None:
     for file in files:
         for compiled in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
             compiled.unlink(missing_ok=True)
-
-
-async def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 def owner_of_port(port: int) -> str:

@@ -132,7 +132,8 @@ class Killer:
                 return
             except (PermissionError, ProcessLookupError):  # not root, or the engine is in a machine of its own
                 pass
-        docker("kill", container) if pid else None
+        if pid:
+            docker("kill", container)
         docker("start", container)
 
 
