@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from adapters.frames import Frame
@@ -110,10 +111,15 @@ class Service:
         """Return what distinguishes a part's running processes, or containers, from those that replace them."""
         return {str(pid) for pid in self.processes().get(part, [])}
 
-    def kill(self, part: str) -> None:
-        """End a part with SIGKILL, all of it."""
-        for pid in self.processes()[part]:
-            os.kill(pid, 9)
+    def aim(self, part: str) -> Callable[[], object]:
+        """Return how to end all of a part with SIGKILL, at once: what it is made of is looked up now."""
+        pids = self.processes()[part]
+
+        def kill() -> None:
+            for pid in pids:
+                os.kill(pid, 9)
+
+        return kill
 
     def processes(self) -> dict[str, list[int]]:
         """Return the process ids by part."""
@@ -154,14 +160,18 @@ class Containers(Service):
                 found.add(f"{container} {state['StartedAt']}")
         return found
 
-    def kill(self, part: str) -> None:
-        """End with SIGKILL and start again: after `docker kill` Docker's restart policy leaves a container alone."""
+    def aim(self, part: str) -> Callable[[], object]:
+        """Return how to end a part; containers are started again, for after `docker kill` Docker leaves them alone."""
         if part == MAPPING:
-            self.compose("exec", "--no-TTY", "gateway", "bash", "-c", f"kill -9 {' '.join(self.instances(part))}")
-            return
+            words = f"kill -9 {' '.join(self.instances(part))}"
+            return partial(self.compose, "exec", "--no-TTY", "gateway", "bash", "-c", words)
         containers = self.containers(part)
-        docker("kill", *containers)
-        docker("start", *containers)
+
+        def kill() -> None:
+            docker("kill", *containers)
+            docker("start", *containers)
+
+        return kill
 
     def said(self) -> str:
         return self.compose("logs", "gateway")

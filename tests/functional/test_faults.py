@@ -54,11 +54,11 @@ def send_in_background(started: Service, frames: list[Frame], outcomes: list[Out
 def test_a_killed_part_loses_no_accepted_frame(quick: Service, frame: Callable[[str], Frame], part: str) -> None:
     """kill -9 in the middle of the work: each frame is answered all the same, and the part is replaced."""
     photo = frame(COLLINS)
-    before = quick.instances(part)
+    before, kill = quick.instances(part), quick.aim(part)
     outcomes: list[Outcome] = []
     sending = send_in_background(quick, [Frame(f"{n}.png", photo.content) for n in range(12)], outcomes)
     eventually(lambda: outcomes, 60)
-    quick.kill(part)
+    kill()
     sending.join(100)
     assert [outcome.result for outcome in outcomes] == [COLLINS] * 12
     eventually(lambda: quick.instances(part) - before, 20)
@@ -67,10 +67,11 @@ def test_a_killed_part_loses_no_accepted_frame(quick: Service, frame: Callable[[
 def test_a_killed_detection_is_told_to_the_client(quick: Service, frame: Callable[[str], Frame]) -> None:
     """The frame in work is not accepted (502, as on AWS), so nothing accepted is lost; the next one is served."""
     photo = frame(COLLINS)
+    kill = quick.aim("face-detection")
     outcomes: list[Outcome] = []
     sending = send_in_background(quick, [Frame(f"{n}.png", photo.content) for n in range(12)], outcomes)
     eventually(lambda: outcomes, 60)
-    quick.kill("face-detection")
+    kill()
     sending.join(100)
     assert len(outcomes) == 12
     assert {outcome.result for outcome in outcomes} <= {COLLINS, None}
@@ -83,7 +84,7 @@ def test_a_killed_queue_server_comes_back(quick: Service, frame: Callable[[str],
     """What it held in memory is gone, and said to be; what is sent from then on is answered."""
     photo = frame(COLLINS)
     before = quick.instances("queue-server")
-    quick.kill("queue-server")
+    quick.aim("queue-server")()
     eventually(lambda: quick.instances("queue-server") - before, 20)
     outcome = quick.ask(photo, timeout=60)[photo.filename]
     assert outcome.result == COLLINS
