@@ -239,7 +239,13 @@ NOT_PLAYED: Final = {
     "AWS::IAM::Role": "Roles and permissions (IAM): local functions may call every queue; AWS checks each call.",
     "AWS::IAM::Policy": "Roles and permissions (IAM): local functions may call every queue; AWS checks each call.",
     "AWS::Lambda::Permission": "Who may call a function: the local URL takes unsigned requests, from this machine.",
+    "AWS::Lambda::Version": "Versions and aliases: locally a function has one version, the code of this directory.",
+    "AWS::Lambda::Alias": "Versions and aliases: locally a function has one version, the code of this directory.",
     "AWS::Logs::LogGroup": "CloudWatch log groups and their retention: `faceq logs` shows local logs.",
+    "AWS::CloudWatch::Alarm": "Alarms and dashboards: nothing watches the local queues but `faceq queues list`.",
+    "AWS::CloudWatch::Dashboard": "Alarms and dashboards: nothing watches the local queues but `faceq queues list`.",
+    "AWS::EC2::SecurityGroup": "The VPC: local functions use this machine's network.",
+    "AWS::EC2::VPCEndpoint": "The VPC: local functions use this machine's network.",
 }
 
 #: Properties of AWS::Lambda::Permission that narrow it. (CloudFormation template reference, AWS::Lambda::Permission)
@@ -271,11 +277,13 @@ _IGNORED: Final[Mapping[str, Mapping[str, str]]] = {
         "EphemeralStorage": "The size of /tmp: local functions see this machine's.",
         "TracingConfig": "X-Ray tracing: no trace leaves this machine.",
         "KmsKeyArn": "Encryption of function variables: local variables are plain text.",
+        "VpcConfig": NOT_PLAYED["AWS::EC2::VPCEndpoint"],
         "Description": "",
         "Tags": "",
     },
     "AWS::Lambda::Url": {
         "AuthType": NOT_PLAYED["AWS::Lambda::Permission"],
+        "Qualifier": NOT_PLAYED["AWS::Lambda::Alias"],
         "Cors": "CORS of the function URL: the local URL sends no CORS headers of its own.",
     },
     "AWS::Lambda::EventSourceMapping": {"Tags": ""},
@@ -567,6 +575,10 @@ class _Reader:
         # CloudFormation's form, "Name type": it adds twelve characters that nobody knows before.
         return f"{_PSEUDO['AWS::StackName']}-{logical_id}"
 
+    def _function_of(self, logical_id: str) -> str:
+        """Return the name of an alias's function."""
+        return self._end(self._properties(logical_id), "FunctionName", "AWS::Lambda::Function")
+
     def _arn(self, service: str, resource: str) -> str:
         return f"arn:aws:{service}:{self._region}:{self._account}:{resource}"
 
@@ -673,6 +685,8 @@ class _Reader:
                 return self._queue_url(self._name(name))
             if kind in {"AWS::Lambda::Function", "AWS::Logs::LogGroup"}:
                 return self._name(name)
+            if kind == "AWS::Lambda::Alias":  # stands for its function, without a qualifier
+                return self._arn("lambda", f"function:{self._function_of(name)}")
             raise _error(
                 node, f"{name} is a {kind}, which the local side does not make, so nothing here can refer to it."
             )
@@ -781,8 +795,17 @@ class _Properties:
                 continue
             if key not in _IGNORED[self.kind]:
                 raise self.error(key, f"{key} is not played, and leaving it out would change what happens.")
-            if sentence := _IGNORED[self.kind][key]:
+            if (sentence := _IGNORED[self.kind][key]) and self._is_there(key):
                 self.not_played[sentence] = None
+
+    def _is_there(self, key: str) -> bool:
+        try:
+            self.resolve(self.nodes[key])
+        except _Missing:
+            return False
+        except TemplateError:  # it has a value on AWS only
+            pass
+        return True
 
 
 def _advice(

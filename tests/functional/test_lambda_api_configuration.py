@@ -151,7 +151,7 @@ async def test_a_function_is_told_as_the_template_has_it(api: Api) -> None:
             "FunctionName": "face-recognition",
             "FunctionArn": f"{ARN}face-recognition",
             "Role": f"arn:aws:iam::{ACCOUNT}:role/faceq-FaceRecognitionRole",
-            "Description": "Names the faces of queued frames and answers.",
+            "Description": "Names the faces of queued frames and answers. Release local",
             "Timeout": 30,
             "MemorySize": 1769,
             "Version": "$LATEST",
@@ -177,14 +177,14 @@ async def test_a_function_is_told_as_the_template_has_it(api: Api) -> None:
 
 async def test_what_the_template_says_beyond_what_is_played_is_told(start: Start) -> None:
     extras = """
-      ReservedConcurrentExecutions: 7
       EphemeralStorage: {Size: 1024}
       TracingConfig: {Mode: Active}
-      KmsKeyArn: arn:aws:kms:eu-central-1:000000000000:key/1
       Tags: [{Key: team, Value: cameras}]
       Timeout: !Ref DetectionTimeout"""
     text = SHIPPED.replace("\n      Timeout: !Ref DetectionTimeout", extras)
-    api = await start(play(text, Architecture="arm64", ImageUri=IMAGE, DetectionTimeout="9"))
+    key = "arn:aws:kms:eu-central-1:000000000000:key/1"
+    parameters = {"Architecture": "arm64", "ImageUri": IMAGE, "DetectionTimeout": "9", "DetectionReserve": "7"}
+    api = await start(play(text, **parameters, KmsKeyArn=key))
     answer = await api("get_function", FunctionName="face-detection")
     assert answer["Code"] == {"RepositoryType": "ECR", "ImageUri": IMAGE, "ResolvedImageUri": IMAGE}
     assert answer["Tags"] == {"team": "cameras"}
@@ -194,7 +194,7 @@ async def test_what_the_template_says_beyond_what_is_played_is_told(start: Start
     assert told["Architectures"] == ["arm64"]
     assert told["EphemeralStorage"] == {"Size": 1024}
     assert told["TracingConfig"] == {"Mode": "Active"}
-    assert told["KMSKeyArn"] == "arn:aws:kms:eu-central-1:000000000000:key/1"
+    assert told["KMSKeyArn"] == key
     assert told["Timeout"] == 9
     assert await api("get_function_concurrency", FunctionName="face-detection") == answer["Concurrency"]
     assert await api("get_function_concurrency", FunctionName="face-recognition") == {}

@@ -114,7 +114,7 @@ def test_a_public_url_adds_permissions_that_are_told_and_not_played() -> None:
 
 def test_what_is_not_played_of_a_function_is_kept_for_those_who_ask() -> None:
     assert play(SHIPPED, ImageUri="repository@sha256:12").functions["face-detection"].told == {
-        "Description": "Finds the faces of a posted frame and sends them on.",
+        "Description": "Finds the faces of a posted frame and sends them on. Release local",
         "Code": {"ImageUri": "repository@sha256:12"},
         "Architectures": ["x86_64"],
         "Role": "arn:aws:iam::000000000000:role/faceq-FaceDetectionRole",
@@ -125,7 +125,7 @@ def test_what_is_not_played_of_a_function_is_kept_for_those_who_ask() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "unknown"),
     [
-        ("Description: Names", "Description: !Ref ImageUri # Names", "Description"),
+        ('Description: !Sub "Names', 'Description: !Ref ImageUri # "Names', "Description"),
         ("Role: !GetAtt FaceRecognitionRole.Arn", "Role: !ImportValue role", "Role"),
         ("LogGroup: !Ref FaceRecognitionLogs", "LogGroup: !GetAtt FaceRecognitionLogs.Arn", "LoggingConfig"),
     ],
@@ -285,7 +285,7 @@ def test_a_resource_whose_condition_does_not_hold_is_not_there() -> None:
         ("InvokedViaFunctionUrl: true", "OnlyOn: Sundays", "PublicInvokePermission: OnlyOn is not played"),
         ("Action: lambda:InvokeFunctionUrl", "SourceAccount: 1", "PublicUrlPermission: Set Action"),
         (
-            "FunctionName: !GetAtt FaceDetection.Arn\n      Action",
+            "FunctionName: !Ref FaceDetectionAlias\n      Action",
             "FunctionName: f\n      Action",
             "FunctionName is f, wh",
         ),
