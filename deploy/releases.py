@@ -1,0 +1,130 @@
+"""The record of releases in the bucket of the base stack: what each was made of, so that it can be made again."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Final
+
+from botocore.client import BaseClient
+from botocore.exceptions import ClientError
+
+from adapters.aws import failing
+from pipeline.errors import BadInput
+
+_PREFIX: Final = "releases/"
+
+#: What became of a release.
+STARTED: Final = "started"
+DEPLOYED: Final = "deployed"
+FAILED: Final = "failed"
+
+
+@dataclass(frozen=True)
+class Release:
+    """One deploy.
+
+    Parameters
+    ----------
+    number : int
+        From 1, in the order of deploys.
+    id : str
+        The template's parameter `Release`: stands for image, template and parameters.
+    began : str
+        UTC, ISO 8601.
+    by : str
+        ARN of who deployed.
+    image, image_id, revision, model : str
+        `repository@sha256:...`; the id that the image has in a Docker engine; the commit that it was built from; the
+        model's id.
+    parameters : Mapping of str to str
+        All that the stack was given.
+    template : str
+        The template's text.
+    outcome, reason : str
+        `started`, `deployed` or `failed`, and why.
+    again : int or None
+        The number of the release that this one went back to.
+
+    """
+
+    number: int
+    id: str
+    began: str
+    by: str
+    image: str
+    image_id: str
+    revision: str
+    model: str
+    parameters: Mapping[str, str]
+    template: str
+    outcome: str = STARTED
+    reason: str = ""
+    again: int | None = None
+
+
+class Releases:
+    """The releases of one bucket. `client` is botocore's for S3."""
+
+    def __init__(self, client: BaseClient, bucket: str) -> None:
+        self._client = client
+        self._bucket = bucket
+
+    def all(self) -> list[Release]:
+        """Return every release, oldest first; an empty list where there is no bucket yet. Raises PipelineError."""
+        with failing():
+            try:
+                pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=_PREFIX)
+                names = sorted(one["Key"] for page in pages for one in page.get("Contents", ()))
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "NoSuchBucket":
+                    return []
+                raise
+            return [self._read(name) for name in names]
+
+    def get(self, number: int) -> Release:
+        """Return one release. Raises BadInput if there is none."""
+        with failing():
+            try:
+                return self._read(_name(number))
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in ("NoSuchKey", "NoSuchBucket"):
+                    raise
+        raise BadInput("no_release", f"There is no release {number}. See which there are: faceq deploy history")
+
+    def start(self, release: Release) -> Release:
+        """Record a release under the next free number, which two deploys at once do not share."""
+        number = max((one.number for one in self.all()), default=0)
+        while True:
+            number += 1
+            numbered = replace(release, number=number)
+            with failing():
+                try:
+                    self._put(numbered, IfNoneMatch="*")  # S3 API reference, PutObject, conditional writes
+                except ClientError as error:
+                    if error.response["Error"]["Code"] not in ("PreconditionFailed", "ConditionalRequestConflict"):
+                        raise
+                    continue
+            return numbered
+
+    def finish(self, release: Release, outcome: str, reason: str = "") -> Release:
+        """Record what became of a release."""
+        finished = replace(release, outcome=outcome, reason=reason)
+        with failing():
+            self._put(finished)
+        return finished
+
+    def _put(self, release: Release, **condition: str) -> None:
+        self._client.put_object(
+            Bucket=self._bucket,
+            Key=_name(release.number),
+            Body=json.dumps(asdict(release), indent=2).encode(),
+            ContentType="application/json",
+            **condition,
+        )
+
+    def _read(self, name: str) -> Release:
+        return Release(**json.loads(self._client.get_object(Bucket=self._bucket, Key=name)["Body"].read()))
+
+
+def _name(number: int) -> str:
+    return f"{_PREFIX}{number:06}.json"

@@ -1,0 +1,57 @@
+"""Which images have passed `make test-docker` on this machine: `python -m deploy.tested IMAGE` records one by its id."""
+
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from adapters.settings import Paths
+from deploy.image import inspect
+from pipeline.errors import PipelineError
+
+#: In the folder of a person's state.
+_FILE: Final = "tested-images.json"
+
+
+def tested(image_id: str) -> str | None:
+    """Return when the image of this id passed (UTC, ISO 8601), None if it did not."""
+    return _read(_file()).get(image_id)
+
+
+def record(image_id: str) -> None:
+    """Say that the image of this id has passed now."""
+    file = _file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(f".{os.getpid()}")
+    temporary.write_text(
+        json.dumps({**_read(file), image_id: datetime.now(UTC).isoformat(timespec="seconds")}, indent=2)
+    )
+    temporary.replace(file)
+
+
+def _file() -> Path:
+    return Paths.from_environment(os.environ).state / _FILE
+
+
+def _read(file: Path) -> dict[str, str]:
+    try:
+        content = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def main() -> int:
+    """Record the image that the command line names."""
+    try:
+        record(inspect(sys.argv[1]).id)
+    except PipelineError as error:
+        sys.stderr.write(f"faceq: {error.message}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
