@@ -23,6 +23,11 @@ from pipeline.messages import FrameRequest, Json
 POLL_SECONDS = 5
 #: Answers of HTTP that mean "not accepted, try again": throttled, queue out of reach.
 TRY_AGAIN = frozenset({429, 503})
+#: What HTTP 403 means, which a function URL answers before any code runs.
+#: (Lambda developer guide, "Control access to Lambda function URLs": both actions since October 2025)
+FORBIDDEN = (
+    "Who calls needs the permissions lambda:InvokeFunctionUrl and lambda:InvokeFunction, on the function's alias live."
+)
 
 
 class ResponseQueue(Protocol):
@@ -82,10 +87,18 @@ class ServiceClient:
     function_url, response_queue_url : str
     sqs : ResponseQueue
         boto3's client; used by one thread at a time.
+    auth : requests.auth.AuthBase or None
+        Signs the posts, as a function URL of auth type AWS_IAM wants it.
 
     """
 
-    def __init__(self, function_url: str, response_queue_url: str, sqs: ResponseQueue) -> None:
+    def __init__(
+        self,
+        function_url: str,
+        response_queue_url: str,
+        sqs: ResponseQueue,
+        auth: requests.auth.AuthBase | None = None,
+    ) -> None:
         self._function_url = function_url
         self._queue_url = response_queue_url
         self._sqs = sqs
@@ -93,14 +106,19 @@ class ServiceClient:
         self._own: set[str] = set()
         self._taking = threading.Lock()
         self._session = requests.Session()
-        self._session.trust_env = False  # a proxy variable must not catch what goes to this machine
+        self._session.auth = auth
+        # AWS's function URLs are all https and may lie behind a proxy. A proxy variable must not catch what goes to
+        # this machine.
+        self._session.trust_env = function_url.startswith("https://")
+        self._queue_problem = ""
 
     def send(self, frames: Iterable[Frame], concurrency: int = 4, timeout_seconds: float = 60) -> Iterator[Outcome]:
         """Send each frame and yield its outcome as it comes, at most `concurrency` frames unanswered at a time.
 
         `frames` is read only as fast as answers come, so a long video does not fill the memory.
         """
-        self._session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=concurrency))
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=concurrency))
         with self._polling(), ThreadPoolExecutor(concurrency) as pool, self._giving_up():
             running: set[Future[Outcome]] = set()
             for frame in frames:
@@ -130,7 +148,7 @@ class ServiceClient:
                 return outcome(None, problem)
             return outcome(answer.result(max(0, started + timeout_seconds - time.monotonic())), None)
         except TimeoutError:
-            return outcome(None, f"no answer within {timeout_seconds:g} s")
+            return outcome(None, f"no answer within {timeout_seconds:g} s{self._queue_problem}")
         finally:
             del self._waiting[request_id]
 
@@ -192,7 +210,9 @@ class ServiceClient:
                         else:
                             self._take(message)
                 pause = 0.1
-            except Exception:  # noqa: BLE001 - boto3 has no one base class; the frames' own timeout tells the person
+                self._queue_problem = ""
+            except Exception as error:  # noqa: BLE001 - boto3 has no one base class; a frame without answer says it
+                self._queue_problem = f"; the response queue cannot be read: {error}"
                 stop.wait(pause)
                 pause = min(2 * pause, 2.0)
 
@@ -212,6 +232,8 @@ class ServiceClient:
 
 def _reason(response: requests.Response) -> str:
     try:
-        return str(response.json()["message"])
+        fields = response.json()
+        reason = str(fields["Message"] if "Message" in fields else fields["message"])  # the URL itself says Message
     except (ValueError, TypeError, KeyError):
-        return response.text[:200]
+        reason = response.text[:200]
+    return f"{reason} {FORBIDDEN}" if response.status_code == 403 else reason

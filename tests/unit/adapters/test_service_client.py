@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import requests
 
 from adapters.frames import Frame
 from adapters.queue_memory import MemoryQueue
-from adapters.service_client import Outcome, ServiceClient
+from adapters.service_client import FORBIDDEN, Outcome, ServiceClient
 from pipeline.errors import BadInput
 from pipeline.messages import FrameRequest, RecognitionResult
 from tests.fakes import MemorySqs, function_url
@@ -161,6 +163,7 @@ def test_a_frame_that_was_not_accepted_for_now_is_sent_again_under_its_id(status
         (502, "Internal Server Error", "HTTP 502: Internal Server Error"),
         (500, "[]", "HTTP 500: []"),
         (404, "", "HTTP 404: "),
+        (403, '{"Message": "Forbidden."}', f"HTTP 403: Forbidden. {FORBIDDEN}"),
     ],
 )
 def test_a_refused_frame_says_why_and_is_not_sent_again(status: int, body: str, problem: str) -> None:
@@ -221,6 +224,37 @@ def test_a_response_queue_that_fails_for_a_while_delays_answers_and_loses_none()
     assert [outcome.problem for outcome in outcomes.values()] == [None] * 3
 
 
+def test_a_response_queue_that_stays_out_of_reach_is_part_of_the_problem() -> None:
+    class Forbidden(MemorySqs):
+        def receive_message(self, *, QueueUrl: str, MaxNumberOfMessages: int, WaitTimeSeconds: int) -> dict:
+            raise PermissionError("no sqs:ReceiveMessage")
+
+    queue = MemoryQueue()
+    with service(queue) as url:
+        (outcome,) = ServiceClient(url, "queue", Forbidden(queue)).send(some(1), timeout_seconds=0.5)
+    assert outcome.problem == "no answer within 0.5 s; the response queue cannot be read: no sqs:ReceiveMessage"
+
+
+def test_every_try_of_a_post_is_signed_anew() -> None:
+    signed: list[bytes] = []
+
+    class Signer(requests.auth.AuthBase):
+        def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+            assert isinstance(request.body, bytes)
+            signed.append(request.body)
+            return request
+
+    def busy_once(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
+        return answer(request, queue) if len(signed) > 1 else (429, "{}")
+
+    queue = MemoryQueue()
+    with service(queue, busy_once) as url:
+        (outcome,) = ServiceClient(url, "queue", MemorySqs(queue), Signer()).send(some(1), timeout_seconds=30)
+    assert outcome.result == "name of 0.jpg"
+    assert len(signed) == 2
+    assert signed[0] == signed[1]
+
+
 def test_frames_are_read_only_as_fast_as_they_are_answered() -> None:
     taken, done = 0, 0
     ahead = []
@@ -277,6 +311,30 @@ def test_a_proxy_variable_does_not_catch_what_goes_to_this_machine(monkeypatch: 
     with service(queue) as url:
         (outcome,) = client(url, queue).send(some(1), timeout_seconds=30)
     assert outcome.result == "name of 0.jpg"
+
+
+def test_a_proxy_variable_holds_for_what_goes_to_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy here refuses all, which shows that it was asked."""
+    asked = threading.Event()
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_CONNECT(self) -> None:
+            asked.set()
+            self.send_error(502)
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the base class's name
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{server.server_address[1]}/")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        url = "https://abc123.lambda-url.eu-central-1.on.aws/"
+        (outcome,) = client(url, MemoryQueue()).send(some(1), timeout_seconds=30)
+        server.shutdown()
+    assert asked.is_set()
+    assert outcome.problem == f"the function URL {url} cannot be reached (ProxyError)"
 
 
 def test_an_outcome_carries_the_whole_answer() -> None:
