@@ -170,6 +170,10 @@ class Stack:
         found = self._describe()
         return None if found is None or found.status in _NOTHING else found
 
+    def exists(self) -> bool:
+        """Tell whether there is a stack, in whatever state. Raises PipelineError."""
+        return self._describe() is not None
+
     def template(self) -> str:
         """Return the template as it was given. Raises PipelineError."""
         with failing():

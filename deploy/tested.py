@@ -1,4 +1,4 @@
-"""Which images have passed `make test-docker` on this machine: `python -m deploy.tested IMAGE` records one by its id."""
+"""Which images have passed `make test-docker` here: `python -m deploy.tested IMAGE` records one by its id."""
 
 import json
 import os
