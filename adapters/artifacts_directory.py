@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pipeline.errors import TransientError
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _LOCK = ".lock"
 _TEMPORARY_SUFFIX = ".tmp"
 #: Seconds between two tries to get the lock: short beside a save, long beside a system call.
@@ -85,7 +85,7 @@ class DirectoryStore:
     def names(self) -> Sequence[str]:
         """Return the names that exist, sorted."""
         try:
-            return sorted(path.name for path in self._path.iterdir() if _NAME.fullmatch(path.name))
+            return sorted(path.name for path in self._path.iterdir() if PLAIN_NAME.fullmatch(path.name))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -172,7 +172,7 @@ class DirectoryStore:
             os.close(descriptor)
 
     def _file(self, name: str) -> Path:
-        if not _NAME.fullmatch(name):
+        if not PLAIN_NAME.fullmatch(name):
             raise ValueError(f"{name!r} is not a plain file name")
         return self._path / name
 

@@ -3,24 +3,33 @@
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.artifacts_directory import DirectoryStore
 from adapters.frames import PICTURE_SUFFIXES
 from pipeline import gallery
 from pipeline.enrol import embed_photo
 from pipeline.errors import BadInput
 from pipeline.gallery import PHOTO_PREFIX, UNKNOWN_PREPROCESSING, Gallery, Photo, person_name
-from pipeline.ports import FaceDetector, FaceEmbedder
+from pipeline.ports import ArtifactStore, FaceDetector, FaceEmbedder
 
 #: Looked for in folders besides the pictures that can be read, so that they are refused aloud instead of left out.
 _UNREADABLE_SUFFIXES = frozenset({".heic", ".heif"})
 #: How far from 1 the length of a facenet vector may be: float32 rounding, with room for files that were converted.
 _UNIT_TOLERANCE = 1e-3
+
+
+class GalleryStore(ArtifactStore, Protocol):
+    """A store whose writers can keep each other out."""
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keep every other writer out until the block ends; may be nested. Raises TransientError if that fails."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def photo_files(paths: Iterable[Path]) -> list[Path]:
 def enrol(
     person: str,
     files: Iterable[Path],
-    store: DirectoryStore,
+    store: GalleryStore,
     detector: FaceDetector,
     embedder: FaceEmbedder,
     *,
@@ -116,7 +125,7 @@ def enrol(
 
 
 def renew(
-    store: DirectoryStore, detector: FaceDetector, embedder: FaceEmbedder, *, max_pixels: int
+    store: GalleryStore, detector: FaceDetector, embedder: FaceEmbedder, *, max_pixels: int
 ) -> Iterator[Enrolment]:
     """Make every vector again with another model, from the photos that were kept.
 
@@ -143,7 +152,7 @@ def renew(
             gallery.save(store, empty.add(current.photos, np.stack(vectors)))
 
 
-def import_gallery(store: DirectoryStore, other: Gallery) -> Gallery:
+def import_gallery(store: GalleryStore, other: Gallery) -> Gallery:
     """Add everybody of `other` to the gallery and return it. Raises as `Gallery.join`, `load` and `save` do."""
     with store.exclusive():
         current = gallery.load(store)
@@ -186,7 +195,7 @@ def course_gallery(vectors: NDArray[np.float32], names: Sequence[str], source: s
     return Gallery.empty("vggface2", UNKNOWN_PREPROCESSING, threshold, vectors.shape[1]).add(photos, vectors)
 
 
-def _fitting(store: DirectoryStore, embedder: FaceEmbedder) -> Gallery:
+def _fitting(store: GalleryStore, embedder: FaceEmbedder) -> Gallery:
     """Return the gallery that `embedder`'s vectors can join, an empty one where nobody is enrolled."""
     current = gallery.load(store)
     if current is None or not current.photos:

@@ -4,9 +4,11 @@ An argument of a command beats a variable, a variable beats the default. Everyth
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from pipeline.errors import ArtifactError
 from pipeline.images import MAX_PIXELS
@@ -24,6 +26,8 @@ FACEQ_MODEL = "FACEQ_MODEL"
 FACEQ_MODELS_DIR = "FACEQ_MODELS_DIR"
 #: Folder of the gallery.
 FACEQ_GALLERY_DIR = "FACEQ_GALLERY_DIR"
+#: `s3://<bucket>/<prefix>`: where functions on AWS read the gallery. It beats the folder.
+FACEQ_GALLERY = "FACEQ_GALLERY"
 #: Folder of the running stack's state and logs.
 FACEQ_STATE_DIR = "FACEQ_STATE_DIR"
 #: Side of the smallest face that is looked for, in pixels of the frame.
@@ -46,6 +50,21 @@ DEFAULT_REGION = "us-east-1"
 #: A Lambda function has one virtual processor per 1,769 MB (AWS Lambda Developer Guide, "Configure Lambda function
 #: memory").
 MB_PER_PROCESSOR = 1769
+
+
+#: A bucket's name and a prefix of keys. (S3 user guide, "General purpose bucket naming rules")
+_S3_PLACE: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/([\w.-]+(?:/[\w.-]+)*)/?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class S3Place:
+    """A prefix of keys in an S3 bucket; the prefix has no slash at either end."""
+
+    bucket: str
+    prefix: str
+
+    def __str__(self) -> str:
+        return f"s3://{self.bucket}/{self.prefix}"
 
 
 @dataclass(frozen=True)
@@ -74,6 +93,8 @@ class ModelSettings:
 
     Parameters
     ----------
+    gallery : Path or S3Place
+        Where the gallery is kept.
     min_face_size : int
         Pixels, at least 12: the first network's receptive field.
     max_pixels : int
@@ -86,7 +107,7 @@ class ModelSettings:
     engine: str
     model: str
     models: Path
-    gallery: Path
+    gallery: Path | S3Place
     min_face_size: int
     max_pixels: int
     threads: int
@@ -97,10 +118,11 @@ class ModelSettings:
         engine = environ.get(FACEQ_ENGINE) or "onnx"
         if engine not in ENGINES:
             raise ArtifactError("bad_setting", f"{FACEQ_ENGINE} is '{engine}'; set it to one of {', '.join(ENGINES)}.")
-        models, gallery = (_folder(environ, name) for name in (FACEQ_MODELS_DIR, FACEQ_GALLERY_DIR))
+        models = _folder(environ, FACEQ_MODELS_DIR)
+        gallery = _s3_place(environ, FACEQ_GALLERY) or _folder(environ, FACEQ_GALLERY_DIR)
         if models is None or gallery is None:
             paths = Paths.from_environment(environ)
-            models, gallery = paths.models, paths.gallery
+            models, gallery = paths.models, gallery or paths.gallery
         memory_mb = _number(environ, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0, 0)
         share = -(-memory_mb // MB_PER_PROCESSOR) or os.cpu_count() or 1
         return cls(
@@ -155,6 +177,16 @@ def _default_gallery() -> Path:
 
 def _folder(environ: Mapping[str, str], name: str) -> Path | None:
     return Path(environ[name]).expanduser().absolute() if environ.get(name) else None
+
+
+def _s3_place(environ: Mapping[str, str], name: str) -> S3Place | None:
+    text = environ.get(name)
+    if not text:
+        return None
+    found = _S3_PLACE.fullmatch(text)
+    if found is None:
+        raise ArtifactError("bad_setting", f"{name} is '{text}'; set it to s3://BUCKET/PREFIX.")
+    return S3Place(*found.groups())
 
 
 def _number(environ: Mapping[str, str], name: str, default: int, least: int) -> int:

@@ -1,17 +1,24 @@
 """The composition root: settings in, ready collaborators out. What is not asked for is not imported."""
 
+import logging
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Final
 
 from adapters import models
 from adapters.artifacts_directory import DirectoryStore
-from adapters.settings import ModelSettings, QueueSettings
+from adapters.settings import ModelSettings, QueueSettings, S3Place
 from pipeline.embed import PREPROCESSINGS
-from pipeline.errors import ArtifactError
+from pipeline.errors import ArtifactError, TransientError
 from pipeline.gallery import MANIFEST, Gallery, load
 from pipeline.handlers import face_detection, face_recognition
 from pipeline.ports import ArtifactStore, FaceDetector, FaceEmbedder, MessageSender
+
+#: How long a function takes a gallery on S3 for the newest, in seconds, instead of a request before each batch.
+S3_CHECK_SECONDS: Final = 30.0
+
+log = logging.getLogger(__name__)
 
 
 def check_engine(engine: str) -> None:
@@ -51,7 +58,13 @@ def embedder(settings: ModelSettings) -> FaceEmbedder:
 
 
 def gallery_store(settings: ModelSettings) -> ArtifactStore:
-    """Return where the gallery is kept."""
+    """Return where the gallery is kept. Nothing is asked of it yet."""
+    if isinstance(settings.gallery, S3Place):
+        import boto3
+
+        from adapters.artifacts_s3 import S3Store, client
+
+        return S3Store(client(boto3.Session()), settings.gallery.bucket, settings.gallery.prefix)
     return DirectoryStore(settings.gallery)
 
 
@@ -67,31 +80,62 @@ def checked_gallery(settings: ModelSettings) -> Gallery | None:
 class CurrentGallery:
     """The gallery as it is now: read again when it was written since, checked against the embedder.
 
+    A store that cannot be reached leaves the gallery that was read last in use, with a line in the log.
+
     Parameters
     ----------
     store : ArtifactStore
     model, preprocessing : str
         What the embedder is; a gallery of another kind raises ArtifactError on each call until it is replaced.
+    check_seconds : float
+        How long to go without asking whether the gallery was written since; 0 asks on each call.
+    clock : callable
+        Returns seconds of the wall clock: between two calls a function may be frozen, and any other clock with it.
 
     """
 
-    def __init__(self, store: ArtifactStore, model: str, preprocessing: str) -> None:
+    def __init__(
+        self,
+        store: ArtifactStore,
+        model: str,
+        preprocessing: str,
+        check_seconds: float = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store = store
         self._model = model
         self._preprocessing = preprocessing
+        self._check_seconds = check_seconds
+        self._clock = clock
+        self._checked: float | None = None
         self._version: str | None = None
         self._gallery: Gallery | None = None
 
     def __call__(self) -> Gallery | None:
-        """Return the gallery, None where there is none."""
-        version = self._store.version(MANIFEST)
-        if version != self._version:
-            # The version is taken before the content: a write in between is noticed by the next call.
-            self._gallery = load(self._store)
-            self._version = version
+        """Return the gallery, None where there is none. Raises TransientError if none was ever read."""
+        now = self._clock()
+        # A wall clock may be set back.
+        if self._checked is None or not 0 <= now - self._checked < self._check_seconds:
+            try:
+                self._read_if_written()
+            except TransientError as error:
+                if self._gallery is None:
+                    raise
+                log.warning(
+                    "gallery out of reach, the one at hand stays in use",
+                    extra={"reason": error.message, "gallery": self._gallery.version},
+                )
+            self._checked = now
         if self._gallery is not None:
             self._gallery.check(self._model, self._preprocessing)
         return self._gallery
+
+    def _read_if_written(self) -> None:
+        version = self._store.version(MANIFEST)
+        if version != self._version:
+            # The version is taken before the content: a write in between is noticed by the next check.
+            self._gallery = load(self._store)
+            self._version = version
 
 
 def face_detection_collaborators(
@@ -115,7 +159,12 @@ def face_recognition_collaborators(
     loaded = embedder(settings)
     return face_recognition.Collaborators(
         embedder=loaded,
-        gallery=CurrentGallery(gallery_store(settings), loaded.model, loaded.preprocessing),
+        gallery=CurrentGallery(
+            gallery_store(settings),
+            loaded.model,
+            loaded.preprocessing,
+            check_seconds=S3_CHECK_SECONDS if isinstance(settings.gallery, S3Place) else 0,
+        ),
         responses=_sender(queues, queues.response_queue_url),
         clock=clock,
         max_receive_count=queues.max_receive_count,

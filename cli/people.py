@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -13,17 +14,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from adapters.artifacts_directory import DirectoryStore
-from adapters.enrolment import Enrolment, course_gallery, enrol, import_gallery, photo_files
+from adapters.aws import STACK
+from adapters.enrolment import Enrolment, GalleryStore, course_gallery, enrol, import_gallery, photo_files
 from adapters.enrolment import renew as renewed
+from adapters.gallery_transfer import Changes, changes, copy
 from adapters.settings import ModelSettings, Paths
 from cli.progress import counting
+from cli.target import Profile, Region, StackName, Target, Where, aws
 from pipeline import gallery
-from pipeline.errors import BadInput
+from pipeline.errors import BadInput, PipelineError
 from pipeline.gallery import PHOTO_PREFIX, Gallery, person_name
 from pipeline.ports import FaceDetector, FaceEmbedder
 
 app = typer.Typer(
-    help="Enrol, list, rename and remove the people that are recognised.",
+    help="Enrol, list, rename and remove the people that are recognised, here or on AWS.",
     epilog="Start with: faceq people add 'Grace Hopper' grace.jpg more-photos/",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -31,6 +35,7 @@ app = typer.Typer(
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @app.command("add", epilog="Example: faceq people add 'Grace Hopper' grace.jpg more-photos/")
@@ -45,6 +50,10 @@ def add(
     keep_photos: Annotated[
         bool, typer.Option("--keep-photos", help="Keep a copy of each photo with the gallery, until NAME is removed.")
     ] = False,
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
 ) -> None:
     """Enrol a person, or add photos to one.
 
@@ -55,10 +64,11 @@ def add(
     person = person_name(name)
     files = photo_files(paths)
     settings = ModelSettings.from_environment(os.environ)
+    store = _store(target, stack, region, profile)
     refused = add_photos(
         person,
         files,
-        DirectoryStore(settings.gallery),
+        store,
         wiring.detector(settings),
         wiring.embedder(settings),
         max_pixels=settings.max_pixels,
@@ -72,7 +82,7 @@ def add(
 def add_photos(
     person: str,
     files: list[Path],
-    store: DirectoryStore,
+    store: GalleryStore,
     detector: FaceDetector,
     embedder: FaceEmbedder,
     *,
@@ -94,7 +104,12 @@ def add_photos(
 
 
 @app.command("renew", epilog="Example: FACEQ_MODEL=vggface2 faceq people renew")
-def renew() -> None:
+def renew(
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
+) -> None:
     """Enrol everybody again with the model that is set now, from the photos that were kept (add --keep-photos).
 
     If a photo cannot be used, nothing is changed, and the exit code is 1.
@@ -102,12 +117,12 @@ def renew() -> None:
     from adapters import wiring
 
     settings = ModelSettings.from_environment(os.environ)
-    store = DirectoryStore(settings.gallery)
+    store = _store(target, stack, region, profile)
     if renew_photos(store, wiring.detector(settings), wiring.embedder(settings), max_pixels=settings.max_pixels):
         raise typer.Exit(1)
 
 
-def renew_photos(store: DirectoryStore, detector: FaceDetector, embedder: FaceEmbedder, *, max_pixels: int) -> int:
+def renew_photos(store: GalleryStore, detector: FaceDetector, embedder: FaceEmbedder, *, max_pixels: int) -> int:
     """Enrol everybody again, telling how it goes; return how many photos were refused."""
     total = len(_gallery(store).photos)
     added, _, refused = _told("enrolling again", total, renewed(store, detector, embedder, max_pixels=max_pixels))
@@ -128,8 +143,13 @@ def import_(
             show_default=False,
         ),
     ],
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
 ) -> None:
     """Add everybody of another gallery."""
+    store = _store(target, stack, region, profile)
     content = _read(file)
     if content.lstrip()[:1] == b"{":
         other = gallery.import_json(content)
@@ -140,15 +160,21 @@ def import_(
         vectors, names = read_gallery_file(content, file.name)
         threshold = models.CATALOGUE[models.VGGFACE2].threshold
         other = course_gallery(vectors, names, file.name, threshold)
-    joined = import_gallery(_store(), other)
+    joined = import_gallery(store, other)
     print(f"{len(other.people)} people with {_photos(len(other.photos))} imported; {_summary(joined)}")
     _warn(joined)
 
 
 @app.command("list", epilog="Example: faceq people list --json")
-def list_(as_json: _Json = False) -> None:
+def list_(
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
+    as_json: _Json = False,
+) -> None:
     """List who is enrolled."""
-    current = gallery.load(_store())
+    current = gallery.load(_store(target, stack, region, profile))
     if as_json:
         people = {} if current is None else current.people
         rows = [{"name": name, "photos": count} for name, count in people.items()]
@@ -167,9 +193,16 @@ def list_(as_json: _Json = False) -> None:
 
 
 @app.command("show", epilog="Example: faceq people show 'Grace Hopper'")
-def show(name: _Name, as_json: _Json = False) -> None:
+def show(
+    name: _Name,
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
+    as_json: _Json = False,
+) -> None:
     """Show a person's photos."""
-    store = _store()
+    store = _store(target, stack, region, profile)
     current = _gallery(store)
     person = current.known(name)
     kept = set(store.names())
@@ -194,9 +227,13 @@ def rename(
     merge: Annotated[
         bool, typer.Option("--merge", help="If somebody is called NEW already, make the two one person.")
     ] = False,
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
 ) -> None:
     """Give a person another name."""
-    store = _store()
+    store = _store(target, stack, region, profile)
     with store.exclusive():
         current = _gallery(store)
         renamed = current.rename(old, new, merge)
@@ -211,22 +248,27 @@ def remove(
     everybody: Annotated[
         bool, typer.Option("--all", help="Remove the whole gallery, also one that is broken or of another model.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: _Yes = False,
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
 ) -> None:
     """Remove people with their vectors and kept photos."""
     if bool(names) == everybody:
         raise typer.BadParameter("Give the names of the people to remove, or --all.")
-    store = _store()
+    store = _store(target, stack, region, profile)
+    place = "" if target is Where.LOCAL else f" from the stack {stack} on AWS"
     if everybody:
         if not yes:
-            typer.confirm("Remove everybody?", abort=True)
+            typer.confirm(f"Remove everybody{place}?", abort=True)
         with store.exclusive():
             gallery.clear(store)
         print("Everybody is removed")
         return
     people = [_gallery(store).known(name) for name in names or ()]
     if not yes:
-        typer.confirm(f"Remove {', '.join(people)}?", abort=True)
+        typer.confirm(f"Remove {', '.join(people)}{place}?", abort=True)
     with store.exclusive():
         current = _gallery(store)
         for person in dict.fromkeys(people):
@@ -239,17 +281,116 @@ def remove(
 def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON file to write.", show_default=False)],
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
 ) -> None:
     """Write everybody into one portable file, without photos; `faceq people import` reads it."""
-    content = gallery.export_json(_gallery(_store()))
+    content = gallery.export_json(_gallery(_store(target, stack, region, profile)))
     try:
-        with file.open("wb" if force else "xb") as target:
-            target.write(content)
+        with file.open("wb" if force else "xb") as opened:
+            opened.write(content)
     except FileExistsError:
         raise BadInput("file_exists", f"{file} exists. Take another name, or replace it with --force.") from None
     except OSError as error:
         raise BadInput("not_writable", f"{file} cannot be written: {error.strerror}.") from error
     print(f"{file} written")
+
+
+@app.command("push", epilog="Example: faceq people push --stack faceq")
+def push(stack: StackName = STACK, region: Region = None, profile: Profile = None, yes: _Yes = False) -> None:
+    """Make the gallery on AWS the same as the one here; the functions take it within a minute.
+
+    Asks before anybody there is changed or removed. A gallery of another model than the one there needs --yes.
+    """
+    store = _here()
+    _transfer(store, _gallery(store), _on_aws(stack, region, profile), f"the stack {stack} on AWS", yes)
+
+
+@app.command("pull", epilog="Example: faceq people pull --stack faceq")
+def pull(stack: StackName = STACK, region: Region = None, profile: Profile = None, yes: _Yes = False) -> None:
+    """Make the gallery here the same as the one on AWS.
+
+    Asks before anybody here is changed or removed. A gallery of another model than the one here needs --yes.
+    """
+    store = _on_aws(stack, region, profile)
+    current = gallery.load(store)
+    if current is None:
+        raise BadInput("nobody_enrolled", f"The stack {stack} has no gallery yet. Send yours with: faceq people push")
+    _transfer(store, current, _here(), "this machine", yes)
+
+
+def _transfer(source: GalleryStore, wanted: Gallery, target: GalleryStore, place: str, yes: bool) -> None:
+    shown = gallery.load(target)
+    difference = changes(shown, wanted)
+    if shown is not None and difference.other_model and not yes:
+        raise BadInput(
+            "other_model",
+            f"The gallery of {place} was made with {shown.model} ({shown.preprocessing}), this one with {wanted.model} "
+            f"({wanted.preprocessing}); functions take only the one of their own model. Replace it with --yes.",
+        )
+    _tell(difference)
+    if difference.loses and not yes:
+        typer.confirm(f"Change the gallery of {place} so?", abort=True)
+    kept = copy(source, wanted, target, shown)
+    same = "" if difference or kept else "unchanged: "
+    copied = f"; {_photos(kept)} kept with the gallery copied" if kept else ""
+    print(f"{place}: {same}{_summary(wanted)}{copied} (model {wanted.model}, {wanted.version})")
+    _warn(wanted)
+
+
+@app.command("diff", epilog="Example: faceq people diff --json")
+def diff(stack: StackName = STACK, region: Region = None, profile: Profile = None, as_json: _Json = False) -> None:
+    """Show what `faceq people push` would change on AWS.
+
+    Exit code 0 if nothing, 1 if something, 2 if it cannot be told, as diff(1) has it.
+    """
+    try:
+        difference = changes(gallery.load(_on_aws(stack, region, profile)), gallery.load(_here()))
+    except PipelineError as error:
+        print(f"faceq: {error.message}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    if as_json:
+        print(json.dumps(_difference(difference), ensure_ascii=False))
+    else:
+        _tell(difference)
+    if difference:
+        raise typer.Exit(1)
+
+
+def _tell(difference: Changes) -> None:
+    """Print a line for each person and setting that changes."""
+    for name, (before, after) in difference.settings.items():
+        if before is not None and after is not None:
+            print(f"~ {name}: {before} -> {after}")
+    counts = {
+        "added": Counter(photo.person for photo in difference.photos_added),
+        "removed": Counter(photo.person for photo in difference.photos_removed),
+        "changed": Counter(person for pair in difference.photos_changed for person in {p.person for p in pair}),
+    }
+    people = [("+", difference.people_added), ("-", difference.people_removed), ("~", difference.people_changed)]
+    for sign, names in people:
+        for name in names:
+            parts = [f"{_photos(count[name])} {verb}" for verb, count in counts.items() if count[name]]
+            print(f"{sign} {name}: {', '.join(parts)}")
+
+
+def _difference(difference: Changes) -> dict[str, object]:
+    return {
+        "same": not difference,
+        "settings": {name: {"before": before, "after": after} for name, (before, after) in difference.settings.items()},
+        "people": {
+            "added": difference.people_added,
+            "removed": difference.people_removed,
+            "changed": difference.people_changed,
+        },
+        "photos": {
+            "added": [vars(photo) for photo in difference.photos_added],
+            "removed": [vars(photo) for photo in difference.photos_removed],
+            "changed": [{"before": vars(before), "after": vars(after)} for before, after in difference.photos_changed],
+        },
+    }
 
 
 def _told(title: str, total: int, outcomes: Iterable[Enrolment]) -> tuple[int, int, int]:
@@ -269,11 +410,25 @@ def _told(title: str, total: int, outcomes: Iterable[Enrolment]) -> tuple[int, i
     return added, had, refused
 
 
-def _store() -> DirectoryStore:
+def _store(target: Where, stack: str, region: str | None, profile: str | None) -> GalleryStore:
+    return _here() if target is Where.LOCAL else _on_aws(stack, region, profile)
+
+
+def _here() -> DirectoryStore:
     return DirectoryStore(Paths.from_environment(os.environ).gallery)
 
 
-def _gallery(store: DirectoryStore) -> Gallery:
+def _on_aws(stack: str, region: str | None, profile: str | None) -> GalleryStore:
+    """Return the store of a deployed stack's gallery. Raises BadInput if it has none, PipelineError as `aws` does."""
+    session, deployed = aws(stack, region, profile)
+    if not deployed.gallery:
+        raise BadInput("no_gallery_bucket", f"The stack {stack} has no bucket for a gallery. Run: faceq deploy")
+    from adapters.artifacts_s3 import PREFIX, S3Store, client
+
+    return S3Store(client(session), deployed.gallery, PREFIX)
+
+
+def _gallery(store: GalleryStore) -> Gallery:
     current = gallery.load(store)
     if current is None:
         raise BadInput("nobody_enrolled", "Nobody is enrolled. Start with: faceq people add NAME PHOTO...", status=404)

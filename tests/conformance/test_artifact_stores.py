@@ -1,25 +1,36 @@
-"""What every `ArtifactStore` promises. A new store is one more line in `STORES`."""
+"""What every `ArtifactStore` promises. A new store is one more name in `STORES`."""
 
 import threading
-from collections.abc import Callable
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from adapters.artifacts_directory import DirectoryStore
+from adapters.artifacts_s3 import S3Store
 from pipeline.ports import ArtifactStore
+from tests.aws_server import create_bucket, running_aws_server, s3_client
 from tests.fakes import MemoryStore
 
-#: Each entry makes an empty store; it may use the folder, which is its own.
-STORES: dict[str, Callable[[Path], ArtifactStore]] = {
-    "memory": lambda _folder: MemoryStore(),
-    "directory": lambda folder: DirectoryStore(folder / "not" / "yet" / "there"),
-}
+STORES = ("memory", "directory", "s3")
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[str]:
+    with running_aws_server() as endpoint:
+        create_bucket(endpoint, "bucket")
+        yield endpoint
 
 
 @pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
-    return STORES[request.param](tmp_path)
+    """An empty store."""
+    if request.param == "memory":
+        return MemoryStore()
+    if request.param == "directory":
+        return DirectoryStore(tmp_path / "not" / "yet" / "there")
+    return S3Store(s3_client(request.getfixturevalue("s3_endpoint")), "bucket", f"in/{uuid.uuid4()}")
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\xff\r\n", bytes(range(256)) * 8192], ids=["empty", "binary", "2 MiB"])
