@@ -10,12 +10,12 @@ import typer
 from pipeline.errors import PipelineError
 
 #: The groups, each the `app` of the module of its name.
-GROUPS: Final = ("models", "people", "queues", "image")
+GROUPS: Final = ("models", "people", "queues", "image", "deploy")
 #: Which module has a command.
 COMMANDS: Final = {
     **{name: name for name in GROUPS},
     **dict.fromkeys(("up", "down", "status", "env"), "stack"),
-    **{name: name for name in ("send", "logs", "doctor", "demo")},
+    **{name: name for name in ("send", "logs", "doctor", "demo", "bench")},
 }
 
 app = typer.Typer(

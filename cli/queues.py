@@ -1,23 +1,25 @@
 """`faceq queues`: what waits where, and what to do about it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from adapters.aws import STACK, failing
 from cli.stack import stack_here
+from cli.target import Profile, Region, StackName, Target, Where, aws
 from local import queues
 from pipeline.errors import BadInput, TransientError
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
-
-_Answer = TypeVar("_Answer")
 
 app = typer.Typer(
     help="Look into the queues, empty them, and try again what failed.",
@@ -33,9 +35,16 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list", epilog="Example: faceq queues list --json")
-def list_queues(as_json: _Json = False) -> None:
+def list_queues(
+    as_json: _Json = False,
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
+) -> None:
     """List the queues and how full they are."""
-    depths = told(queues.depths)
+    with reached(target, stack, region, profile) as there:
+        depths = queues.depths(there.sqs, there.urls)
     if as_json:
         print(json.dumps([vars(depth) for depth in depths], indent=2))
         return
@@ -52,9 +61,14 @@ def peek(
     name: _Name,
     most: Annotated[int, typer.Option(min=1, max=1000, help="How many messages.")] = 10,
     as_json: _Json = False,
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
 ) -> None:
     """Show messages and leave them there. SQS counts each look as a receive."""
-    messages = told(lambda sqs: queues.peek(sqs, name, most))
+    with reached(target, stack, region, profile, name) as there:
+        messages = queues.peek(there.sqs, name, most)
     if as_json:
         print(json.dumps([vars(message) for message in messages], indent=2))
         return
@@ -69,38 +83,77 @@ def peek(
 def purge(
     name: _Name,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
 ) -> None:
     """Throw away every message of a queue."""
     if not yes:
-        typer.confirm(f"Throw away every message of {name}?", abort=True)
-    told(lambda sqs: queues.purge(sqs, name))
-    print(f"{name} is empty.")
+        on_aws = f" on AWS, in stack {stack}" if target is Where.AWS else ""
+        typer.confirm(f"Throw away every message of {name}{on_aws}?", abort=True)
+    with reached(target, stack, region, profile, name) as there:
+        queues.purge(there.sqs, name)
+    print(f"AWS empties {name} within a minute." if target is Where.AWS else f"{name} is empty.")
 
 
 @app.command("redrive", epilog="Example: faceq queues redrive faceq-req-dlq")
 def redrive(
     name: _Name,
     most: Annotated[int | None, typer.Option(min=1, help="How many messages; all if not said.")] = None,
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
 ) -> None:
     """Send what lies on a dead-letter queue back to the queue it failed on."""
-    moved = told(lambda sqs: queues.redrive(sqs, name, most))
+    with reached(target, stack, region, profile, name) as there:
+        moved = queues.redrive(there.sqs, name, most, there.urls)
     print(f"{moved} messages went back.")
 
 
-def _sqs() -> "BaseClient":
-    from adapters.queue_sqs import client
+@dataclass(frozen=True)
+class Reached:
+    """An SQS client, and the queues that the commands are about; None for all that the client reaches."""
 
-    stack = stack_here()
-    return client(stack.region, stack.sqs_endpoint)
+    sqs: "BaseClient"
+    urls: Sequence[str] | None
 
 
-def told(action: Callable[["BaseClient"], _Answer]) -> _Answer:
-    """Do something with the queues and say in one line why it cannot be done."""
+@contextmanager
+def reached(
+    target: Where = Where.LOCAL,
+    stack: str = STACK,
+    region: str | None = None,
+    profile: str | None = None,
+    name: str | None = None,
+) -> Iterator[Reached]:
+    """Reach the queues of a stack; what fails inside is said in one line. Raises BadInput if `name` is none of them."""
+    if target is Where.AWS:
+        session, deployed = aws(stack, region, profile)
+        # An account may hold other queues, which are none of ours.
+        urls = [deployed.request_queue_url, deployed.response_queue_url, deployed.dead_letter_queue_url]
+        names = [url.rsplit("/", 1)[-1] for url in urls]
+        if name is not None and name not in names:
+            raise BadInput("queue", f"The stack {stack} has no queue {name}. It has: {', '.join(names)}.")
+        with _saying(), failing():
+            yield Reached(session.client("sqs"), urls)
+        return
     from botocore.exceptions import BotoCoreError, ClientError
 
+    from adapters.queue_sqs import client
+
+    here = stack_here()
     try:
-        return action(_sqs())
-    except queues.QueueError as error:
-        raise BadInput("queue", str(error)) from None
+        with _saying():
+            yield Reached(client(here.region, here.sqs_endpoint), None)
     except (BotoCoreError, ClientError) as error:
         raise TransientError("queue_unavailable", f"The queues cannot be reached: {error}. See `faceq logs`.") from None
+
+
+@contextmanager
+def _saying() -> Iterator[None]:
+    try:
+        yield
+    except queues.QueueError as error:
+        raise BadInput("queue", str(error)) from None

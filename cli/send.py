@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from adapters.aws import STACK
 from adapters.frames import Frame, frames
 from adapters.service_client import Outcome, ServiceClient
 from cli.progress import counting
 from cli.stack import stack_here
+from cli.target import Profile, Region, StackName, Target, Where, aws
 
 
 def register(app: typer.Typer) -> None:
@@ -32,9 +34,13 @@ def send(
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Frames unanswered at a time.")] = 4,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a frame's answer.")] = 60,
     every: Annotated[int, typer.Option(min=1, help="Of a video, send each N-th frame.")] = 1,
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
 ) -> None:
     """Send frames to the running stack and show who is in them. Exit code 1 if a frame got no answer."""
-    client = client_of_running_stack()
+    client = service_client(target, stack, region, profile)
     unanswered = 0
     table = Table("frame", "result", "faces", "distance", "ms")
     with counting() as progress:
@@ -58,8 +64,20 @@ def send(
         Console().print(table)
     if unanswered:
         missing = "1 frame" if unanswered == 1 else f"{unanswered} frames"
-        print(f"faceq: {missing} got no answer; `faceq logs` shows why", file=sys.stderr)
+        command = "faceq deploy logs" if target is Where.AWS else "faceq logs"
+        print(f"faceq: {missing} got no answer; `{command}` shows why", file=sys.stderr)
         raise typer.Exit(1)
+
+
+def service_client(target: Where, stack: str, region: str | None, profile: str | None) -> ServiceClient:
+    """Return a client of the stack that runs here, or of the one on AWS. Raises PipelineError if there is none."""
+    if target is Where.LOCAL:
+        return client_of_running_stack()
+    from adapters.signing import SigV4
+
+    session, deployed = aws(stack, region, profile)
+    auth = SigV4(session) if deployed.auth_type == "AWS_IAM" else None
+    return ServiceClient(deployed.function_url, deployed.response_queue_url, session.client("sqs"), auth)
 
 
 def client_of_running_stack() -> ServiceClient:

@@ -202,11 +202,12 @@ def down() -> None:
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show what runs, how much memory it holds and how full the queues are. Exit code 1 if nothing runs."""
     stack = stack_here()
-    from cli.queues import told
+    from cli.queues import reached
     from local.queues import depths
 
     parts = _replicas() if stack.runtime == state.CONTAINERS else _processes(stack)
-    queues = told(depths)
+    with reached() as there:
+        queues = depths(there.sqs)
     if as_json:
         kind = "replicas" if stack.runtime == state.CONTAINERS else "processes"
         print(json.dumps({**vars(stack), kind: parts, "queues": [vars(queue) for queue in queues]}, indent=2))

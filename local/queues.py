@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 #: Most messages that SQS gives or takes in one call.
 BATCH: Final = 10
 
+#: How long a look for messages may take, in seconds. A call that waits asks all of SQS's servers, one that does not
+#: asks a sample of them and may find nothing. (SQS developer guide, "Amazon SQS short and long polling")
+LOOK_SECONDS: Final = 1
+
 #: How long a peeked message stays hidden if the one who peeks dies before putting it back, in seconds.
 PEEK_HIDDEN_SECONDS: Final = 5
 
@@ -135,10 +139,12 @@ def _settings(queue: "Queue", dead_letter_arn: str) -> dict[str, str]:
     return attributes
 
 
-def depths(client: "BaseClient") -> list[Depth]:
-    """Return the depth of every queue of the endpoint, sorted by name."""
-    pages = client.get_paginator("list_queues").paginate()
-    return sorted((_depth(client, url) for page in pages for url in page.get("QueueUrls", [])), key=lambda d: d.name)
+def depths(client: "BaseClient", urls: Iterable[str] | None = None) -> list[Depth]:
+    """Return the depth of these queues, or of every queue of the endpoint, sorted by name."""
+    if urls is None:
+        pages = client.get_paginator("list_queues").paginate()
+        urls = [url for page in pages for url in page.get("QueueUrls", [])]
+    return sorted((_depth(client, url) for url in urls), key=lambda depth: depth.name)
 
 
 def peek(client: "BaseClient", name: str, most: int = BATCH) -> list[PeekedMessage]:
@@ -156,14 +162,14 @@ def peek(client: "BaseClient", name: str, most: int = BATCH) -> list[PeekedMessa
             messages = client.receive_message(
                 QueueUrl=url,
                 MaxNumberOfMessages=min(BATCH, most - len(seen)),
-                WaitTimeSeconds=0,
+                WaitTimeSeconds=LOOK_SECONDS,
                 VisibilityTimeout=PEEK_HIDDEN_SECONDS,
                 AttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
             ).get("Messages", [])
-            if not messages:
+            receipts += [message["ReceiptHandle"] for message in messages]
+            if all(message["MessageId"] in seen for message in messages):  # none, or the first ones come round again
                 break
             for message in messages:
-                receipts.append(message["ReceiptHandle"])
                 attributes = message["Attributes"]
                 seen[message["MessageId"]] = PeekedMessage(
                     message_id=message["MessageId"],
@@ -193,18 +199,19 @@ def purge(client: "BaseClient", name: str) -> None:
         raise QueueError(f"The queue {name} was purged less than 60 s ago. Wait a minute and purge again.") from None
 
 
-def redrive(client: "BaseClient", name: str, most: int | None = None) -> int:
+def redrive(client: "BaseClient", name: str, most: int | None = None, urls: Iterable[str] | None = None) -> int:
     """Send what lies on the dead-letter queue `name` back to its source; return how many messages went.
 
-    Each message is sent before it is deleted, so a redrive that is cut off can repeat a message and never loses one.
-    SQS's own StartMessageMoveTask is not used: moto has none, and one way that works everywhere is enough. What
-    arrives meanwhile is left for the next redrive, so a message that fails again does not go round for ever.
+    The source is looked for among `urls`, or among all queues of the endpoint. Each message is sent before it is
+    deleted, so a redrive that is cut off can repeat a message and never loses one. SQS's own StartMessageMoveTask is
+    not used: moto has none, and one way that works everywhere is enough. What arrives meanwhile is left for the next
+    redrive, so a message that fails again does not go round for ever.
     Raises QueueError if there is no such queue or it is not the dead-letter queue of exactly one queue.
     """
     url = _url(client, name)
     # Read from the queues themselves: ElasticMQ 1.7.1's ListDeadLetterSourceQueues knows only the policy that a queue
     # was created with, not one that was set later (measured).
-    sources = [depth.name for depth in depths(client) if depth.dead_letter_queue == name]
+    sources = [depth.name for depth in depths(client, urls) if depth.dead_letter_queue == name]
     if len(sources) != 1:
         raise QueueError(f"The queue {name} is the dead-letter queue of {len(sources)} queues; redrive needs one.")
     source = _url(client, sources[0])
@@ -214,7 +221,7 @@ def redrive(client: "BaseClient", name: str, most: int | None = None) -> int:
         messages = client.receive_message(
             QueueUrl=url,
             MaxNumberOfMessages=min(BATCH, left - moved),
-            WaitTimeSeconds=0,
+            WaitTimeSeconds=LOOK_SECONDS,
             VisibilityTimeout=REDRIVE_HIDDEN_SECONDS,
             MessageAttributeNames=["All"],
         ).get("Messages", [])
