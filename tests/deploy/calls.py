@@ -1,0 +1,210 @@
+"""Reading an HTTP request to AWS back into the call it is, and holding the call to botocore's model of the service."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import botocore.session
+from botocore.model import OperationModel, ServiceModel, Shape
+from botocore.validate import ParamValidator
+
+#: What a request is signed for, where it is not the name of botocore's model.
+_SIGNED_FOR = {"monitoring": "cloudwatch"}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of AWS.
+
+    Parameters
+    ----------
+    service, operation : str
+        As boto3 names them: `cloudformation`, `CreateChangeSet`.
+    parameters : dict
+        As boto3 takes them, from what was on the wire. The bodies of S3 objects are left out.
+    faults : tuple of str
+        What the model says against it: an operation or parameter it does not have, one that is missing, a value outside
+        its range or choices. Empty for a call that AWS documents.
+
+    """
+
+    service: str
+    operation: str
+    parameters: Mapping[str, Any]
+    faults: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@cache
+def _session() -> botocore.session.Session:
+    return botocore.session.get_session()
+
+
+@cache
+def model(service: str) -> ServiceModel:
+    return _session().get_service_model(service)
+
+
+def service_of(authorization: str) -> tuple[str, str] | None:
+    """Return service and access key of a signed request: `Credential=KEY/DATE/REGION/SERVICE/aws4_request`."""
+    found = re.search(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/aws4_request", authorization)
+    return (_SIGNED_FOR.get(found[2], found[2]), found[1]) if found else None
+
+
+def read(service: str, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> Call:
+    """Return the call that a request is. `headers` have lower-case names."""
+    known = model(service)
+    if "x-amz-target" in headers:
+        name = headers["x-amz-target"].rsplit(".", 1)[1]
+        parameters = json.loads(body or b"{}")
+    elif known.protocol == "query" or "query" in known.metadata.get("protocols", ()):
+        fields = dict(parse_qsl(body.decode() or query, keep_blank_values=True))
+        name = fields.pop("Action", "")
+        fields.pop("Version", None)
+        parameters = fields
+        if name in known.operation_names:
+            operation = known.operation_model(name)
+            parameters = _nested(fields, operation.input_shape, "") if operation.input_shape else fields
+    else:
+        found = _by_path(known, method, path, query)
+        if found is None:
+            return Call(service, f"{method} {path}", {}, ("botocore's model has no such operation",))
+        operation, in_path = found
+        name = operation.name
+        parameters = {**in_path, **_rest(operation, query, headers, body)}
+    return Call(service, name, parameters, tuple(_faults(known, name, parameters)))
+
+
+def _faults(known: ServiceModel, name: str, parameters: Mapping[str, Any]) -> Iterator[str]:
+    if name not in known.operation_names:
+        yield f"botocore's model has no operation {name}"
+        return
+    operation = known.operation_model(name)
+    if operation.deprecated:
+        yield f"{name} is deprecated"
+    shape = operation.input_shape
+    if shape is None:
+        yield from (f"Unknown parameter {one}" for one in parameters)
+        return
+    body = shape.serialization.get("payload")
+    report = ParamValidator().validate(
+        {**parameters, **({body: b""} if body and known.protocol == "rest-xml" else {})}, shape
+    )
+    if report.has_errors():
+        yield from report.generate_report().splitlines()
+    yield from _wrong_choices(parameters, shape, "")
+
+
+def _wrong_choices(value: Any, shape: Shape, path: str) -> Iterator[str]:
+    if shape.type_name == "structure" and isinstance(value, dict):
+        for name, item in value.items():
+            if name in shape.members:
+                yield from _wrong_choices(item, shape.members[name], f"{path}.{name}")
+    elif shape.type_name == "list" and isinstance(value, list):
+        for item in value:
+            yield from _wrong_choices(item, shape.member, f"{path}[]")
+    elif getattr(shape, "enum", None) and value not in shape.enum:
+        yield f"{path} is {value!r}, which is none of {', '.join(shape.enum)}"
+
+
+def _nested(fields: Mapping[str, str], shape: Shape, prefix: str) -> Any:
+    """Undo the query protocol: `Parameters.member.1.ParameterKey=x`. Fields of no member stay, for the check to find."""
+    result: dict[str, Any] = {}
+    rest = dict(fields)
+    for name, member in shape.members.items():
+        key = member.serialization.get("name", name)
+        own = {one: value for one, value in rest.items() if one == prefix + key or one.startswith(f"{prefix}{key}.")}
+        if own:
+            result[name] = _value(own, member, prefix + key)
+            for one in own:
+                del rest[one]
+    return {**result, **rest}
+
+
+def _value(fields: Mapping[str, str], shape: Shape, key: str) -> Any:
+    if shape.type_name == "structure":
+        return _nested(fields, shape, f"{key}.")
+    if shape.type_name == "list":
+        start = (
+            key if shape.serialization.get("flattened") else f"{key}.{shape.member.serialization.get('name', 'member')}"
+        )
+        numbers = sorted({int(one[len(start) + 1 :].split(".")[0]) for one in fields if one.startswith(f"{start}.")})
+        return [
+            _value(
+                {one: v for one, v in fields.items() if one == f"{start}.{n}" or one.startswith(f"{start}.{n}.")},
+                shape.member,
+                f"{start}.{n}",
+            )
+            for n in numbers
+        ]
+    if shape.type_name == "map":
+        return dict(fields)
+    return _scalar(fields[key], shape)
+
+
+def _scalar(text: str, shape: Shape) -> Any:
+    if shape.type_name in ("integer", "long"):
+        return int(text)
+    if shape.type_name in ("float", "double"):
+        return float(text)
+    if shape.type_name == "boolean":
+        return text == "true"
+    return text
+
+
+def _by_path(known: ServiceModel, method: str, path: str, query: str) -> tuple[OperationModel, dict[str, Any]] | None:
+    """Return the operation whose path and fixed query parameters fit best, and the parameters in the path."""
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    best: tuple[int, OperationModel, dict[str, Any]] | None = None
+    for name in known.operation_names:
+        operation = known.operation_model(name)
+        template, _, fixed = operation.http["requestUri"].partition("?")
+        wanted = dict(parse_qsl(fixed, keep_blank_values=True))
+        if operation.http["method"] != method or not wanted.items() <= given.items():
+            continue
+        pattern = re.sub(r"\\\{(\w+)\\\+\\\}", r"(?P<\1>.+)", re.escape(template))
+        pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", pattern)
+        found = re.fullmatch(pattern.rstrip("/") + "/?", path)
+        if not found:
+            continue
+        names = {
+            member.serialization.get("name", one): one
+            for one, member in (operation.input_shape.members if operation.input_shape else {}).items()
+            if member.serialization.get("location") == "uri"
+        }
+        # An operation whose own query parameter is required and absent is another one. (ListParts and GetObject)
+        required = operation.input_shape.required_members if operation.input_shape else []
+        asked = [
+            operation.input_shape.members[one].serialization.get("name")
+            for one in required
+            if operation.input_shape.members[one].serialization.get("location") == "querystring"
+        ]
+        if any(one not in given for one in asked):
+            continue
+        score = len(wanted) * 100 + len(asked) * 50 + len(re.sub(r"\{[^}]*\}", "", template))
+        if best is None or score > best[0]:
+            best = score, operation, {names[key]: unquote(value) for key, value in found.groupdict().items()}
+    return (best[1], best[2]) if best else None
+
+
+def _rest(operation: OperationModel, query: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+    shape = operation.input_shape
+    if shape is None:
+        return {}
+    parameters: dict[str, Any] = {}
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    for name, member in shape.members.items():
+        key, where = member.serialization.get("name", name), member.serialization.get("location")
+        if where == "querystring" and key in given:
+            parameters[name] = [given[key]] if member.type_name == "list" else _scalar(given[key], member)
+        elif where == "header" and key.lower() in headers:
+            parameters[name] = _scalar(headers[key.lower()], member)
+    if operation.service_model.protocol == "rest-json" and body and "payload" not in shape.serialization:
+        parameters.update(json.loads(body))
+    return parameters

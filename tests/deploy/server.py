@@ -1,0 +1,192 @@
+"""The process that plays AWS: moto's server with our plugin, the functions' URL, and the door of the registry.
+
+`python -m tests.deploy.server` prints one line of JSON when all is ready, and ends when its standard input closes.
+"""
+
+import io
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from xml.sax.saxutils import escape
+
+from tests.deploy import calls, moto_plugin
+from tests.deploy.doors import Doors
+
+ACCESS_KEY, SECRET_KEY = "testing", "testing"
+
+
+@dataclass
+class Failure:
+    """Calls that are answered with an error before moto sees them. `*` fits every service or operation."""
+
+    service: str
+    operation: str
+    code: str
+    message: str
+    times: int = 1
+    status: int = 400
+    after: int = 0
+
+    def fits(self, call: calls.Call) -> bool:
+        if not self.times or self.service not in ("*", call.service) or self.operation not in ("*", call.operation):
+            return False
+        if self.after:
+            self.after -= 1
+            return False
+        self.times -= 1
+        return True
+
+
+@dataclass
+class Recorder:
+    """Stands before moto: writes down each call, checks it, and fails those that a test wants to fail."""
+
+    moto: Any
+    doors: Doors
+    seen: list[calls.Call] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        body = _body(environ)
+        if path.startswith("/faceq-test/"):
+            answer = self.control(path.removeprefix("/faceq-test/"), json.loads(body or b"{}"))
+            start_response("200 OK", [("Content-Type", "application/json")])
+            return [json.dumps(answer, default=str).encode()]
+        headers = {
+            name.removeprefix("HTTP_").replace("_", "-").lower(): value
+            for name, value in environ.items()
+            if isinstance(value, str) and (name.startswith("HTTP_") or name in ("CONTENT_TYPE",))
+        }
+        signed = calls.service_of(headers.get("authorization", ""))
+        if signed is None:
+            return _error(
+                start_response, "s3", 403, "MissingAuthenticationToken", "Missing Authentication Token", headers
+            )
+        service, key = signed
+        raw_path = environ.get("RAW_URI", path).partition("?")[0] or path
+        call = calls.read(service, environ["REQUEST_METHOD"], raw_path, environ.get("QUERY_STRING", ""), headers, body)
+        self.seen.append(call)
+        if key != ACCESS_KEY and not key.startswith("ASIA"):
+            words = "The security token included in the request is invalid."
+            code = (
+                "InvalidAccessKeyId"
+                if service == "s3"
+                else _UNKNOWN_KEY.get(calls.model(service).protocol, "UnrecognizedClientException")
+            )
+            return _error(start_response, service, 403, code, words, headers)
+        for failure in self.failures:
+            if failure.fits(call):
+                return _error(start_response, service, failure.status, failure.code, failure.message, headers)
+        environ["wsgi.input"] = io.BytesIO(body)
+        environ["CONTENT_LENGTH"] = str(len(body))
+        environ.pop("HTTP_TRANSFER_ENCODING", None)
+        result: Iterable[bytes] = self.moto(environ, start_response)
+        return result
+
+    def control(self, what: str, given: Mapping[str, Any]) -> Any:
+        """Do what `tests.deploy.cloud.Cloud` asks."""
+        controls = moto_plugin.CONTROLS
+        match what:
+            case "calls":
+                return [call.to_json() for call in self.seen]
+            case "forget":
+                self.seen.clear()
+            case "fail":
+                self.failures.append(Failure(**given))
+            case "break_resource":
+                controls.breaks.append(moto_plugin.Break(**given))
+            case "mend":
+                self.failures.clear()
+                controls.breaks.clear()
+                controls.drifts.clear()
+                controls.pace = 0.0
+                self.doors.mend()
+            case "pace":
+                controls.pace = given["seconds"]
+            case "drift":
+                controls.drifts.setdefault(given["stack"], []).append(dict(given))
+            case "set_stack":
+                moto_plugin.set_status(given["stack"], given["status"], given.get("reason"))
+            case "answers":
+                self.doors.result = given["result"]
+            case "break_image":
+                self.doors.broken[given["digest"]] = given["how"]
+            case "break_push":
+                self.doors.push_failure = (given["status"], given["code"], given["message"])
+            case "posts":
+                return self.doors.posts
+            case _:
+                raise ValueError(what)
+        return None
+
+
+_UNKNOWN_KEY = {
+    "query": "InvalidClientTokenId",
+    "json": "UnrecognizedClientException",
+    "rest-json": "UnrecognizedClientException",
+}
+
+
+def _body(environ: Mapping[str, Any]) -> bytes:
+    length = environ.get("CONTENT_LENGTH")
+    source = environ["wsgi.input"]
+    if length:
+        return bytes(source.read(int(length)))
+    return bytes(source.read()) if environ.get("wsgi.input_terminated") else b""
+
+
+def _error(
+    start_response: Callable[..., Any], service: str, status: int, code: str, message: str, headers: Mapping[str, str]
+) -> list[bytes]:
+    """Answer an error as the service's protocol writes it."""
+    protocol = calls.model(service).protocol
+    content_type = "text/xml"
+    if protocol == "query":
+        body = (
+            f"<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
+            "<RequestId>0</RequestId></ErrorResponse>"
+        ).encode()
+    elif protocol == "rest-xml":
+        body = f"<Error><Code>{code}</Code><Message>{escape(message)}</Message></Error>".encode()
+    else:
+        content_type = "application/x-amz-json-1.1"
+        body = json.dumps({"__type": code, "message": message}).encode()
+    answered = [("Content-Type", content_type), ("x-amzn-errortype", code), ("Content-Length", str(len(body)))]
+    start_response(f"{status} Error", answered)
+    return [body]
+
+
+def main() -> None:
+    """Serve until standard input closes. Arguments: host and port of the registry's storage, or nothing."""
+    storage = sys.argv[1] if len(sys.argv) > 1 else ""
+    os.environ.update(
+        AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY, AWS_DEFAULT_REGION="us-east-1",
+        MOTO_LAMBDA_STUB_ECR="false",
+    )  # fmt: skip
+    import logging
+
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+    from werkzeug.serving import make_server
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    doors = Doors(storage, SECRET_KEY)
+    doors.start()
+    moto_plugin.CONTROLS.url = f"http://127.0.0.1:{doors.function_port}/"
+    moto_plugin.CONTROLS.storage = storage
+    moto_plugin.CONTROLS.registry = f"127.0.0.1:{doors.registry_port}" if storage else ""
+    moto_plugin.install()
+    app = Recorder(DomainDispatcherApplication(create_backend_app), doors)
+    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(json.dumps({"port": server.port, "registry": moto_plugin.CONTROLS.registry}), flush=True)
+    sys.stdin.read()
+    os._exit(0)  # threads that serve a connection would keep the process
+
+
+if __name__ == "__main__":
+    main()
