@@ -5,7 +5,7 @@ REFERENCE := .venv-reference/bin/python
 PIP := $(BIN)/python -m pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help .venv demo test test-reference images test-docker test-docker-torch test-faults lint bench clean
+.PHONY: help .venv demo test test-reference images test-docker test-docker-torch test-faults test-deploy rehearsal lint bench clean
 
 help: ## print this help
 	@grep -E '^[a-z.-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -58,6 +58,7 @@ test-docker: .venv/.tested images ## the functional tests against containers too
 	@$(BIN)/faceq models get
 	$(BIN)/python -m pytest --target containers -m 'not reference and not faults' \
 		tests/functional tests/docker tests/conformance/test_message_senders.py
+	@$(BIN)/python -m deploy.tested faceq-function
 
 # The original service's own variant; takes torch as test-reference does, then answers the same frames.
 test-docker-torch: .venv/.tested images
@@ -71,6 +72,15 @@ test-docker-torch: .venv/.tested images
 test-faults: .venv/.tested images ## post 1,000 frames while a container is killed every 5 s: none is lost
 	@$(BIN)/faceq models get
 	$(BIN)/python -m pytest tests/docker -m faults
+
+test-deploy: .venv/.tested images ## plan, deploy, roll back, destroy: against moto for AWS and a real registry
+	@.ci/registry
+	@$(BIN)/faceq models get
+	$(BIN)/python -m pytest tests/deploy
+
+rehearsal: .venv/.tested images ## write what a rehearsed deploy prints into docs/operations.md
+	@.ci/registry
+	FACEQ_REHEARSAL=docs/operations.md $(BIN)/python -m pytest tests/deploy/test_rehearsal.py
 
 bench: .venv/.tested ## measure speed and memory; writes bench/results.md
 	@$(BIN)/faceq models get
