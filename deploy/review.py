@@ -196,16 +196,18 @@ def _mappings(template: Template) -> Mapping[str, Resource]:
     return {name: one for name, one in mappings.items() if as_text(one.properties.get("Enabled", True)) == "true"}
 
 
-def _setting(template: Template, logical_id: str, key: str) -> str:
+def _setting(template: Template, logical_id: str, *path: str) -> str:
     """Return where a person sets a property: the parameter it comes from, else the property."""
-    written = template.resources[logical_id].written.get(key)
+    written: object = template.resources[logical_id].written
+    for key in path:
+        written = written.get(key) if isinstance(written, dict) else None
     if isinstance(written, dict) and len(written) == 1:
         ((call, argument),) = written.items()
         # Behind Fn::If stands the setting first, for the other branch is that it is not set.
         inner = argument[1] if call == "Fn::If" else written
         if isinstance(inner, dict) and isinstance(inner.get("Ref"), str):
             return f"the parameter {inner['Ref']}"
-    return f"{key} of {logical_id}"
+    return f"{'.'.join(path)} of {logical_id}"
 
 
 # Who may do what
@@ -312,7 +314,7 @@ def _other_permissions(template: Template) -> Iterator[str]:
         if properties.get("Principal") == "*" and through_url:
             continue
         target = _function(template, properties.get("FunctionName"))
-        who = "ANYBODY" if properties.get("Principal") == "*" else _shown(properties.get("Principal"))
+        who = "ANYBODY" if properties.get("Principal") == "*" else as_text(properties.get("Principal"))
         name = _name_of(template, target) if target else _shown(properties.get("FunctionName"))
         yield f"{who} may call {properties.get('Action')} on {name}."
 
@@ -360,7 +362,7 @@ def _who(statement: Mapping[str, Value]) -> Iterator[str]:
     principal = statement.get("Principal")
     groups = principal.values() if isinstance(principal, dict) else [principal]
     for who in (one for group in groups for one in as_list(group)):
-        yield "ANYBODY" if who == "*" else _shown(who)
+        yield "ANYBODY" if who == "*" else as_text(who)
 
 
 # What must not be
@@ -478,11 +480,15 @@ def _mapping(template: Template, logical_id: str, mapping: Resource) -> Iterator
     most = as_whole(as_map(mapping.properties.get("ScalingConfig")).get("MaximumConcurrency"), 0)
     reserved = as_whole(properties.get("ReservedConcurrentExecutions"), most)
     if most > reserved:
+        mend = f"Set {_setting(template, function, 'ReservedConcurrentExecutions')} to {most} or more"
+        if reserved >= 2:  # the least that MaximumConcurrency takes
+            mend += (
+                f", or {_setting(template, logical_id, 'ScalingConfig', 'MaximumConcurrency')} to {reserved} or less"
+            )
         yield Refusal(
             f"{logical_id} may call {_name_of(template, function)} {most} times at once, and {reserved} are reserved: "
-            f"the rest would be throttled.",
-            f"Set {_setting(template, function, 'ReservedConcurrentExecutions')} to {most} or more, or the mapping's "
-            f"MaximumConcurrency to {max(reserved, 2)} or less.",
+            f"the rest would be throttled, and frames end on the dead-letter queue.",
+            f"{mend}.",
         )
 
 
@@ -520,8 +526,7 @@ def _without_network(template: Template) -> Iterator[Refusal]:
 
 
 def _image(template: Template, image: Image, stand_in: bool) -> Iterator[Refusal]:
-    tag = image.tags[0] if image.tags else image.id
-    build = f"Build it with: faceq image build --tag {tag}"
+    build = f"Build it with: faceq image build --tag {image.tags[0] if image.tags else 'TAG'}"
     if image.bytes > LAMBDA_BYTES:
         yield Refusal(
             f"The image has {image.bytes / 2**30:.1f} GiB without compression; Lambda takes 10.",
