@@ -13,11 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from adapters import models
+from adapters.aws import STACK
 from adapters.docker_engine import FUNCTION_IMAGE, architecture, engine
 from adapters.settings import ModelSettings
 from adapters.wiring import checked_gallery
-from cli.queues import told
+from cli.queues import reached
 from cli.stack import MODEL_NOTES
+from cli.target import Profile, Region, StackName, Target, Where
 from local.front import StackError, read_template
 from local.stack import owner_of_port
 from local.state import RunningStack, reachable_stack
@@ -62,9 +64,20 @@ def register(app: typer.Typer) -> None:
     app.command("doctor", epilog="Example: faceq doctor --json")(doctor)
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
+) -> None:
     """Check what a frame needs; each trouble is shown with the command that mends it. Exit code 1 if there is one."""
-    checks = list(_checks())
+    if target is Where.AWS:
+        from cli import doctor_aws
+
+        checks = list(doctor_aws.checks(stack, region, profile))
+    else:
+        checks = list(_checks())
     if as_json:
         print(json.dumps([vars(check) for check in checks], indent=2))
     else:
@@ -180,7 +193,8 @@ def _port(port: int, use: str) -> Check:
 def _queues() -> str:
     from local.queues import depths
 
-    return ", ".join(f"{queue.name} {queue.visible}" for queue in told(depths))
+    with reached() as there:
+        return ", ".join(f"{queue.name} {queue.visible}" for queue in depths(there.sqs))
 
 
 def _clock(stack: RunningStack) -> Check:
