@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from adapters.settings import MB_PER_PROCESSOR, ModelSettings, Paths, QueueSettings, port, template_parameters
+from adapters.settings import (
+    MB_PER_PROCESSOR,
+    ModelSettings,
+    Paths,
+    QueueSettings,
+    S3Place,
+    port,
+    template_parameters,
+)
 from pipeline.errors import ArtifactError
 from pipeline.images import MAX_PIXELS
 
@@ -30,6 +38,7 @@ def test_an_empty_variable_is_one_that_is_not_set() -> None:
         "FACEQ_ENGINE",
         "FACEQ_MODEL",
         "FACEQ_MODELS_DIR",
+        "FACEQ_GALLERY",
         "FACEQ_GALLERY_DIR",
         "FACEQ_MIN_FACE_SIZE",
         "FACEQ_MAX_PIXELS",
@@ -70,6 +79,40 @@ def test_a_function_that_is_told_its_folders_does_not_load_platformdirs() -> Non
         f"ModelSettings.from_environment({FOLDERS!r}); sys.exit('platformdirs' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("s3://faceq-123456789012-us-east-1/gallery", S3Place("faceq-123456789012-us-east-1", "gallery")),
+        ("s3://b.c/two/deep/", S3Place("b.c", "two/deep")),
+    ],
+)
+@pytest.mark.parametrize("others", [{}, FOLDERS], ids=["alone", "beside the folders"])
+def test_a_gallery_on_s3_beats_the_folder(text: str, place: S3Place, others: dict[str, str]) -> None:
+    settings = ModelSettings.from_environment({"FACEQ_GALLERY": text, **others})
+    assert settings.gallery == place
+    assert str(place) == text.removesuffix("/")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gallery",
+        "bucket/gallery",
+        "s3://bucket",
+        "s3://bucket/",
+        "s3:///gallery",
+        "s3://bucket//gallery",
+        "s3://Bucket/gallery",
+        "s3://ab/gallery",
+        "s3://bucket/gal lery",
+        "https://bucket/gallery",
+    ],
+)
+def test_what_is_no_place_on_s3_is_refused(text: str) -> None:
+    with pytest.raises(ArtifactError, match=r"FACEQ_GALLERY is .*; set it to s3://BUCKET/PREFIX"):
+        ModelSettings.from_environment({"FACEQ_GALLERY": text, **FOLDERS})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""What differs between two galleries, and the copy of one over the other."""
+
+import numpy as np
+import pytest
+
+from adapters.artifacts_directory import DirectoryStore
+from adapters.gallery_transfer import changes, copy
+from pipeline import gallery
+from pipeline.errors import TransientError
+from pipeline.gallery import PHOTO_PREFIX, Gallery, Photo
+
+ADA, BO, CY = (Photo(name, f"{name}.jpg", digit * 64) for name, digit in (("Ada", "a"), ("Bo", "b"), ("Cy", "c")))
+
+
+def gallery_with(*photos: Photo, model: str = "dlib", scale: float = 1) -> Gallery:
+    vectors = np.array([[int(photo.sha256[0], 16) * scale] * 3 for photo in photos], np.float32).reshape(-1, 3)
+    return Gallery.empty(model, "dlib-150", 0.6, 3).add(photos, vectors)
+
+
+def test_equal_galleries_do_not_differ_whatever_the_order_of_their_photos() -> None:
+    assert not changes(None, None)
+    assert not changes(gallery_with(ADA, BO), gallery_with(BO, ADA))
+
+
+def test_people_and_photos_that_come_go_and_change_are_told() -> None:
+    renamed = Photo("Ada Lovelace", ADA.source, ADA.sha256)
+    second = Photo("Bo", "again.jpg", "d" * 64)
+    difference = changes(gallery_with(ADA, BO), gallery_with(renamed, BO, second, CY))
+    assert difference
+    assert difference.people_added == ("Ada Lovelace", "Cy")
+    assert difference.people_removed == ("Ada",)
+    assert difference.people_changed == ("Bo",)
+    assert difference.photos_added == (second, CY)
+    assert difference.photos_removed == ()
+    assert difference.photos_changed == ((ADA, renamed),)
+    assert not difference.settings
+    assert difference.loses
+
+
+def test_another_vector_of_the_same_photo_is_a_change() -> None:
+    assert changes(gallery_with(ADA), gallery_with(ADA, scale=2)).photos_changed == ((ADA, ADA),)
+
+
+def test_what_only_comes_in_addition_loses_nothing() -> None:
+    assert not changes(gallery_with(ADA), gallery_with(ADA, BO)).loses
+    assert not changes(None, gallery_with(ADA)).loses
+    assert changes(gallery_with(ADA, BO), gallery_with(ADA)).loses
+    assert changes(gallery_with(ADA), None).photos_removed == (ADA,)
+
+
+def test_another_model_is_told_and_loses_what_was_there() -> None:
+    difference = changes(gallery_with(ADA), gallery_with(ADA, model="vggface2"))
+    assert dict(difference.settings) == {"model": ("dlib", "vggface2")}
+    assert difference.other_model
+    assert difference.loses
+    assert not changes(None, gallery_with(ADA)).other_model
+
+
+def test_a_copy_takes_the_kept_photos_along_and_keeps_those_of_the_other_side(tmp_path) -> None:
+    source, target = DirectoryStore(tmp_path / "a"), DirectoryStore(tmp_path / "b")
+    before, wanted = gallery_with(BO, CY), gallery_with(ADA, BO)
+    gallery.save(source, wanted)
+    gallery.save(target, before)
+    source.write(PHOTO_PREFIX + ADA.sha256, b"ada")
+    source.write(PHOTO_PREFIX + CY.sha256, b"of nobody here")
+    for photo in (BO, CY):
+        target.write(PHOTO_PREFIX + photo.sha256, b"kept there")
+    assert copy(source, wanted, target, before) == 1
+    found = gallery.load(target)
+    assert found is not None
+    assert found.version == wanted.version
+    kept = {name for name in target.names() if name.startswith(PHOTO_PREFIX)}
+    assert kept == {PHOTO_PREFIX + ADA.sha256, PHOTO_PREFIX + BO.sha256}
+    assert target.read(PHOTO_PREFIX + ADA.sha256) == b"ada"
+    assert copy(source, wanted, target, wanted) == 0
+
+
+def test_a_gallery_that_was_changed_since_it_was_shown_is_left(tmp_path) -> None:
+    source, target = DirectoryStore(tmp_path / "a"), DirectoryStore(tmp_path / "b")
+    gallery.save(target, gallery_with(BO))
+    for shown in (None, gallery_with(CY)):
+        with pytest.raises(TransientError, match="changed meanwhile"):
+            copy(source, gallery_with(ADA), target, shown)
+    found = gallery.load(target)
+    assert found is not None
+    assert dict(found.people) == {"Bo": 1}
