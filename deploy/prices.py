@@ -10,6 +10,9 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
+from adapters.wiring import S3_CHECK_SECONDS
+from deploy.resolve import Symbol, Template, as_list, as_map, as_text, as_whole
+
 FRAMES: Final = 1_000_000
 #: AWS bills a month's storage and standing things by 730 hours. (AWS Pricing Calculator)
 MONTH_SECONDS: Final = 730 * 3600
@@ -63,6 +66,8 @@ class Configuration:
         Environments kept ready.
     alarms, dashboards : int
         Of CloudWatch.
+    endpoint_zones : int
+        Interface endpoints of a VPC, each counted once for each of its subnets.
     gallery_check_seconds : float or None
         How often a warm recogniser asks S3 for a new gallery; None if it never does.
 
@@ -83,6 +88,7 @@ class Configuration:
     recognition_provisioned: int = 0
     alarms: int = 0
     dashboards: int = 0
+    endpoint_zones: int = 0
     gallery_check_seconds: float | None = None
 
 
@@ -150,6 +156,50 @@ def table() -> tuple[Mapping[str, Price], str, str]:
         for name, row in content["prices"].items()
     }
     return prices, content["region"], content["read"]
+
+
+def configuration_of(template: Template, image_bytes: int = 0, gallery_bytes: int = 0) -> Configuration:
+    """Return what a template decides of the cost; what its frames are like is left at the defaults.
+
+    Parameters
+    ----------
+    template : Template
+        With the functions `face-detection` and `face-recognition`.
+    image_bytes, gallery_bytes : int
+        What will be stored.
+
+    """
+    functions = {
+        as_text(function.properties.get("FunctionName")): (logical_id, function.properties)
+        for logical_id, function in template.of("AWS::Lambda::Function").items()
+    }
+    (detection, of_detection), (recognition, of_recognition) = (
+        functions["face-detection"],
+        functions["face-recognition"],
+    )
+    warm: dict[str, int] = {}
+    for alias in template.of("AWS::Lambda::Alias", "AWS::Lambda::Version").values():
+        kept = as_map(alias.properties.get("ProvisionedConcurrencyConfig")).get("ProvisionedConcurrentExecutions")
+        if isinstance(target := alias.properties.get("FunctionName"), Symbol):
+            warm[target.logical_id] = warm.get(target.logical_id, 0) + as_whole(kept, 0)
+    has_gallery = "FACEQ_GALLERY" in as_map(as_map(of_recognition.get("Environment")).get("Variables"))
+    return Configuration(
+        detection_memory_mb=as_whole(of_detection.get("MemorySize"), 128),
+        recognition_memory_mb=as_whole(of_recognition.get("MemorySize"), 128),
+        architecture=next((as_text(one) for one in as_list(of_detection.get("Architectures"))), "x86_64"),
+        image_bytes=image_bytes,
+        gallery_bytes=gallery_bytes,
+        detection_provisioned=warm.get(detection, 0),
+        recognition_provisioned=warm.get(recognition, 0),
+        alarms=len(template.of("AWS::CloudWatch::Alarm")),
+        dashboards=len(template.of("AWS::CloudWatch::Dashboard")),
+        endpoint_zones=sum(
+            len(as_list(endpoint.properties.get("SubnetIds")))
+            for endpoint in template.of("AWS::EC2::VPCEndpoint").values()
+            if endpoint.properties.get("VpcEndpointType") == "Interface"
+        ),
+        gallery_check_seconds=S3_CHECK_SECONDS if has_gallery else None,
+    )
 
 
 def estimate(configuration: Configuration, region: str = "") -> Estimate:
@@ -270,6 +320,13 @@ def _standing(configuration: Configuration, prices: Mapping[str, Price]) -> Iter
             prices["s3_read"],
             f"one recogniser that is never idle asks every {configuration.gallery_check_seconds:g} s",
         )
+    if configuration.endpoint_zones:
+        yield Cost(
+            "VPC, interface endpoints",
+            configuration.endpoint_zones * MONTH_SECONDS / 3600,
+            prices["endpoint_hour"],
+            f"{configuration.endpoint_zones} subnets, each in a zone of its own; what goes through is not counted",
+        )
     if configuration.alarms:
         yield Cost("CloudWatch alarms", configuration.alarms, prices["alarm"])
     if configuration.dashboards:
@@ -288,6 +345,6 @@ def _notes(prices: Mapping[str, Price], of_region: str, read: str, region: str) 
         )
     yield "The free tier is not subtracted."
     yield (
-        "Not counted: data transfer, cold starts, retries, requests to KMS, VPC endpoints or a NAT gateway, "
-        "and keeping logs."
+        "Not counted: data transfer, data through VPC endpoints, cold starts, retries, requests to KMS, and keeping "
+        "logs."
     )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapters.wiring import S3_CHECK_SECONDS
 from deploy.prices import (
     GB,
     MEASURED_DETECTION_MS,
@@ -16,11 +17,14 @@ from deploy.prices import (
     Configuration,
     Cost,
     Price,
+    configuration_of,
     estimate,
     table,
 )
+from deploy.resolve import read
 
 PRICES, REGION, _READ = table()
+TEMPLATE = (Path(__file__).parents[3] / "deploy" / "template.yaml").read_text()
 BENCH = Path(__file__).parents[3] / "bench" / "results.md"
 
 configurations = st.builds(
@@ -40,6 +44,7 @@ configurations = st.builds(
     recognition_provisioned=st.integers(0, 100),
     alarms=st.integers(0, 20),
     dashboards=st.integers(0, 3),
+    endpoint_zones=st.integers(0, 6),
     gallery_check_seconds=st.none() | st.floats(1, 3600),
 )
 
@@ -97,6 +102,7 @@ def test_a_month_without_frames() -> None:
             gallery_bytes=GB // 4,
             alarms=3,
             dashboards=1,
+            endpoint_zones=2,
             gallery_check_seconds=30,
             architecture="arm64",
         )
@@ -108,6 +114,7 @@ def test_a_month_without_frames() -> None:
         + at("s3_storage", 0.25)
         + at("alarm", 3)
         + at("dashboard", 1)
+        + at("endpoint_hour", 2 * 730)
         + at("s3_read", MONTH_SECONDS / 30)
     )
 
@@ -121,6 +128,38 @@ def test_a_provisioned_function_pays_the_lower_price_for_its_time() -> None:
     what = "Lambda time, face-recognition"
     assert of(kept.frames, what).dollars < of(plain.frames, what).dollars
     assert of(kept.frames, "Lambda time, face-detection") == of(plain.frames, "Lambda time, face-detection")
+
+
+def test_the_template_says_what_it_decides() -> None:
+    plain = configuration_of(read(TEMPLATE, {}))
+    assert plain == Configuration()
+    parameters = {
+        "DetectionMemory": "1024",
+        "RecognitionMemory": "2048",
+        "Architecture": "arm64",
+        "DetectionProvisioned": "2",
+        "RecognitionProvisioned": "3",
+        "AlarmTopicArn": "arn:aws:sns:eu-west-1:000000000000:alarms",
+        "Dashboard": "true",
+        "VpcId": "vpc-0a",
+        "SubnetIds": "subnet-0a,subnet-0b",
+        "RouteTableIds": "rtb-0a",
+        "Gallery": "bucket",
+    }
+    found = configuration_of(read(TEMPLATE, parameters), image_bytes=7, gallery_bytes=8)
+    assert found == Configuration(
+        detection_memory_mb=1024,
+        recognition_memory_mb=2048,
+        architecture="arm64",
+        image_bytes=7,
+        gallery_bytes=8,
+        detection_provisioned=2,
+        recognition_provisioned=3,
+        alarms=4,
+        dashboards=1,
+        endpoint_zones=2,
+        gallery_check_seconds=S3_CHECK_SECONDS,
+    )
 
 
 def test_where_a_duration_comes_from_is_said() -> None:
@@ -182,6 +221,7 @@ def test_no_row_is_negative_and_the_totals_are_the_sums(configuration: Configura
         [
             ("detection_memory_mb", 1), ("recognition_memory_mb", 1), ("faces_share", 0.1), ("log_bytes", 100),
             ("request_bytes", 70_000), ("image_bytes", GB), ("gallery_bytes", GB), ("alarms", 1), ("dashboards", 1),
+            ("endpoint_zones", 1),
         ]
     ),
 )  # fmt: skip
