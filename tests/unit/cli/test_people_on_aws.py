@@ -19,8 +19,10 @@ from pipeline import gallery
 from pipeline.errors import BadInput, PipelineError
 from pipeline.gallery import PHOTO_PREFIX, Gallery, Photo
 from tests.aws_server import CREDENTIALS, running_aws_server, s3_client
+from tests.builders import GREEN, RED, picture
+from tests.fakes import ColourEmbedder, PatchDetector
 
-#: The outputs and parameters by which deploy/template.yaml's stack is found; in place of its resources a bucket.
+#: Has the outputs and the parameter by which a deployed stack is known, and nothing that works.
 TEMPLATE = {
     "Parameters": {"Gallery": {"Type": "String"}},
     "Resources": {"Topic": {"Type": "AWS::SNS::Topic"}},
@@ -74,7 +76,7 @@ def here(tmp_path: Path) -> DirectoryStore:
 
 @pytest.fixture
 def run(tmp_path: Path, endpoint: str, stack: str) -> People:
-    """Run `faceq people ...` for the stack; what faceq understands comes back as the exception that `cli.main` prints."""
+    """Run `faceq people ...` on the stack; what faceq understands comes back as the exception that it prints."""
 
     def run(*arguments: str, answer: str = "", stack: str = stack) -> Result:
         environment = {
@@ -225,13 +227,30 @@ def test_each_command_works_on_the_gallery_on_aws_and_leaves_the_one_here(
     assert enrolled(here) == {"Bo": 1}
 
 
+def test_photos_are_enrolled_and_enrolled_again_on_aws(there: S3Store, tmp_path: Path) -> None:
+    for name, colour in (("a.png", RED), ("b.png", GREEN)):
+        (tmp_path / name).write_bytes(picture(colour))
+    for person, photo in (("Ada", "a.png"), ("Bo", "b.png")):
+        assert not people.add_photos(
+            person,
+            [tmp_path / photo],
+            there,
+            PatchDetector(),
+            ColourEmbedder(),
+            max_pixels=1_000_000,
+            largest=False,
+            keep_photos=True,
+        )
+    assert enrolled(there) == {"Ada": 1, "Bo": 1}
+    assert not people.renew_photos(there, PatchDetector(), ColourEmbedder(model="other"), max_pixels=1_000_000)
+    found = gallery.load(there)
+    assert found is not None
+    assert found.model == "other"
+
+
 def test_a_stack_without_a_gallery_says_so(endpoint: str, run: People) -> None:
     name = f"faceq-{uuid.uuid4().hex[:8]}"
     deploy(endpoint, name, bucket="")
-    for command in (("push",), ("list", "--target", "aws")):
-        # pushing needs somebody here first
-        failed = run(*command, stack=name)
-        assert isinstance(failed.exception, BadInput)
     assert (
         "has no bucket for a gallery. Run: faceq deploy" in refused(run("list", "--target", "aws", stack=name)).message
     )
