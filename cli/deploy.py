@@ -369,7 +369,7 @@ class _Watcher:
         if self._progress is None:
             return
         if layer not in self._layers:
-            self._layers[layer] = self._progress.add_task(layer, total=total or None)
+            self._layers[layer] = self._progress.add_task(layer, total=None)
         self._progress.update(
             self._layers[layer], description=f"  {layer} {status}", completed=current, total=total or None
         )
@@ -450,13 +450,12 @@ def _changes(stack: str, changes: Sequence[Change]) -> Table:
 
 
 def _cost(plan: Plan) -> Table:
-    table = Table("what", "quantity", "dollars")
+    table = Table("what", "how much", "dollars")
     table.columns[1].justify = table.columns[2].justify = "right"
-    for title, costs in (("a million frames", plan.cost.frames), ("a month, standing", plan.cost.standing)):
+    for title, costs in (("a million frames", plan.cost.frames), ("a month without any", plan.cost.standing)):
         for one in costs:
-            table.add_row(
-                f"{one.what}{f' ({one.assumed})' if one.assumed else ''}", f"{one.quantity:,.0f}", f"{one.dollars:.2f}"
-            )
+            quantity = f"{one.quantity:,.0f}" if one.quantity >= 100 else f"{one.quantity:.2g}"
+            table.add_row(f"{one.what}\n  {one.assumed}" if one.assumed else one.what, quantity, f"{one.dollars:.2f}")
         table.add_row(title, "", f"{sum(one.dollars for one in costs):.2f}", end_section=True, style="bold")
     return table
 

@@ -25,9 +25,9 @@ from botocore.exceptions import ClientError
 from adapters.artifacts_directory import DirectoryStore
 from adapters.artifacts_s3 import S3Store
 from adapters.aws import Account, Deployed, account, deployed, failing
-from deploy import registry, releases, review
+from deploy import registry, releases, resolve, review
 from deploy.image import Image, inspect
-from deploy.prices import Configuration, Estimate, estimate
+from deploy.prices import Estimate, configuration_of, estimate
 from deploy.registry import Pushed
 from deploy.releases import Release, Releases
 from deploy.smoke import SmokeError
@@ -48,7 +48,7 @@ GALLERY_PREFIX: Final = "gallery"
 #: Lambda's words by Docker's.
 _ARCHITECTURES: Final = {"linux/amd64": "x86_64", "linux/arm64": "arm64"}
 #: Parameters that a deploy sets by itself.
-_OWN: Final = ("ImageUri", "Gallery", "Release", "Prefix", "Architecture")
+_OWN: Final = ("ImageUri", "Gallery", "Release", "Prefix")
 
 
 class Watcher(Protocol):
@@ -201,11 +201,12 @@ class Promotion:
         parameters = self._parameters(wish, image, template, main)
         reference = f"{repository}@{digest}" if digest else f"{repository}:{registry.tag_of(image.id)}"
         drift = self._main.drift() if main is not None else []
-        refusals = [
-            *(str(one) for one in review.refusals(template, {**parameters, "ImageUri": reference}, _facts(image))),
-            *self._refusals(wish, image, main, drift),
-        ]
         given = {**parameters, "ImageUri": reference}
+        read = resolve.read(template, given)
+        refusals = [
+            *(f"{one.reason} {one.mend}" for one in review.refusals(read, image, stand_in=wish.stand_in)),
+            *_refusals(wish, image, drift),
+        ]
         return Plan(
             account=self.account,
             stack=self.name,
@@ -217,9 +218,12 @@ class Promotion:
             base=self._changes(self._base, BASE.read_text(), self._base_parameters(base)),
             main=[] if refusals else self._changes(self._main, template, given),
             values=_differences(main.parameters if main is not None else None, given),
-            permissions=[str(one) for one in review.statements(template, given)],
-            openness=review.openness(template, given),
-            cost=estimate(_configuration(given, image), self.account.region),
+            permissions=[one.words for one in review.statements(read)],
+            openness=[
+                *review.openness(read),
+                *review.openness(resolve.read(BASE.read_text(), self._base_parameters(base))),
+            ],
+            cost=estimate(configuration_of(read, image.bytes), self.account.region),
             gallery=self._gallery_plan(wish.gallery, base),
             drift=drift,
             refusals=refusals,
@@ -269,7 +273,7 @@ class Promotion:
         self._watcher.step("push the image")
         pushed = registry.push(wish.image, plan.repository, self._ecr, self._watcher.layer)
         self._bring_gallery(wish.gallery)
-        parameters = {**plan.parameters, "ImageUri": f"{pushed.repository}@{pushed.digest}"}
+        parameters = {**plan.parameters, "ImageUri": pushed.uri}
         release = Release(
             number=0,
             id=plan.release,
@@ -434,17 +438,17 @@ class Promotion:
     def _gallery_plan(self, folder: Path, base: State | None) -> str:
         there = gallery.load(self._gallery_store()) if base is not None else None
         if there is not None:
-            return f"{len(there.people)} people in {self.bucket} stay as they are (faceq people diff)"
+            return f"{_people(there)} in {self.bucket}: nothing is brought (compare: faceq people diff)"
         here = gallery.load(DirectoryStore(folder))
         if here is None:
             return "nobody is enrolled; every face will be Unknown until: faceq people add NAME PHOTO... --target aws"
-        return f"{len(here.people)} people of {folder} go to {self.bucket}"
+        return f"{_people(here)} of {folder} go to {self.bucket}"
 
     def _bring_gallery(self, folder: Path) -> None:
         store = self._gallery_store()
         here = gallery.load(DirectoryStore(folder))
         if here is not None and gallery.load(store) is None:
-            self._watcher.step(f"bring the gallery of {len(here.people)} people")
+            self._watcher.step(f"bring the gallery of {_people(here)}")
             gallery.save(store, here)
 
     def _gallery_store(self) -> S3Store:
@@ -480,7 +484,7 @@ class Promotion:
 
     def _parameters(self, wish: Wish, image: Image, template: str, state: State | None) -> dict[str, str]:
         """Return all parameters but ImageUri; `Release` stands for them, the template and the image."""
-        known = review.parameter_names(template)
+        known = resolve.load(template)["Parameters"]
         for name in wish.values:
             if name not in known or name in _OWN:
                 settable = ", ".join(one for one in known if one not in _OWN)
@@ -489,52 +493,27 @@ class Promotion:
         parameters = {
             name: value for name, value in before.items() if name in known and name not in ("ImageUri", "Release")
         }
-        parameters |= {
-            "Prefix": self.name,
-            "Gallery": self.bucket,
-            "Architecture": _ARCHITECTURES.get(image.platform, image.platform),
-            **wish.values,
-        }
+        # What an image is for decides in a first deploy only: later one for another architecture may be a mistake.
+        parameters = {"Architecture": _ARCHITECTURES.get(image.platform, "x86_64"), **parameters}
+        parameters |= {"Prefix": self.name, "Gallery": self.bucket, **wish.values}
         stands_for = json.dumps([template, sorted(parameters.items()), image.id])
         return {**parameters, "Release": hashlib.sha256(stands_for.encode()).hexdigest()[:12]}
 
-    def _refusals(self, wish: Wish, image: Image, state: State | None, drift: Sequence[Drift]) -> list[str]:
-        refusals = []
-        if not wish.untested and tested(image.id) is None:
-            refusals.append(
-                f"The image {wish.image} has not passed the tests on this machine. Run `make test-docker`, or go on "
-                "with --untested."
-            )
-        if drift and not wish.drifted:
-            words = "; ".join(f"{one.logical_id} {one.status.lower()} ({', '.join(one.differences)})" for one in drift)
-            refusals.append(
-                f"The stack was changed by hand: {words}. Put that back, or go on with --drifted, which sets back only "
-                "what the template changes."
-            )
-        if state is None and not wish.stand_in and image.labels.get("faceq.model") == "stand-in":
-            refusals.append(
-                "The image holds the stand-in model, which recognises nobody. Build another one: faceq image build "
-                "--model vggface2; or go on with --stand-in."
-            )
-        return refusals
 
-
-def _facts(image: Image) -> Mapping[str, object]:
-    return {"bytes": image.bytes, "platform": image.platform, "labels": image.labels, "warnings": image.warnings}
-
-
-def _configuration(parameters: Mapping[str, str], image: Image) -> Configuration:
-    number = {name: int(value) for name, value in parameters.items() if value.lstrip("-").isdigit()}
-    return Configuration(
-        detection_memory_mb=number.get("DetectionMemory", 1769),
-        recognition_memory_mb=number.get("RecognitionMemory", 1769),
-        architecture=parameters["Architecture"],
-        image_bytes=image.bytes,
-        detection_provisioned=number.get("DetectionProvisioned", 0),
-        recognition_provisioned=number.get("RecognitionProvisioned", 0),
-        alarms=4 if parameters.get("AlarmTopicArn") else 0,
-        dashboards=1 if parameters.get("Dashboard") == "true" else 0,
-    )
+def _refusals(wish: Wish, image: Image, drift: Sequence[Drift]) -> list[str]:
+    refusals = []
+    if not wish.untested and tested(image.id) is None:
+        refusals.append(
+            f"The image {wish.image} has not passed the tests on this machine. Run `make test-docker`, or go on "
+            "with --untested."
+        )
+    if drift and not wish.drifted:
+        words = "; ".join(f"{one.logical_id} {one.status.lower()} ({', '.join(one.differences)})" for one in drift)
+        refusals.append(
+            f"The stack was changed by hand: {words}. Put that back, or go on with --drifted, which sets back only "
+            "what the template changes."
+        )
+    return refusals
 
 
 def _differences(before: Mapping[str, str] | None, after: Mapping[str, str]) -> list[tuple[str, str | None, str]]:
@@ -543,6 +522,10 @@ def _differences(before: Mapping[str, str] | None, after: Mapping[str, str]) -> 
         for name, value in after.items()
         if before is None or before.get(name) != value
     ]
+
+
+def _people(current: gallery.Gallery) -> str:
+    return "1 person" if len(current.people) == 1 else f"{len(current.people)} people"
 
 
 def _where(before: Release | None) -> str:
