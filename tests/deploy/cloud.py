@@ -123,6 +123,10 @@ class Cloud:
         """Let the registry refuse what is pushed, with an error of its API."""
         self._ask("break_push", status=status, code=code, message=message)
 
+    def password(self, token: str) -> None:
+        """Let ECR hand out this authorization token (base64 of `user:password`) instead of the one the registry takes."""
+        self._ask("password", token=token)
+
     def posts(self) -> list[dict[str, str]]:
         """Return what reached the functions: the image's digest, the version, the body."""
         return list(self._ask("posts"))

@@ -64,6 +64,8 @@ MANIFESTS = (
     "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.index.v1+json"
 )
 REMOVED = object()
+#: User and password of the registry: `AWS` and `testing`, as base64.
+TOKEN = "QVdTOnRlc3Rpbmc="
 
 
 @dataclass
@@ -85,6 +87,7 @@ class Controls:
     registry: str = ""
     storage: str = ""
     pace: float = 0.0
+    token: str = TOKEN
     breaks: list[Break] = field(default_factory=list)
     drifts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
@@ -1007,7 +1010,10 @@ def delete_stack(self: CloudFormationResponse) -> EmptyResult:
         raise _invalid(f"Stack [{name}] cannot be deleted while TerminationProtection is enabled")
     execution = Execution(stack, Meant.__new__(Meant), "")
     execution._status("DELETE_IN_PROGRESS", "User Initiated")
-    _in_background(execution.delete_all)
+    if _resources(stack):
+        _in_background(execution.delete_all)
+    else:
+        execution.delete_all()
     return EmptyResult()
 
 
@@ -1147,7 +1153,7 @@ def _get_authorization_token(self: ECRResponse) -> ActionResult:
         {
             "authorizationData": [
                 {
-                    "authorizationToken": authorization_token(),
+                    "authorizationToken": CONTROLS.token,
                     "expiresAt": utcnow(),
                     "proxyEndpoint": f"https://{CONTROLS.registry}"
                     if CONTROLS.registry
@@ -1156,11 +1162,6 @@ def _get_authorization_token(self: ECRResponse) -> ActionResult:
             ]
         }
     )
-
-
-def authorization_token() -> str:
-    """User and password of the registry: `AWS` and `testing`, as base64."""
-    return "QVdTOnRlc3Rpbmc="
 
 
 def install() -> None:

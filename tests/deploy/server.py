@@ -105,6 +105,7 @@ class Recorder:
                 controls.breaks.clear()
                 controls.drifts.clear()
                 controls.pace = 0.0
+                controls.token = moto_plugin.TOKEN
                 self.doors.mend()
             case "pace":
                 controls.pace = given["seconds"]
@@ -118,6 +119,8 @@ class Recorder:
                 self.doors.broken[given["digest"]] = given["how"]
             case "break_push":
                 self.doors.push_failure = (given["status"], given["code"], given["message"])
+            case "password":
+                controls.token = given["token"]
             case "posts":
                 return self.doors.posts
             case _:

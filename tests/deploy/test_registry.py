@@ -1,0 +1,202 @@
+"""Pushing an image: to a real registry, behind the ECR that the test cloud plays."""
+
+import io
+import json
+import subprocess
+import tarfile
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from deploy import registry
+from deploy.registry import Pushed
+from pipeline.errors import ArtifactError
+from tests.deploy.cloud import ACCOUNT, Cloud
+
+pytestmark = pytest.mark.docker
+
+REPOSITORY = "faceq"
+
+
+class Layers:
+    """What a push says of its layers."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, int, int]] = []
+
+    def __call__(self, layer: str, status: str, current: int, total: int) -> None:
+        self.told.append((layer, status, current, total))
+
+    def statuses(self) -> set[str]:
+        return {status for _, status, _, _ in self.told}
+
+
+def docker(*arguments: str, content: bytes | None = None) -> str:
+    done = subprocess.run(["docker", *arguments], input=content, capture_output=True, check=True)
+    return done.stdout.decode().strip()
+
+
+def image_id(image: str) -> str:
+    return docker("image", "inspect", "--format", "{{.Id}}", image)
+
+
+@pytest.fixture
+def image() -> Iterator[str]:
+    """A tiny image that no other test has: one file."""
+    tag = f"faceq-test-{uuid.uuid4().hex[:8]}:one"
+    context = io.BytesIO()
+    with tarfile.open(fileobj=context, mode="w") as archive:
+        for name, text in {"Dockerfile": "FROM scratch\nCOPY file /file\n", "file": tag}.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    docker("build", "--quiet", "--provenance=false", "--sbom=false", "--tag", tag, "-", content=context.getvalue())
+    yield tag
+    docker("image", "rm", "--force", tag)
+
+
+@pytest.fixture
+def repository(registry_cloud: Cloud) -> str:
+    """The URI of an empty repository, immutable as ours is."""
+    made = registry_cloud.client("ecr").create_repository(repositoryName=REPOSITORY, imageTagMutability="IMMUTABLE")
+    return str(made["repository"]["repositoryUri"])
+
+
+def pushed(cloud: Cloud, image: str, repository: str) -> Pushed:
+    return registry.push(image, repository, cloud.client("ecr"), Layers())
+
+
+def test_what_lies_in_the_registry_is_the_local_image(registry_cloud: Cloud, image: str, repository: str) -> None:
+    """The manifest under the digest that the stack will name has the local image's id as its configuration."""
+    layers = Layers()
+    done = registry.push(image, repository, registry_cloud.client("ecr"), layers)
+    (found,) = registry_cloud.client("ecr").batch_get_image(
+        repositoryName=REPOSITORY, imageIds=[{"imageDigest": done.digest}]
+    )["images"]
+    assert json.loads(found["imageManifest"])["config"]["digest"] == image_id(image)
+    assert done.tag == image_id(image).removeprefix("sha256:")[:12]
+    assert done.uri == f"{repository}@{done.digest}"
+    assert not done.already_there
+    assert "Pushed" in layers.statuses()
+
+
+def test_a_second_push_pushes_nothing(registry_cloud: Cloud, image: str, repository: str) -> None:
+    """What is there already is found by its tag, with no word to the registry: its password is not even asked for."""
+    first = pushed(registry_cloud, image, repository)
+    registry_cloud.forget()
+    layers = Layers()
+    second = registry.push(image, repository, registry_cloud.client("ecr"), layers)
+    assert (second.digest, second.already_there) == (first.digest, True)
+    assert layers.told == []
+    assert {call.operation for call in registry_cloud.calls()} == {"DescribeImages", "BatchGetImage"}
+
+
+def test_the_digest_to_be_is_known_once_the_image_is_there(registry_cloud: Cloud, image: str, repository: str) -> None:
+    """A plan names the digest of an image that was pushed, and none before."""
+    ecr = registry_cloud.client("ecr")
+    assert registry.known_digest(image, repository, ecr) is None
+    assert registry.known_digest(image, f"{repository}-that-is-not-there", ecr) is None
+    done = pushed(registry_cloud, image, repository)
+    assert registry.known_digest(image, repository, ecr) == done.digest
+
+
+def test_the_image_keeps_its_names(registry_cloud: Cloud, image: str, repository: str) -> None:
+    """The tag that the push needed is gone after it, whether it went well or not; the image's own stays."""
+    pushed(registry_cloud, image, repository)
+    assert docker("image", "inspect", "--format", "{{.RepoTags}}", image) == f"[{image}]"
+
+
+def test_a_failed_push_leaves_no_tag(registry_cloud: Cloud, image: str, repository: str) -> None:
+    registry_cloud.break_push(403, "DENIED", "User is not authorized to perform: ecr:InitiateLayerUpload")
+    with pytest.raises(ArtifactError) as refused:
+        pushed(registry_cloud, image, repository)
+    assert refused.value.code == "push_refused"
+    assert "ecr:PutImage" in refused.value.message
+    assert "\n" not in refused.value.message
+    assert docker("image", "inspect", "--format", "{{.RepoTags}}", image) == f"[{image}]"
+
+
+def test_a_tag_never_moves(registry_cloud: Cloud, image: str, repository: str) -> None:
+    """The registry takes no other image under a tag that is there; nor does our push try."""
+    done = pushed(registry_cloud, image, repository)
+    docker("image", "tag", image, f"{repository}:{done.tag}")
+    try:
+        docker("login", "--username", "AWS", "--password", "testing", repository.partition("/")[0])
+        again = subprocess.run(["docker", "push", f"{repository}:{done.tag}"], capture_output=True, check=False)
+    finally:
+        docker("logout", repository.partition("/")[0])
+        docker("image", "rm", f"{repository}:{done.tag}")
+    assert again.returncode != 0
+    assert b"immutable" in again.stderr + again.stdout
+
+
+def test_another_image_under_the_tag_is_refused(registry_cloud: Cloud, image: str, repository: str) -> None:
+    """Twelve digits are no proof; the manifest is."""
+    foreign = {
+        "schemaVersion": 2,
+        "mediaType": registry.PLAIN[0],
+        "config": {"mediaType": "application/json", "size": 2, "digest": f"sha256:{'0' * 64}"},
+        "layers": [],
+    }
+    registry_cloud.client("ecr").put_image(
+        repositoryName=REPOSITORY, imageManifest=json.dumps(foreign), imageTag=registry.tag_of(image_id(image))
+    )
+    with pytest.raises(ArtifactError) as refused:
+        pushed(registry_cloud, image, repository)
+    assert refused.value.code == "other_image"
+
+
+def test_an_index_is_refused(registry_cloud: Cloud, image: str, repository: str) -> None:
+    """Lambda takes one image, no list of several; that is seen before a function is made of it."""
+    index = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [],
+    }
+    registry_cloud.client("ecr").put_image(
+        repositoryName=REPOSITORY, imageManifest=json.dumps(index), imageTag=registry.tag_of(image_id(image))
+    )
+    with pytest.raises(ArtifactError) as refused:
+        pushed(registry_cloud, image, repository)
+    assert refused.value.code == "not_plain"
+
+
+def test_a_repository_that_is_not_there_is_said(registry_cloud: Cloud, image: str, repository: str) -> None:
+    with pytest.raises(ArtifactError) as refused:
+        pushed(registry_cloud, image, f"{repository}-of-nobody")
+    assert refused.value.code == "no_repository"
+    assert "faceq deploy" in refused.value.message
+
+
+def test_a_repository_of_another_owner_is_said(registry_cloud: Cloud, image: str) -> None:
+    """ECR refuses whoever may not see it, before anything is pushed."""
+    registry_cloud.fail(
+        "ecr", "DescribeImages", "AccessDeniedException",
+        f"User: arn:aws:iam::{ACCOUNT}:user/me is not authorized to perform: ecr:DescribeImages",
+    )  # fmt: skip
+    with pytest.raises(ArtifactError) as refused:
+        pushed(registry_cloud, image, "210987654321.dkr.ecr.us-east-1.amazonaws.com/faceq")
+    assert refused.value.code == "forbidden"
+    assert [call.parameters["registryId"] for call in registry_cloud.calls()] == ["210987654321"]
+
+
+def test_a_wrong_password_is_said(registry_cloud: Cloud, image: str, repository: str) -> None:
+    """The registry's own refusal comes in one line."""
+    registry_cloud.password("d3Jvbmc6d3Jvbmc=")
+    with pytest.raises(ArtifactError) as refused:
+        pushed(registry_cloud, image, repository)
+    assert refused.value.code == "push_refused"
+    assert "\n" not in refused.value.message
+
+
+def test_an_image_that_is_not_there_is_said(registry_cloud: Cloud, repository: str) -> None:
+    with pytest.raises(ArtifactError) as missing:
+        pushed(registry_cloud, "faceq-test-nothing:one", repository)
+    assert missing.value.code == "no_image"
+    assert "faceq image build" in missing.value.message
+
+
+def test_every_call_is_one_that_aws_documents(registry_cloud: Cloud, image: str, repository: str) -> None:
+    pushed(registry_cloud, image, repository)
+    assert [call for call in registry_cloud.calls() if call.faults] == []
