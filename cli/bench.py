@@ -1,5 +1,6 @@
 """`faceq bench`: how many frames a second, and how long one takes, here or on AWS."""
 
+import io
 import json
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Annotated, Final
 
 import numpy as np
 import typer
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -130,10 +132,17 @@ def figures(outcomes: Sequence[Outcome], concurrency: int, seconds: float) -> Fi
 
 
 def _frames(paths: list[Path] | None, most: int) -> list[Frame]:
-    if not paths:
-        models = Paths.from_environment(os.environ).models
-        paths = [package_file(ASTRONAUT, models), package_file(GRACE_HOPPER, models)]
-    return list(islice(frames(paths), most))
+    if paths:
+        return list(islice(frames(paths), most))
+    models = Paths.from_environment(os.environ).models
+    return [_as_camera(package_file(photo, models)) for photo in (ASTRONAUT, GRACE_HOPPER)]
+
+
+def _as_camera(photo: Path) -> Frame:
+    """Return a photograph as a camera posts it: a JPEG, whatever the file is."""
+    stream = io.BytesIO()
+    Image.open(photo).convert("RGB").save(stream, "JPEG", quality=90)
+    return Frame(f"{photo.stem}.jpg", stream.getvalue())
 
 
 def _show(found: Figures) -> None:

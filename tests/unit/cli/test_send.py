@@ -1,26 +1,18 @@
 """`faceq send` as a person meets it: the command, a real queue server, and a function URL that knows file names."""
 
 import json
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import typer
 from click.testing import Result
-from typer.testing import CliRunner
 
 from adapters.frames import Frame
-from adapters.queue_sqs import SqsSender
 from adapters.service_client import Outcome
 from cli import send
-from local import state
-from pipeline.errors import BadInput, PipelineError
-from pipeline.messages import FrameRequest, RecognisedFace, RecognitionResult
-from tests.builders import RED, face, picture, stack_record
-from tests.fakes import function_url
-from tests.queue_server import running_queue_server, sqs_client
+from pipeline.errors import BadInput
+from pipeline.messages import RecognisedFace, RecognitionResult
+from tests.answering_stack import Stack
+from tests.builders import RED, face, picture
 
 
 def outcome(answer: RecognitionResult | None, problem: str | None = None, filename: str = "a.jpg") -> Outcome:
@@ -71,52 +63,8 @@ def test_cells_show_the_distance_of_the_face_that_gave_the_name() -> None:
     assert plain(RecognitionResult("id", "No-Face")) == ["a.jpg", "No-Face", "0", "", "12"]
 
 
-@pytest.fixture(scope="module")
-def sqs_endpoint() -> Iterator[str]:
-    with running_queue_server() as endpoint:
-        yield endpoint
-
-
-@dataclass
-class Stack:
-    """A running stack that answers each frame with the name of its file, up to its first dot."""
-
-    folder: Path
-    refused: set[str]
-
-    def send(self, *arguments: object) -> Result:
-        """Run `faceq send`; what `cli.main` prints comes back as exception."""
-        app = typer.Typer()
-        send.register(app)
-        environment = {"FACEQ_STATE_DIR": str(self.folder), "COLUMNS": "120", "TERM": "dumb"}
-        result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
-        assert isinstance(result.exception, SystemExit | PipelineError | None), repr(result.exception)
-        return result
-
-
-@pytest.fixture
-def stack(tmp_path: Path, sqs_endpoint: str, request: pytest.FixtureRequest) -> Iterator[Stack]:
-    client = sqs_client(sqs_endpoint)
-    queue_url = client.create_queue(QueueName=f"resp-{abs(hash(request.node.name))}")["QueueUrl"]
-    responses = SqsSender(client, queue_url)
-    stack = Stack(tmp_path / "state", set())
-
-    def react(frame: FrameRequest) -> tuple[int, str]:
-        if frame.filename in stack.refused:
-            return 400, '{"error": "not_an_image", "message": "This is no [picture]."}'
-        name = Path(frame.filename).name.split(".")[0]
-        responses.send(RecognitionResult(frame.request_id, name, frame.filename).to_json())
-        return 200, "Face detection completed"
-
-    with function_url(react) as url:
-        held = state.hold(stack.folder)
-        assert held is not None
-        running = stack_record(
-            function_url=url, response_queue_url=queue_url, region="us-east-1", sqs_endpoint=sqs_endpoint
-        )
-        state.write(running, stack.folder)
-        yield stack
-        os.close(held)
+def sent(stack: Stack, *arguments: object) -> Result:
+    return stack.run(send.register, *arguments)
 
 
 @pytest.fixture
@@ -129,7 +77,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_json_is_one_row_a_frame_on_standard_output_and_nothing_else(stack: Stack, photos: Path) -> None:
-    result = stack.send("--json", photos, photos / "ada.png")
+    result = sent(stack, "--json", photos, photos / "ada.png")
     assert result.exit_code == 0
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert sorted((row["filename"], row["result"]) for row in rows) == [
@@ -142,7 +90,7 @@ def test_json_is_one_row_a_frame_on_standard_output_and_nothing_else(stack: Stac
 
 
 def test_a_table_shows_who_is_in_each_frame(stack: Stack, photos: Path) -> None:
-    result = stack.send(photos)
+    result = sent(stack, photos)
     assert result.exit_code == 0
     for name in ("ada", "bo", "cy"):
         assert any(f"{name}.png" in line and f" {name} " in line for line in result.stdout.splitlines())
@@ -153,7 +101,7 @@ def test_a_frame_without_an_answer_is_exit_code_1_and_the_others_are_answered(
     stack: Stack, photos: Path, as_json: bool
 ) -> None:
     stack.refused = {"bo.png"}
-    result = stack.send(*(["--json"] if as_json else []), photos)
+    result = sent(stack, *(["--json"] if as_json else []), photos)
     assert result.exit_code == 1
     assert "HTTP 400: This is no" in result.stdout
     assert "1 frame got no answer" in result.stderr
@@ -163,7 +111,7 @@ def test_a_frame_without_an_answer_is_exit_code_1_and_the_others_are_answered(
 def test_a_broken_video_in_a_folder_is_a_row_with_its_problem(stack: Stack, photos: Path) -> None:
     """It is not sent, and counts as unanswered; the photos beside it are answered."""
     (photos / "b.mp4").write_bytes(b"no video")
-    result = stack.send("--json", photos)
+    result = sent(stack, "--json", photos)
     assert result.exit_code == 1
     rows = {row["filename"]: row for row in map(json.loads, result.stdout.splitlines())}
     assert {name: row["result"] for name, row in rows.items()} == {
@@ -181,23 +129,23 @@ def test_a_name_with_brackets_is_shown_as_it_is(stack: Stack, tmp_path: Path) ->
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "photos" / name).write_bytes(picture(RED))
     stack.refused = {names[0]}
-    result = stack.send(tmp_path / "photos")
+    result = sent(stack, tmp_path / "photos")
     for shown in (*names, "This is no [picture]."):
         assert shown in result.stdout
 
 
 def test_a_path_that_is_not_there_is_said_in_one_line(stack: Stack, photos: Path) -> None:
-    result = stack.send(photos / "absent.png")
+    result = sent(stack, photos / "absent.png")
     assert isinstance(result.exception, BadInput)
     assert "absent.png" in result.exception.message
 
 
 def test_without_a_running_stack_the_command_that_starts_one_is_named(tmp_path: Path, photos: Path) -> None:
-    result = Stack(tmp_path / "nothing here", set()).send(photos)
+    result = sent(Stack(tmp_path / "nothing here"), photos)
     assert isinstance(result.exception, BadInput)
     assert "faceq up" in result.exception.message
 
 
 def test_what_is_out_of_range_is_refused(stack: Stack, photos: Path) -> None:
     for option in ("--concurrency", "--timeout", "--every"):
-        assert stack.send(option, 0, photos).exit_code == 2
+        assert sent(stack, option, 0, photos).exit_code == 2

@@ -1,0 +1,37 @@
+"""A running stack that needs no model: a real queue server, and a function URL that knows file names."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import typer
+from click.testing import Result
+from typer.testing import CliRunner
+
+from pipeline.errors import PipelineError
+
+
+@dataclass
+class Stack:
+    """A stack that answers each frame with the name of its file, up to its first dot.
+
+    Parameters
+    ----------
+    folder : Path
+        Where its state is.
+    refused : set of str
+        The files that it takes for no picture.
+
+    """
+
+    folder: Path
+    refused: set[str] = field(default_factory=set)
+
+    def run(self, register: Callable[[typer.Typer], None], *arguments: object) -> Result:
+        """Run the command that `register` adds; what `cli.main` prints comes back as exception."""
+        app = typer.Typer()
+        register(app)
+        environment = {"FACEQ_STATE_DIR": str(self.folder), "COLUMNS": "120", "TERM": "dumb"}
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
+        assert isinstance(result.exception, SystemExit | PipelineError | None), repr(result.exception)
+        return result

@@ -1,0 +1,46 @@
+"""What the commands' tests share: a running stack that needs no model."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adapters.queue_sqs import SqsSender
+from local import state
+from pipeline.messages import FrameRequest, RecognitionResult
+from tests.answering_stack import Stack
+from tests.builders import stack_record
+from tests.fakes import function_url
+from tests.queue_server import running_queue_server, sqs_client
+
+
+@pytest.fixture(scope="module")
+def sqs_endpoint() -> Iterator[str]:
+    with running_queue_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def stack(tmp_path: Path, sqs_endpoint: str, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    client = sqs_client(sqs_endpoint)
+    queue_url = client.create_queue(QueueName=f"resp-{abs(hash(request.node.name))}")["QueueUrl"]
+    responses = SqsSender(client, queue_url)
+    stack = Stack(tmp_path / "state")
+
+    def react(frame: FrameRequest) -> tuple[int, str]:
+        if frame.filename in stack.refused:
+            return 400, '{"error": "not_an_image", "message": "This is no [picture]."}'
+        name = Path(frame.filename).name.split(".")[0]
+        responses.send(RecognitionResult(frame.request_id, name, frame.filename).to_json())
+        return 200, "Face detection completed"
+
+    with function_url(react) as url:
+        held = state.hold(stack.folder)
+        assert held is not None
+        running = stack_record(
+            function_url=url, response_queue_url=queue_url, region="us-east-1", sqs_endpoint=sqs_endpoint
+        )
+        state.write(running, stack.folder)
+        yield stack
+        os.close(held)
