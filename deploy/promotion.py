@@ -269,9 +269,9 @@ class Promotion:
         """
         if plan.refusals:
             raise BadInput("refused", plan.refusals[0])
-        self._bring_up_base()
+        repository = self._bring_up_base()
         self._watcher.step("push the image")
-        pushed = registry.push(wish.image, plan.repository, self._ecr, self._watcher.layer)
+        pushed = registry.push(wish.image, repository, self._ecr, self._watcher.layer)
         self._bring_gallery(wish.gallery)
         parameters = {**plan.parameters, "ImageUri": pushed.uri}
         release = Release(
@@ -392,11 +392,15 @@ class Promotion:
 
     # The base stack, the gallery
 
-    def _bring_up_base(self) -> None:
-        change_set = self._base.prepare(BASE.read_text(), self._base_parameters(self._settled(self._base)), {})
+    def _bring_up_base(self) -> str:
+        """Make or change the base stack; return the repository's URI."""
+        state = self._settled(self._base)
+        change_set = self._base.prepare(BASE.read_text(), self._base_parameters(state), {})
         if change_set is not None:
             self._watcher.step(f"change the stack {self._base.name}")
-            self._base.execute(change_set, self._watcher.event)
+            state = self._base.execute(change_set, self._watcher.event)
+        assert state is not None  # noqa: S101 - a stack without a change set is there
+        return state.outputs["RepositoryUri"]
 
     def _base_parameters(self, state: State | None) -> dict[str, str]:
         if state is not None:
@@ -530,7 +534,7 @@ def _people(current: gallery.Gallery) -> str:
 
 def _where(before: Release | None) -> str:
     if before is None:
-        return "No release ran before this one. See: faceq deploy logs; remove all: faceq deploy destroy"
+        return "No release ran before this one. See: faceq deploy logs; remove it all: faceq deploy destroy"
     return f"Release {before.number} runs again."
 
 

@@ -45,13 +45,13 @@ def smoke(client: ServiceClient, frame: Frame, wanted: str | None, timeout_secon
     """
     outcome = next(iter(client.send([frame], concurrency=1, timeout_seconds=timeout_seconds)))
     if outcome.result is None:
-        raise SmokeError("smoke_failed", f"The smoke test got no answer: {outcome.problem}. See: faceq deploy logs")
+        raise SmokeError("smoke_failed", f"The smoke test got no answer: {(outcome.problem or '').rstrip('.')}.")
     if outcome.result == ERROR or (wanted is not None and outcome.result != wanted):
         reason = (outcome.answer or {}).get("error")
         raise SmokeError(
             "smoke_failed",
             f"The smoke test's frame {frame.filename} was answered '{outcome.result}'"
             + (f" ({reason})" if reason else f"; this machine answers '{wanted}'")
-            + ". See: faceq deploy logs",
+            + ".",
         )
     return outcome
