@@ -25,6 +25,7 @@ from tests.functional.targets import free_ports
 from tests.polling import eventually
 
 ROOT = Path(__file__).parents[2]
+STORAGE = "registry"
 ACCOUNT, REGION = "123456789012", "us-east-1"
 #: Everything in the environment that could lead a call elsewhere.
 _PREFIXES = ("AWS_", "FACEQ_FUNCTION", "FUNCTION_URL", "REQUEST_QUEUE_URL", "RESPONSE_QUEUE_URL")
@@ -131,6 +132,10 @@ class Cloud:
         """Return what reached the functions: the image's digest, the version, the body."""
         return list(self._ask("posts"))
 
+    def reset(self) -> None:
+        """Empty the account and its registry, once what is under way has ended; forget all calls and knobs."""
+        self._ask("reset")
+
     def mend(self) -> None:
         """Take back every failure, break, drift, pace and answer that was asked for."""
         self._ask("mend")
@@ -153,7 +158,7 @@ def running_cloud(with_registry: bool = True) -> Iterator[Cloud]:
         registry = _start_registry(Path(folder)) if with_registry else None
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.deploy.server", *([registry[1]] if registry else [])],
+                [sys.executable, "-m", "tests.deploy.server", *([registry[1], str(Path(folder) / STORAGE)] if registry else [])],
                 cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             )  # fmt: skip
             assert process.stdin
@@ -181,7 +186,7 @@ def _start_registry(folder: Path) -> "tuple[subprocess.Popen[bytes], str]":
             {
                 "version": 0.1,
                 "log": {"level": "error", "accesslog": {"disabled": True}},
-                "storage": {"filesystem": {"rootdirectory": str(folder / "registry")}, "delete": {"enabled": True}},
+                "storage": {"filesystem": {"rootdirectory": str(folder / STORAGE)}, "delete": {"enabled": True}},
                 "http": {"addr": host, "relativeurls": True},
             }
         )

@@ -91,6 +91,11 @@ class Controls:
     breaks: list[Break] = field(default_factory=list)
     drifts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
+    def mend(self) -> None:
+        self.breaks.clear()
+        self.drifts.clear()
+        self.pace, self.token = 0.0, TOKEN
+
 
 CONTROLS = Controls()
 
@@ -856,8 +861,19 @@ class Execution:
 _STATUS: dict[tuple[str, str], tuple[str, str | None]] = {}
 
 
+_AT_WORK: list[threading.Thread] = []
+
+
 def _in_background(work: Callable[[], None]) -> None:
-    threading.Thread(target=work, daemon=True).start()
+    thread = threading.Thread(target=work, daemon=True)
+    _AT_WORK.append(thread)
+    thread.start()
+
+
+def finish() -> None:
+    """Wait until every change set and removal that is under way has ended."""
+    while _AT_WORK:
+        _AT_WORK.pop().join()
 
 
 # --------------------------------------------------------------------------------------------------------------------

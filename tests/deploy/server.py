@@ -6,12 +6,15 @@
 import io
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from xml.sax.saxutils import escape
+
+from moto.moto_api._internal.models import moto_api_backend
 
 from tests.deploy import calls, moto_plugin
 from tests.deploy.doors import Doors
@@ -47,6 +50,7 @@ class Recorder:
 
     moto: Any
     doors: Doors
+    folder: str = ""
     seen: list[calls.Call] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
@@ -100,13 +104,10 @@ class Recorder:
                 self.failures.append(Failure(**given))
             case "break_resource":
                 controls.breaks.append(moto_plugin.Break(**given))
+            case "reset":
+                self.reset()
             case "mend":
-                self.failures.clear()
-                controls.breaks.clear()
-                controls.drifts.clear()
-                controls.pace = 0.0
-                controls.token = moto_plugin.TOKEN
-                self.doors.mend()
+                self.mend()
             case "pace":
                 controls.pace = given["seconds"]
             case "drift":
@@ -126,6 +127,20 @@ class Recorder:
             case _:
                 raise ValueError(what)
         return None
+
+    def mend(self) -> None:
+        self.failures.clear()
+        moto_plugin.CONTROLS.mend()
+        self.doors.mend()
+
+    def reset(self) -> None:
+        self.mend()
+        moto_plugin.finish()
+        moto_api_backend.reset()
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)  # the registry keeps nothing in memory
+        self.doors.posts.clear()
+        self.seen.clear()
 
 
 _UNKNOWN_KEY = {
@@ -165,8 +180,8 @@ def _error(
 
 
 def main() -> None:
-    """Serve until standard input closes. Arguments: host and port of the registry's storage, or nothing."""
-    storage = sys.argv[1] if len(sys.argv) > 1 else ""
+    """Serve until standard input closes. Arguments: host and port of the registry that holds the images, and its folder; or nothing."""
+    storage, folder = sys.argv[1:] or ("", "")
     os.environ.update(
         AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY, AWS_DEFAULT_REGION="us-east-1",
         MOTO_LAMBDA_STUB_ECR="false",
@@ -183,7 +198,7 @@ def main() -> None:
     moto_plugin.CONTROLS.storage = storage
     moto_plugin.CONTROLS.registry = f"127.0.0.1:{doors.registry_port}" if storage else ""
     moto_plugin.install()
-    app = Recorder(DomainDispatcherApplication(create_backend_app), doors)
+    app = Recorder(DomainDispatcherApplication(create_backend_app), doors, folder)
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(json.dumps({"port": server.port, "registry": moto_plugin.CONTROLS.registry}), flush=True)
