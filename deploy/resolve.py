@@ -100,7 +100,7 @@ def read(text: str, parameters: Mapping[str, str]) -> Template:
             for name, resource in content["Resources"].items()
             if resolver.holds(resource.get("Condition"))
         }
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise BadInput("not_a_template", f"The template is not as CloudFormation takes it: {error!r}.") from error
     return Template(resources, len(text.encode()), {section: len(content.get(section) or ()) for section in SECTIONS})
 

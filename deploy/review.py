@@ -115,6 +115,8 @@ def openness(template: Template) -> list[str]:
         *_other_permissions(template),
         *_queues(template),
         *(line for name, bucket in template.of("AWS::S3::Bucket").items() for line in _bucket(template, name, bucket)),
+        *_repositories(template),
+        *_ports(template),
         *_trust(template),
     ]
 
@@ -165,10 +167,10 @@ def _name_of(template: Template, logical_id: str, key: str = "FunctionName") -> 
 
 def _function(template: Template, value: Value) -> str | None:
     """Return the logical id of the function that a value means, itself or by a version or an alias."""
-    for name in _named(template, value, "AWS::Lambda::Function", "AWS::Lambda::Version", "AWS::Lambda::Alias"):
-        if name in _functions(template):
-            return name
-        return _function(template, template.resources[name].properties.get("FunctionName"))
+    for name in _named(template, value, "AWS::Lambda::Version", "AWS::Lambda::Alias"):
+        value = template.resources[name].properties.get("FunctionName")
+    for name in _named(template, value, "AWS::Lambda::Function"):
+        return name
     parts = as_text(value).split(":")
     return next((name for name in _functions(template) if _name_of(template, name) in parts), None)
 
@@ -339,6 +341,22 @@ def _bucket(template: Template, logical_id: str, bucket: Resource) -> Iterator[s
     for policy in template.of("AWS::S3::BucketPolicy").values():
         if logical_id in _named(template, policy.properties.get("Bucket"), "AWS::S3::Bucket"):
             yield from _principals(as_map(policy.properties.get("PolicyDocument")), logical_id)
+
+
+def _repositories(template: Template) -> Iterator[str]:
+    for name, repository in template.of("AWS::ECR::Repository").items():
+        policy = as_map(repository.properties.get("RepositoryPolicyText"))
+        yield from _principals(policy, name)
+        if not policy:
+            yield f"{name}: no repository policy, so only who holds permissions in this account pulls from it."
+
+
+def _ports(template: Template) -> Iterator[str]:
+    """Tell of security groups that take connections from anywhere."""
+    for name, group in template.of("AWS::EC2::SecurityGroup").items():
+        for rule in each_map(group.properties.get("SecurityGroupIngress")):
+            if rule.get("CidrIp") == "0.0.0.0/0" or rule.get("CidrIpv6") == "::/0":
+                yield f"{name} takes connections from ANYWHERE on port {rule.get('FromPort', 'any')}."
 
 
 def _trust(template: Template) -> Iterator[str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deploy.image import LAMBDA_BYTES, Image
 from deploy.image import read as image_of
@@ -25,6 +27,7 @@ from local import template as played
 from pipeline.errors import BadInput
 
 TEMPLATE = (Path(__file__).parents[3] / "deploy" / "template.yaml").read_text()
+BASE = (Path(__file__).parents[3] / "deploy" / "base.yaml").read_text()
 RECORDED = json.loads(Path(__file__).with_name("image.json").read_text())
 
 
@@ -149,12 +152,54 @@ def test_a_date_stays_text() -> None:
     "text",
     ["{", "[]", "text", "Resources: 1", "Resources: {X: {}}", "Resources: {X: {Type: T, Condition: None}}",
      "Conditions: {C: {Ref: X}}\nResources: {X: {Type: T, Condition: C}}",
-     "Resources: {X: {Type: T, Properties: {A: !If [a]}}}"],
+     "Resources: {X: {Type: T, Properties: {A: !If [a]}}}",
+     "Conditions: {C: {Condition: C}}\nResources: {X: {Type: T, Condition: C}}"],
 )  # fmt: skip
 def test_what_is_no_template_is_one_line(text: str) -> None:
     with pytest.raises(BadInput) as caught:
         read(text, {})
     assert "\n" not in str(caught.value)
+
+
+texts = st.sampled_from(
+    ["Ref", "Fn::Sub", "Fn::If", "Fn::GetAtt", "Fn::Join", "Fn::Select", "Condition", "X", "Y", "Yes", "AWS::NoValue",
+     "${X.Arn}", "*", "sqs:SendMessage", "Allow", "arn:aws:sqs:::q", "", "1"]
+)  # fmt: skip
+keys = st.sampled_from(
+    ["Policies", "PolicyDocument", "Statement", "Effect", "Action", "Resource", "Principal", "Condition", "Role",
+     "Roles", "FunctionName", "EventSourceArn", "BatchSize", "ScalingConfig", "Environment", "Variables",
+     "Architectures", "AuthType", "TargetFunctionArn", "VpcConfig", "SubnetIds", "Queues", "QueueName", "Timeout",
+     "ManagedPolicyArns", "ProvisionedConcurrencyConfig", "SecurityGroupIngress", "RepositoryPolicyText", "Ref",
+     "Fn::Sub", "Fn::If"]
+)  # fmt: skip
+nodes = st.recursive(
+    st.none() | st.booleans() | st.integers() | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys | texts, inner, max_size=4),
+    max_leaves=12,
+)
+kinds = st.sampled_from(
+    ["AWS::Lambda::Function", "AWS::Lambda::Alias", "AWS::Lambda::Url", "AWS::Lambda::Permission", "AWS::IAM::Role",
+     "AWS::Lambda::EventSourceMapping", "AWS::IAM::Policy", "AWS::SQS::Queue", "AWS::SQS::QueuePolicy",
+     "AWS::S3::Bucket", "AWS::S3::BucketPolicy", "AWS::ECR::Repository", "AWS::EC2::SecurityGroup"]
+)  # fmt: skip
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["X", "Y", "Z"]), st.fixed_dictionaries({"Type": kinds, "Properties": nodes}), min_size=1
+    ),
+    nodes,
+)
+def test_whatever_stands_in_a_template_is_told_or_refused(resources: Any, condition: Any) -> None:
+    """A template that people changed may be wrong in any way; then it is one line, never a traceback."""
+    text = json.dumps({"Conditions": {"Yes": condition}, "Resources": resources})
+    try:
+        template = read(text, {})
+    except BadInput:
+        return
+    assert all(isinstance(line, str) for line in openness(template))
+    assert all(statement.words for statement in statements(template))
+    assert all(refusal.mend for refusal in refusals(template))
 
 
 # Who may do what
@@ -247,6 +292,38 @@ def test_other_permissions_policies_and_trust_are_told() -> None:
         "RestrictPublicBuckets).",
         "arn:aws:iam::1:root may call s3:GetObject on Open.",
         "ec2.amazonaws.com may act as Foreign.",
+    ]
+
+
+def test_a_repository_and_a_port_are_told() -> None:
+    template = small(
+        {
+            "Closed": {"Type": "AWS::ECR::Repository"},
+            "Shared": {
+                "Type": "AWS::ECR::Repository",
+                "Properties": {
+                    "RepositoryPolicyText": {
+                        "Statement": {"Effect": "Allow", "Principal": "*", "Action": "ecr:BatchGetImage"}
+                    }
+                },
+            },
+            "Group": {
+                "Type": "AWS::EC2::SecurityGroup",
+                "Properties": {"SecurityGroupIngress": [{"CidrIp": "0.0.0.0/0", "FromPort": 443}]},
+            },
+        }
+    )
+    assert openness(template) == [
+        "Closed: no repository policy, so only who holds permissions in this account pulls from it.",
+        "ANYBODY may call ecr:BatchGetImage on Shared.",
+        "Group takes connections from ANYWHERE on port 443.",
+    ]
+
+
+def test_what_the_base_stack_opens() -> None:
+    assert openness(read(BASE, {})) == [
+        "Bucket: no public access.",
+        "Repository: no repository policy, so only who holds permissions in this account pulls from it.",
     ]
 
 
