@@ -35,7 +35,14 @@ _WELL: Final = frozenset(
 _NO_QUEUE: Final = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
 #: What Lambda needs of a function's role to reach a VPC, on any resource. (Lambda developer guide, "Giving Lambda
 #: functions access to resources in an Amazon VPC")
-_VPC_ACTIONS: Final = ("ec2:CreateNetworkInterface", "ec2:DescribeNetworkInterfaces", "ec2:DeleteNetworkInterface")
+_VPC_ACTIONS: Final = (
+    "ec2:CreateNetworkInterface",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeSubnets",
+    "ec2:DeleteNetworkInterface",
+    "ec2:AssignPrivateIpAddresses",
+    "ec2:UnassignPrivateIpAddresses",
+)
 
 
 #: What a public URL needs since October 2025. (Lambda developer guide, "Control access to Lambda function URLs")
@@ -272,6 +279,8 @@ def needed(name: str, configuration: Mapping[str, Any], queues: Mapping[str, str
         yield Calls(("s3:ListBucket",), bucket, {"s3:prefix": GALLERY_PREFIX + MANIFEST})
     if configuration.get("VpcConfig", {}).get("SubnetIds"):
         yield Calls(_VPC_ACTIONS, "*", {})
+    if configuration.get("KMSKeyArn"):
+        yield Calls(("kms:Decrypt", "kms:GenerateDataKey"), configuration["KMSKeyArn"], {})
 
 
 def _if_there(look: Callable[[], _Found], *codes: str) -> _Found | None:

@@ -36,7 +36,7 @@ def test_each_command_is_found_without_importing_the_others() -> None:
 def test_all_commands_are_here() -> None:
     names = {" ".join(path) for path in COMMANDS}
     assert {
-        "up", "down", "status", "doctor", "env", "send", "logs", "demo",
+        "up", "down", "status", "doctor", "env", "send", "logs", "demo", "bench", "deploy logs",
         "queues list", "queues peek", "queues purge", "queues redrive",
         "people add", "people import", "people list", "people show", "people rename", "people remove", "people export",
         "models get", "models list", "models where",
