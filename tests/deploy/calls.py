@@ -72,7 +72,7 @@ def read(service: str, method: str, path: str, query: str, headers: Mapping[str,
             operation = known.operation_model(name)
             parameters = _nested(fields, operation.input_shape, "") if operation.input_shape else fields
     else:
-        found = _by_path(known, method, path, query)
+        found = _by_path(known, method, path, query, headers)
         if found is None:
             return Call(service, f"{method} {path}", {}, ("botocore's model has no such operation",))
         operation, in_path = found
@@ -92,12 +92,9 @@ def _faults(known: ServiceModel, name: str, parameters: Mapping[str, Any]) -> It
     if shape is None:
         yield from (f"Unknown parameter {one}" for one in parameters)
         return
-    body = shape.serialization.get("payload")
-    report = ParamValidator().validate(
-        {**parameters, **({body: b""} if body and known.protocol == "rest-xml" else {})}, shape
-    )
-    if report.has_errors():
-        yield from report.generate_report().splitlines()
+    faults = ParamValidator().validate(parameters, shape).generate_report().splitlines()
+    payload = shape.serialization.get("payload")  # an object or XML of S3's, which is not read
+    yield from (one for one in faults if one != f'Missing required parameter in input: "{payload}"')
     yield from _wrong_choices(parameters, shape, "")
 
 
@@ -114,7 +111,7 @@ def _wrong_choices(value: Any, shape: Shape, path: str) -> Iterator[str]:
 
 
 def _nested(fields: Mapping[str, str], shape: Shape, prefix: str) -> Any:
-    """Undo the query protocol: `Parameters.member.1.ParameterKey=x`. Fields of no member stay, for the check to find."""
+    """Undo the query protocol: `Parameters.member.1.ParameterKey=x`. What is no member stays, for the check to find."""
     result: dict[str, Any] = {}
     rest = dict(fields)
     for name, member in shape.members.items():
@@ -158,39 +155,45 @@ def _scalar(text: str, shape: Shape) -> Any:
     return text
 
 
-def _by_path(known: ServiceModel, method: str, path: str, query: str) -> tuple[OperationModel, dict[str, Any]] | None:
-    """Return the operation whose path and fixed query parameters fit best, and the parameters in the path."""
+def _by_path(
+    known: ServiceModel, method: str, path: str, query: str, headers: Mapping[str, str]
+) -> tuple[OperationModel, dict[str, Any]] | None:
+    """Return the operation that fits best, by path and by what it needs beside it, and the parameters in the path."""
     given = dict(parse_qsl(query, keep_blank_values=True))
     best: tuple[int, OperationModel, dict[str, Any]] | None = None
     for name in known.operation_names:
         operation = known.operation_model(name)
         template, _, fixed = operation.http["requestUri"].partition("?")
         wanted = dict(parse_qsl(fixed, keep_blank_values=True))
-        if operation.http["method"] != method or not wanted.items() <= given.items():
-            continue
         pattern = re.sub(r"\\\{(\w+)\\\+\\\}", r"(?P<\1>.+)", re.escape(template))
         pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", pattern)
         found = re.fullmatch(pattern.rstrip("/") + "/?", path)
-        if not found:
+        if operation.http["method"] != method or not wanted.items() <= given.items() or not found:
             continue
-        names = {
-            member.serialization.get("name", one): one
-            for one, member in (operation.input_shape.members if operation.input_shape else {}).items()
-            if member.serialization.get("location") == "uri"
-        }
-        # An operation whose own query parameter is required and absent is another one. (ListParts and GetObject)
-        required = operation.input_shape.required_members if operation.input_shape else []
-        asked = [
-            operation.input_shape.members[one].serialization.get("name")
-            for one in required
-            if operation.input_shape.members[one].serialization.get("location") == "querystring"
-        ]
-        if any(one not in given for one in asked):
+        # Operations of one path differ in what they need: PutObject and CopyObject, GetObject and ListParts.
+        needed = [*_required(operation, "querystring"), *_required(operation, "header")]
+        if any(one not in given and one.lower() not in headers for one in needed):
             continue
-        score = len(wanted) * 100 + len(asked) * 50 + len(re.sub(r"\{[^}]*\}", "", template))
+        score = len(wanted) * 100 + len(needed) * 50 + len(re.sub(r"\{[^}]*\}", "", template))
         if best is None or score > best[0]:
+            names = {_wire(member, one): one for one, member in _members(operation, "uri").items()}
             best = score, operation, {names[key]: unquote(value) for key, value in found.groupdict().items()}
     return (best[1], best[2]) if best else None
+
+
+def _members(operation: OperationModel, location: str) -> dict[str, Shape]:
+    members = operation.input_shape.members if operation.input_shape else {}
+    return {name: member for name, member in members.items() if member.serialization.get("location") == location}
+
+
+def _wire(member: Shape, name: str) -> str:
+    """Return a parameter's name on the wire."""
+    return str(member.serialization.get("name", name))
+
+
+def _required(operation: OperationModel, location: str) -> list[str]:
+    required = operation.input_shape.required_members if operation.input_shape else []
+    return [_wire(member, name) for name, member in _members(operation, location).items() if name in required]
 
 
 def _rest(operation: OperationModel, query: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:

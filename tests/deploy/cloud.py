@@ -1,7 +1,7 @@
 """AWS for the tests: moto's server with what it lacks, and a real registry behind its ECR.
 
 `running_cloud()` starts it in processes of its own; everything reaches it over HTTP on loopback, as it would reach AWS.
-`python -m tests.deploy.cloud` starts one by hand and prints what to export.
+`python -m tests.deploy.cloud` starts one by hand, prints what to export, and ends with its standard input.
 """
 
 import json
@@ -9,13 +9,12 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import boto3
@@ -117,7 +116,7 @@ class Cloud:
         self._ask("answers", result=result)
 
     def break_image(self, digest: str, how: str = "crash") -> None:
-        """Let functions of this image `crash` (502), give a `wrong` name, or be `silent` (take frames, never answer)."""
+        """Let functions of this image `crash` (502), answer a `wrong` name, or be `silent`."""
         self._ask("break_image", digest=digest, how=how)
 
     def break_push(self, status: int, code: str, message: str) -> None:
@@ -125,7 +124,7 @@ class Cloud:
         self._ask("break_push", status=status, code=code, message=message)
 
     def password(self, token: str) -> None:
-        """Let ECR hand out this authorization token (base64 of `user:password`) instead of the one the registry takes."""
+        """Let ECR hand out this authorization token (base64 of `user:password`), which the registry may not take."""
         self._ask("password", token=token)
 
     def posts(self) -> list[dict[str, str]]:
@@ -154,47 +153,44 @@ class Cloud:
 @contextmanager
 def running_cloud(with_registry: bool = True) -> Iterator[Cloud]:
     """Start it on free ports; end it, and forget everything, in the end."""
-    with tempfile.TemporaryDirectory() as folder:
-        registry = _start_registry(Path(folder)) if with_registry else None
+    command = [sys.executable, "-m", "tests.deploy.played.server"]
+    with ExitStack() as running:
+        if with_registry:
+            folder = Path(running.enter_context(TemporaryDirectory()))
+            command += [running.enter_context(_registry(folder)), str(folder / STORAGE)]
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdin
+        assert process.stdout
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.deploy.server", *([registry[1], str(Path(folder) / STORAGE)] if registry else [])],
-                cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            )  # fmt: skip
-            assert process.stdin
-            assert process.stdout
-            try:
-                line = process.stdout.readline()
-                assert line, "the played AWS did not start; its errors are above"
-                ready = json.loads(line)
-                yield Cloud(f"http://127.0.0.1:{ready['port']}", ready["registry"])
-            finally:
-                process.stdin.close()
-                process.wait(10)
-                process.stdout.close()
+            line = process.stdout.readline()
+            assert line, "the played AWS did not start; its errors are above"
+            ready = json.loads(line)
+            yield Cloud(f"http://127.0.0.1:{ready['port']}", ready["registry"])
         finally:
-            if registry:
-                registry[0].terminate()
-                registry[0].wait(10)
+            process.stdin.close()
+            process.wait(10)
+            process.stdout.close()
 
 
-def _start_registry(folder: Path) -> "tuple[subprocess.Popen[bytes], str]":
-    """Start Debian's registry with its storage in a folder; give the process and its host and port."""
+@contextmanager
+def _registry(folder: Path) -> Iterator[str]:
+    """Start Debian's registry with its storage in a folder; give its host and port."""
     host = f"127.0.0.1:{free_ports(1)[0]}"
-    (folder / "registry.yml").write_text(
-        json.dumps(
-            {
-                "version": 0.1,
-                "log": {"level": "error", "accesslog": {"disabled": True}},
-                "storage": {"filesystem": {"rootdirectory": str(folder / STORAGE)}, "delete": {"enabled": True}},
-                "http": {"addr": host, "relativeurls": True},
-            }
-        )
-    )
+    configuration = {
+        "version": 0.1,
+        "log": {"level": "error", "accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(folder / STORAGE)}},
+        "http": {"addr": host, "relativeurls": True},
+    }
+    (folder / "registry.yml").write_text(json.dumps(configuration))
     with (folder / "registry.log").open("wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", str(folder / "registry.yml")], stdout=log, stderr=log)
-    eventually(lambda: _answers(host), 20)
-    return process, host
+        try:
+            eventually(lambda: _answers(host))
+            yield host
+        finally:
+            process.terminate()
+            process.wait(10)
 
 
 def _answers(host: str) -> bool:
@@ -218,15 +214,8 @@ def misleading() -> list[str]:
     return [name for name in os.environ if name.startswith(_PREFIXES)]
 
 
-def exports(variables: Mapping[str, str]) -> str:
-    return "\n".join(f"export {name}={value}" for name, value in variables.items())
-
-
 if __name__ == "__main__":
-    with running_cloud(with_registry=why_no_registry() is None) as cloud:
-        print(exports(cloud.variables), flush=True)
-        try:
-            while True:
-                time.sleep(3600)
-        except KeyboardInterrupt:
-            pass
+    with running_cloud(with_registry=why_no_registry() is None) as by_hand:
+        sys.stdout.writelines(f"export {name}={value}\n" for name, value in by_hand.variables.items())
+        sys.stdout.flush()
+        sys.stdin.read()

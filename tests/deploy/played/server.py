@@ -1,6 +1,6 @@
 """The process that plays AWS: moto's server with our plugin, the functions' URL, and the door of the registry.
 
-`python -m tests.deploy.server` prints one line of JSON when all is ready, and ends when its standard input closes.
+`python -m tests.deploy.played.server` prints one line of JSON when all is ready, and ends with its standard input.
 """
 
 import io
@@ -16,8 +16,10 @@ from xml.sax.saxutils import escape
 
 from moto.moto_api._internal.models import moto_api_backend
 
-from tests.deploy import calls, moto_plugin
-from tests.deploy.doors import Doors
+from tests.deploy import calls
+from tests.deploy.played import api, plugin, stacks
+from tests.deploy.played.controls import CONTROLS, Break
+from tests.deploy.played.doors import Doors
 
 ACCESS_KEY, SECRET_KEY = "testing", "testing"
 
@@ -64,7 +66,7 @@ class Recorder:
         headers = {
             name.removeprefix("HTTP_").replace("_", "-").lower(): value
             for name, value in environ.items()
-            if isinstance(value, str) and (name.startswith("HTTP_") or name in ("CONTENT_TYPE",))
+            if isinstance(value, str) and (name.startswith("HTTP_") or name == "CONTENT_TYPE")
         }
         signed = calls.service_of(headers.get("authorization", ""))
         if signed is None:
@@ -92,50 +94,34 @@ class Recorder:
         result: Iterable[bytes] = self.moto(environ, start_response)
         return result
 
-    def control(self, what: str, given: Mapping[str, Any]) -> Any:
-        """Do what `tests.deploy.cloud.Cloud` asks."""
-        controls = moto_plugin.CONTROLS
-        match what:
-            case "calls":
-                return [call.to_json() for call in self.seen]
-            case "forget":
-                self.seen.clear()
-            case "fail":
-                self.failures.append(Failure(**given))
-            case "break_resource":
-                controls.breaks.append(moto_plugin.Break(**given))
-            case "reset":
-                self.reset()
-            case "mend":
-                self.mend()
-            case "pace":
-                controls.pace = given["seconds"]
-            case "drift":
-                controls.drifts.setdefault(given["stack"], []).append(dict(given))
-            case "set_stack":
-                moto_plugin.set_status(given["stack"], given["status"], given.get("reason"))
-            case "answers":
-                self.doors.result = given["result"]
-            case "break_image":
-                self.doors.broken[given["digest"]] = given["how"]
-            case "break_push":
-                self.doors.push_failure = (given["status"], given["code"], given["message"])
-            case "password":
-                controls.token = given["token"]
-            case "posts":
-                return self.doors.posts
-            case _:
-                raise ValueError(what)
-        return None
+    def control(self, what: str, given: dict[str, Any]) -> Any:
+        """Do what `tests.deploy.cloud.Cloud` asks, by the method's name."""
+        knobs: dict[str, Callable[..., Any]] = {
+            "calls": lambda: [call.to_json() for call in self.seen],
+            "forget": self.seen.clear,
+            "fail": lambda **how: self.failures.append(Failure(**how)),
+            "break_resource": lambda **how: CONTROLS.breaks.append(Break(**how)),
+            "pace": lambda seconds: setattr(CONTROLS, "pace", seconds),
+            "set_stack": api.set_status,
+            "drift": lambda stack, **what: CONTROLS.drifts.setdefault(stack, []).append(what),
+            "answers": lambda result: setattr(self.doors, "result", result),
+            "break_image": lambda digest, how: self.doors.broken.update({digest: how}),
+            "break_push": lambda **how: setattr(self.doors, "push_failure", tuple(how.values())),
+            "password": lambda token: setattr(CONTROLS, "token", token),
+            "posts": lambda: self.doors.posts,
+            "reset": self.reset,
+            "mend": self.mend,
+        }
+        return knobs[what](**given)
 
     def mend(self) -> None:
         self.failures.clear()
-        moto_plugin.CONTROLS.mend()
+        CONTROLS.mend()
         self.doors.mend()
 
     def reset(self) -> None:
         self.mend()
-        moto_plugin.finish()
+        stacks.finish()
         moto_api_backend.reset()
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)  # the registry keeps nothing in memory
@@ -180,7 +166,7 @@ def _error(
 
 
 def main() -> None:
-    """Serve until standard input closes. Arguments: host and port of the registry that holds the images, and its folder; or nothing."""
+    """Serve until standard input closes. Arguments: the registry's host and port, and its folder; or nothing."""
     storage, folder = sys.argv[1:] or ("", "")
     os.environ.update(
         AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY, AWS_DEFAULT_REGION="us-east-1",
@@ -194,14 +180,15 @@ def main() -> None:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     doors = Doors(storage, SECRET_KEY)
     doors.start()
-    moto_plugin.CONTROLS.url = f"http://127.0.0.1:{doors.function_port}/"
-    moto_plugin.CONTROLS.storage = storage
-    moto_plugin.CONTROLS.registry = f"127.0.0.1:{doors.registry_port}" if storage else ""
-    moto_plugin.install()
+    CONTROLS.url = f"http://127.0.0.1:{doors.function_port}/"
+    CONTROLS.storage = storage
+    CONTROLS.registry = f"127.0.0.1:{doors.registry_port}" if storage else ""
+    plugin.install()
     app = Recorder(DomainDispatcherApplication(create_backend_app), doors, folder)
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(json.dumps({"port": server.port, "registry": moto_plugin.CONTROLS.registry}), flush=True)
+    sys.stdout.write(json.dumps({"port": server.port, "registry": CONTROLS.registry}) + "\n")
+    sys.stdout.flush()
     sys.stdin.read()
     os._exit(0)  # threads that serve a connection would keep the process
 

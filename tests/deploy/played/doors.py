@@ -1,8 +1,8 @@
 """Two doors of the played AWS: the functions' URL, and the registry as ECR guards it.
 
-The function URL takes a post, refuses an unsigned one where the URL is `AWS_IAM`, and answers on the response queue that
-the function is told of. ECR's door lets nobody in without the password of `get-authorization-token`, takes images for
-repositories that exist only, and never moves a tag of an immutable repository.
+The function URL takes a post, refuses an unsigned one where the URL is `AWS_IAM`, and answers on the response queue
+that the function is told of. ECR's door lets nobody in without the password of `get-authorization-token`, takes images
+for repositories that exist only, and never moves a tag of an immutable repository.
 (Lambda developer guide, "Invoking Lambda function URLs"; Amazon ECR user guide, "Preventing image tags from being
 overwritten")
 """
@@ -23,6 +23,8 @@ from moto.awslambda.models import LambdaFunction, lambda_backends
 from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ecr.models import ecr_backends
 from moto.sqs.models import sqs_backends
+
+from tests.deploy.played.ecr import sync
 
 REGION = "us-east-1"
 
@@ -59,7 +61,7 @@ class Doors:
     # ---- the function URL
 
     async def post(self, request: web.Request) -> web.Response:
-        body = await request.read()
+        body = await request.content.read()  # `read()` would stop at 1 MiB
         backend = lambda_backends[DEFAULT_ACCOUNT_ID][REGION]
         functions = [one for one in backend.list_functions() if one.url_config is not None]
         if not functions:
@@ -76,7 +78,7 @@ class Doors:
         asked = json.loads(body)
         if how != "silent":
             self._answer(function, asked, "Nobody" if how == "wrong" else self.result)
-        return web.json_response({"request_id": asked["request_id"], "status": "accepted"})
+        return web.Response(text="Face detection completed")
 
     def _answer(self, function: LambdaFunction, asked: dict[str, Any], result: str) -> None:
         queue = function.environment_vars["RESPONSE_QUEUE_URL"].rsplit("/", 1)[1]
@@ -148,14 +150,12 @@ class Doors:
             )  # fmt: skip
         repository = repositories[name]
         if kind == "manifests" and request.method == "PUT" and ":" not in rest and repository.is_tag_immutable():
-            from tests.deploy.moto_plugin import sync
-
             sync(repository)
             if any(rest in image.image_tags for image in repository.images):
                 return _said(
                     400, "TAG_INVALID",
-                    f"The image tag '{rest}' already exists in the '{name}' repository and cannot be overwritten because "
-                    "the tag is immutable.",
+                    f"The image tag '{rest}' already exists in the '{name}' repository and cannot be overwritten "
+                    "because the tag is immutable.",
                 )  # fmt: skip
         return None
 

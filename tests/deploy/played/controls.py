@@ -1,0 +1,55 @@
+"""What tests set of the played AWS, and how a resource fails in it."""
+
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+#: User and password of the registry: `AWS` and `testing`, as base64.
+TOKEN = "QVdTOnRlc3Rpbmc="
+
+
+@dataclass
+class Break:
+    """A resource that is to fail: at `when` ("create", "update", "delete"), or at whatever comes."""
+
+    resource: str
+    reason: str
+    when: str | None
+    times: int
+
+
+@dataclass
+class Controls:
+    """What tests set: see tests.deploy.cloud.Cloud."""
+
+    url: str = ""
+    registry: str = ""
+    storage: str = ""
+    pace: float = 0.0
+    token: str = TOKEN
+    breaks: list[Break] = field(default_factory=list)
+    drifts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def mend(self) -> None:
+        self.breaks.clear()
+        self.drifts.clear()
+        self.pace, self.token = 0.0, TOKEN
+
+
+CONTROLS = Controls()
+
+
+class ResourceError(Exception):
+    """A resource failed; the text is the event's ResourceStatusReason."""
+
+
+def handler_says(message: str, code: str = "GeneralServiceException") -> str:
+    """Return a reason as CloudFormation's resource handlers give it."""
+    return f'Resource handler returned message: "{message}" (RequestToken: {uuid.uuid4()}, HandlerErrorCode: {code})'
+
+
+def fail_if_broken(resource: str, when: str) -> None:
+    for broken in CONTROLS.breaks:
+        if broken.resource == resource and broken.when in (None, when) and broken.times:
+            broken.times -= 1
+            raise ResourceError(handler_says(broken.reason))
