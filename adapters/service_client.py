@@ -236,4 +236,5 @@ def _reason(response: requests.Response) -> str:
         reason = str(fields["Message"] if "Message" in fields else fields["message"])  # the URL itself says Message
     except (ValueError, TypeError, KeyError):
         reason = response.text[:200]
-    return f"{reason} {FORBIDDEN}" if response.status_code == 403 else reason
+    # A signature that is too old or a token that has expired is 403 too, and its own words say so.
+    return f"{reason} {FORBIDDEN}" if response.status_code == 403 and "Forbidden" in reason else reason

@@ -164,7 +164,7 @@ def peek(client: "BaseClient", name: str, most: int = BATCH) -> list[PeekedMessa
                 MaxNumberOfMessages=min(BATCH, most - len(seen)),
                 WaitTimeSeconds=LOOK_SECONDS,
                 VisibilityTimeout=PEEK_HIDDEN_SECONDS,
-                AttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
+                AttributeNames=["All"],
             ).get("Messages", [])
             receipts += [message["ReceiptHandle"] for message in messages]
             if all(message["MessageId"] in seen for message in messages):  # none, or the first ones come round again

@@ -164,6 +164,7 @@ def test_a_frame_that_was_not_accepted_for_now_is_sent_again_under_its_id(status
         (500, "[]", "HTTP 500: []"),
         (404, "", "HTTP 404: "),
         (403, '{"Message": "Forbidden."}', f"HTTP 403: Forbidden. {FORBIDDEN}"),
+        (403, '{"message": "Signature expired: 20261125"}', "HTTP 403: Signature expired: 20261125"),
     ],
 )
 def test_a_refused_frame_says_why_and_is_not_sent_again(status: int, body: str, problem: str) -> None:
