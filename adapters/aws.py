@@ -25,11 +25,11 @@ _NOT_KNOWN: Final = frozenset(
 )  # fmt: skip
 _EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
 _FORBIDDEN: Final = frozenset(
-    {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "NotAuthorized"}
+    {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "NotAuthorized", "403"}
 )
 _BUSY: Final = frozenset(
     {"Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded", "ServiceUnavailable",
-     "InternalFailure", "InternalError"}
+     "InternalFailure", "InternalError", "SlowDown"}
 )  # fmt: skip
 
 
@@ -95,7 +95,8 @@ def session(region: str | None = None, profile: str | None = None) -> "boto3.Ses
                 "local_endpoint", f"{name} is {os.environ[name]}, so the calls would not reach AWS. unset {name}"
             )
     try:
-        made = boto3.Session(region_name=region, profile_name=profile)
+        # boto3 itself reads AWS_DEFAULT_REGION only; AWS's other SDKs and the functions read AWS_REGION.
+        made = boto3.Session(region_name=region or os.environ.get("AWS_REGION") or None, profile_name=profile)
     except ProfileNotFound as error:
         raise BadInput("no_profile", f"{error}. `aws configure list-profiles` shows what there is.") from None
     if made.region_name is None:
@@ -178,7 +179,7 @@ def said(error: Exception) -> PipelineError:
                 f"{error.operation_name} is not allowed ({words}). Ask who administers the account; "
                 "docs/operations.md lists the actions that faceq deploy needs.",
             )
-        if code in _BUSY:
+        if code in _BUSY or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
             return TransientError("aws_busy", f"AWS is busy ({code}: {words}). Run the same command again.")
         return ArtifactError("aws", f"{error.operation_name}: {' '.join(words.split())} ({code})")
     if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):

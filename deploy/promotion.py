@@ -198,7 +198,7 @@ class Promotion:
         repository = base.outputs["RepositoryUri"] if base is not None else self._repository()
         digest = registry.known_digest(wish.image, repository, self._ecr) if base is not None else None
         template = TEMPLATE.read_text()
-        parameters = self._parameters(wish, image, template, main)
+        parameters = self._parameters(wish, image, template)
         reference = f"{repository}@{digest}" if digest else f"{repository}:{registry.tag_of(image.id)}"
         drift = self._main.drift() if main is not None else []
         given = {**parameters, "ImageUri": reference}
@@ -217,7 +217,7 @@ class Promotion:
             release=parameters["Release"],
             base=self._changes(self._base, BASE.read_text(), self._base_parameters(base)),
             main=[] if refusals else self._changes(self._main, template, given),
-            values=_differences(main.parameters if main is not None else None, given),
+            values=_differences(main.parameters if main is not None else None, {**_defaults(template), **given}),
             permissions=[one.words for one in review.statements(read)],
             openness=[
                 *review.openness(read),
@@ -486,14 +486,18 @@ class Promotion:
         stack.discard(change_set)
         return change_set.changes
 
-    def _parameters(self, wish: Wish, image: Image, template: str, state: State | None) -> dict[str, str]:
-        """Return all parameters but ImageUri; `Release` stands for them, the template and the image."""
+    def _parameters(self, wish: Wish, image: Image, template: str) -> dict[str, str]:
+        """Return what is given for parameters, but ImageUri; `Release` stands for them, the template and the image.
+
+        What nobody has set is not given: it takes the template's default, which may change.
+        """
         known = resolve.load(template)["Parameters"]
         for name in wish.values:
             if name not in known or name in _OWN:
                 settable = ", ".join(one for one in known if one not in _OWN)
                 raise BadInput("no_parameter", f"There is no parameter {name} to set. There are: {settable}")
-        before = state.parameters if state is not None else {}
+        running = self._running()
+        before = running.parameters if running is not None else {}
         parameters = {
             name: value for name, value in before.items() if name in known and name not in ("ImageUri", "Release")
         }
@@ -518,6 +522,11 @@ def _refusals(wish: Wish, image: Image, drift: Sequence[Drift]) -> list[str]:
             "what the template changes."
         )
     return refusals
+
+
+def _defaults(template: str) -> dict[str, str]:
+    declared = resolve.load(template)["Parameters"]
+    return {name: resolve.as_text(one["Default"]) for name, one in declared.items() if "Default" in one}
 
 
 def _differences(before: Mapping[str, str] | None, after: Mapping[str, str]) -> list[tuple[str, str | None, str]]:

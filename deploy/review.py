@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from adapters.models import STAND_IN
+from adapters.settings import RESERVED_VARIABLES
 from deploy.image import LAMBDA_BYTES, Image
 from deploy.resolve import Resource, Symbol, Template, Value, as_list, as_map, as_text, as_whole, each_map
 
@@ -17,18 +18,6 @@ from deploy.resolve import Resource, Symbol, Template, Value, as_list, as_map, a
 INLINE_BYTES: Final = 51_200
 S3_BYTES: Final = 2**20
 MOST: Final = {"Resources": 500, "Parameters": 200, "Outputs": 200}
-
-#: Names that Lambda sets itself and refuses in a function's environment.
-#: (Lambda developer guide, "Working with Lambda environment variables", defined runtime variables)
-RESERVED_VARIABLES: Final = frozenset(
-    {
-        "_HANDLER", "_X_AMZN_TRACE_ID", "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_EXECUTION_ENV",
-        "AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION",
-        "AWS_LAMBDA_INITIALIZATION_TYPE", "AWS_LAMBDA_LOG_GROUP_NAME", "AWS_LAMBDA_LOG_STREAM_NAME", "AWS_ACCESS_KEY",
-        "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_LAMBDA_RUNTIME_API",
-        "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR",
-    }
-)  # fmt: skip
 
 #: Actions that know no resources: IAM takes them on `*` only.
 #: (Service authorization reference, "Actions defined by Amazon EC2")

@@ -18,15 +18,13 @@ from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
 from adapters.aws import failing
+from deploy.review import INLINE_BYTES
 from pipeline.errors import ArtifactError, BadInput
 
 #: Time between two looks at a stack, seconds: CloudFormation allows few calls.
 LOOK_SECONDS: Final = 2.0
 #: How long CloudFormation may take to make a change set, seconds.
 _CHANGE_SET_SECONDS: Final = 300.0
-
-#: The largest template that a call takes, bytes. (CloudFormation user guide, "Understand CloudFormation quotas")
-TEMPLATE_BYTES: Final = 51_200
 
 #: Statuses of a stack that can be changed.
 _READY: Final = frozenset(
@@ -204,9 +202,9 @@ class Stack:
             AWS refuses the template or a value.
 
         """
-        if len(template.encode()) > TEMPLATE_BYTES:
+        if len(template.encode()) > INLINE_BYTES:
             raise BadInput(
-                "template_too_large", f"The template has {len(template.encode())} bytes; AWS takes {TEMPLATE_BYTES}."
+                "template_too_large", f"The template has {len(template.encode())} bytes; AWS takes {INLINE_BYTES}."
             )
         is_first = self.state() is None
         with failing():

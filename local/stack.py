@@ -23,6 +23,7 @@ from adapters.models import installed, installed_detector
 from adapters.settings import (
     DEFAULT_REGION,
     FACEQ_ENGINE,
+    FACEQ_GALLERY,
     FACEQ_GALLERY_DIR,
     FACEQ_MAX_PIXELS,
     FACEQ_MIN_FACE_SIZE,
@@ -30,6 +31,7 @@ from adapters.settings import (
     FACEQ_MODELS_DIR,
     FACEQ_THREADS,
     ModelSettings,
+    S3Place,
 )
 from adapters.wiring import check_engine, checked_gallery
 from local import queues, state
@@ -240,6 +242,8 @@ class Stack:
 def function_variables(options: Options, model: str) -> dict[str, str]:
     """Return the variables that on AWS are part of the image."""
     settings = options.settings
+    if isinstance(settings.gallery, S3Place):
+        raise StackError(f"{FACEQ_GALLERY} is for functions on AWS; here they read a folder. unset {FACEQ_GALLERY}")
     variables = {
         FACEQ_MODEL: model,
         FACEQ_ENGINE: settings.engine,

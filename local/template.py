@@ -16,20 +16,9 @@ from typing import Final, TypeAlias
 
 import yaml
 
+from adapters.settings import RESERVED_VARIABLES
+
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
-
-#: Names that Lambda sets itself and refuses in a function's environment.
-#: (Lambda developer guide, "Working with Lambda environment variables", defined runtime variables)
-RESERVED_VARIABLES: Final = frozenset(
-    {
-        "_HANDLER", "_X_AMZN_TRACE_ID", "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_EXECUTION_ENV",
-        "AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION",
-        "AWS_LAMBDA_INITIALIZATION_TYPE", "AWS_LAMBDA_LOG_GROUP_NAME", "AWS_LAMBDA_LOG_STREAM_NAME", "AWS_ACCESS_KEY",
-        "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_LAMBDA_RUNTIME_API",
-        "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR",
-    }
-)  # fmt: skip
-
 
 #: The account that local ARNs and queue URLs carry: ElasticMQ's default, so all local endpoints agree.
 ACCOUNT: Final = "000000000000"

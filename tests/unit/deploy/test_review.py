@@ -16,14 +16,12 @@ from deploy.resolve import SECTIONS, Symbol, Template, load, read
 from deploy.review import (
     INLINE_BYTES,
     MOST,
-    RESERVED_VARIABLES,
     S3_BYTES,
     Refusal,
     openness,
     refusals,
     statements,
 )
-from local import template as played
 from pipeline.errors import BadInput
 
 TEMPLATE = (Path(__file__).parents[3] / "deploy" / "template.yaml").read_text()
@@ -446,10 +444,6 @@ def test_a_property_that_is_no_parameter_is_named() -> None:
 def test_a_variable_of_lambda_is_refused() -> None:
     found = only(changed("          MAX_RECEIVE_COUNT:", "          AWS_REGION: here\n          MAX_RECEIVE_COUNT:"))
     assert "AWS_REGION is set by Lambda" in found.reason
-
-
-def test_lambda_variables_are_the_ones_that_the_local_side_refuses() -> None:
-    assert RESERVED_VARIABLES == played.RESERVED_VARIABLES
 
 
 @pytest.mark.parametrize(("inline", "most"), [(True, INLINE_BYTES), (False, S3_BYTES)])

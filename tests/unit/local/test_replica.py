@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from adapters.settings import RESERVED_VARIABLES
 from local.runtimes.replica import variables
-from local.template import RESERVED_VARIABLES, play
+from local.template import play
 
 ROOT = Path(__file__).parents[3]
 

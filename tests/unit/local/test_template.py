@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from local.template import RESERVED_VARIABLES, EventSourceMapping, Permission, Redrive, Template, TemplateError, read
+from adapters.settings import RESERVED_VARIABLES
+from local.template import EventSourceMapping, Permission, Redrive, Template, TemplateError, read
 
 SHIPPED = (Path(__file__).parents[3] / "deploy" / "template.yaml").read_text()
 
