@@ -24,7 +24,8 @@ def test_commands_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text()
     groups = {words[0] for words in COMMANDS if len(words) == 2}
     for name, rest in re.findall(r"(?:^    |`|\$ )faceq ([a-z]+)(?: ([a-z|]+))?", text, re.MULTILINE):
-        for second in rest.split("|") if name in groups else []:
+        is_whole = name == "deploy" and not rest  # a group that is a command as well
+        for second in rest.split("|") if name in groups and not is_whole else []:
             assert (name, second) in COMMANDS, f"faceq {name} {second}"
         assert name in groups or (name,) in COMMANDS, f"faceq {name}"
     targets = re.findall(r"^([a-z.-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)

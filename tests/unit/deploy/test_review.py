@@ -212,7 +212,7 @@ def test_statements_are_told_in_words() -> None:
         "face-recognition may send messages to ResponseQueue",
         "face-recognition may open log streams in and write log lines to FaceRecognitionLogs",
         "face-recognition may read the objects bucket/gallery/*",
-        "face-recognition may list the bucket bucket, only where s3:prefix StringLike gallery/*",
+        "face-recognition may list the bucket bucket, only where s3:prefix StringLikeIfExists gallery/*",
     ]
 
 
@@ -321,7 +321,7 @@ def test_a_repository_and_a_port_are_told() -> None:
 def test_what_the_base_stack_opens() -> None:
     assert openness(read(BASE, {})) == [
         "Bucket: no public access.",
-        "Repository: no repository policy, so only who holds permissions in this account pulls from it.",
+        "lambda.amazonaws.com may call ecr:BatchGetImage, ecr:GetDownloadUrlForLayer on Repository under a condition.",
     ]
 
 
