@@ -90,7 +90,7 @@ def bench(
     client = service_client(target, stack, region, profile)
     if target is Where.AWS and count > FREE_FRAMES and not yes:
         typer.confirm(
-            f"Send {count} frames to stack {stack} on AWS? Each costs two Lambda calls and some ten SQS requests;"
+            f"Send {count} frames to stack {stack} on AWS? Each is two Lambda calls and several SQS requests;"
             " `faceq deploy plan` has the price.",
             abort=True,
             err=True,
@@ -147,7 +147,7 @@ def _as_camera(photo: Path) -> Frame:
 
 def _show(found: Figures) -> None:
     console = Console(highlight=False)
-    table = Table("frames", "answered", "at a time", "seconds", "frames/s", "p50 ms", "p95 ms", "max ms")
+    table = Table("frames", "answered", "at once", "seconds", "frames/s", "p50 ms", "p95 ms", "max ms")
     times = ["" if figure is None else f"{figure:.0f}" for figure in (found.p50, found.p95, found.max)]
     table.add_row(
         *map(str, (found.frames, found.answered, found.concurrency)),

@@ -165,25 +165,17 @@ def _report(aws: "boto3.Session", functions: Sequence[Function], start_ms: int, 
             f"No function was called in the last {since}. Look further back: faceq deploy logs --report --since 7d"
         )
         return
-    columns = (
-        "function",
-        "MB",
-        "used",
-        "calls",
-        "errors",
-        "timeouts",
-        "p50 ms",
-        "p95 ms",
-        "max ms",
-        "inits",
-        "init p50 ms",
-    )
-    table = Table(*columns, "GB-seconds")
+    table = Table("function", "calls", "errors", "timeouts", "p50 / p95 / max ms", "inits", "MB used", "GB-seconds")
     for row in found:
-        init = f"{row.init_p50_ms:.0f}" if row.init_p50_ms is not None else ""
-        figures = (row.memory_mb, row.used_mb, row.requests, row.errors, row.timeouts)
-        times = (f"{row.p50_ms:.0f}", f"{row.p95_ms:.0f}", f"{row.max_ms:.0f}", str(row.inits), init)
-        table.add_row(row.function, *map(str, figures), *times, f"{row.gb_seconds:.2f}")
+        inits = f"{row.inits}, p50 {row.init_p50_ms:.0f} ms" if row.init_p50_ms is not None else "0"
+        table.add_row(
+            row.function,
+            *map(str, (row.requests, row.errors, row.timeouts)),
+            f"{row.p50_ms:.0f} / {row.p95_ms:.0f} / {row.max_ms:.0f}",
+            inits,
+            f"{row.used_mb} of {row.memory_mb}",
+            f"{row.gb_seconds:.2f}",
+        )
     console.print(table)
     for row in found:
         for said in row.advice:
