@@ -165,13 +165,14 @@ def _report(aws: "boto3.Session", functions: Sequence[Function], start_ms: int, 
             f"No function was called in the last {since}. Look further back: faceq deploy logs --report --since 7d"
         )
         return
-    table = Table("function", "calls", "errors", "timeouts", "p50 / p95 / max ms", "inits", "MB used", "GB-seconds")
+    table = Table("function", "calls", "errors", "timeouts", "p50/p95/max ms", "inits", "MB used", "GB·s")
+    table.columns[0].no_wrap = True
     for row in found:
         inits = f"{row.inits}, p50 {row.init_p50_ms:.0f} ms" if row.init_p50_ms is not None else "0"
         table.add_row(
             row.function,
             *map(str, (row.requests, row.errors, row.timeouts)),
-            f"{row.p50_ms:.0f} / {row.p95_ms:.0f} / {row.max_ms:.0f}",
+            f"{row.p50_ms:.0f}/{row.p95_ms:.0f}/{row.max_ms:.0f}",
             inits,
             f"{row.used_mb} of {row.memory_mb}",
             f"{row.gb_seconds:.2f}",

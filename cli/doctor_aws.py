@@ -183,7 +183,7 @@ def _queues(aws: "boto3.Session", there: Deployed) -> Iterator[Check]:
             yield Check("queue", False, f"there is no queue {name}: faceq deploy")
         elif url == there.dead_letter_queue_url and found.visible:
             cure = f"faceq queues peek {name} --target aws, then faceq queues redrive {name} --target aws"
-            yield Check("queue", False, f"{name} holds {found.visible} frames that failed on every attempt: {cure}")
+            yield Check("queue", False, f"{name} holds what failed on every attempt, messages: {found.visible}. {cure}")
         elif url == there.request_queue_url and found.dead_letter_queue != _tail(there.dead_letter_queue_url):
             yield Check(
                 "queue", False, f"failures of {name} do not go to {_tail(there.dead_letter_queue_url)}: faceq deploy"

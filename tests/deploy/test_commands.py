@@ -401,7 +401,7 @@ def test_a_stack_that_is_not_there_is_the_one_line_that_matters(look: Look) -> N
 def test_failed_frames_are_bad_with_the_commands_that_mend_them(cloud: Cloud, look: Look) -> None:
     put(cloud, FAILED, "a")
     (line,) = bad(look(code=1))
-    assert "holds 1 frames that failed" in line
+    assert "failed on every attempt, messages: 1." in line
     assert f"faceq queues redrive {FAILED} --target aws" in line
 
 
