@@ -152,10 +152,11 @@ def deployed(session: "boto3.Session", stack: str = STACK) -> Deployed:
 def failing() -> Iterator[None]:
     """Turn what boto3 raises inside into a PipelineError of one line."""
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
-    except (BotoCoreError, ClientError) as error:
+    except (BotoCoreError, ClientError, ResponseParserError) as error:
         raise said(error) from error
 
 
@@ -192,4 +193,4 @@ def said(error: Exception) -> PipelineError:
         )
     if isinstance(error, exceptions.TokenRetrievalError | exceptions.SSOError | exceptions.UnauthorizedSSOTokenError):
         return ArtifactError("expired", f"The sign-in has expired ({error}). Sign in again: aws sso login")
-    return ArtifactError("aws", str(error))
+    return ArtifactError("aws", " ".join(str(error).split()))

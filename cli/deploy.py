@@ -22,6 +22,7 @@ from adapters.frames import frames as read_frames
 from adapters.models.fetch import ASTRONAUT, package_file
 from adapters.settings import ModelSettings, Paths
 from cli import deploy_logs
+from cli.send import client_on_aws
 from cli.target import Profile, Region, StackName
 from deploy.promotion import TEMPLATE, Done, Plan, Promotion, Wish
 from deploy.smoke import expected, smoke
@@ -31,10 +32,12 @@ from pipeline.errors import ArtifactError, BadInput
 if TYPE_CHECKING:
     import boto3
 
-    from adapters.service_client import ServiceClient
-
 #: Exit code of `plan --detailed-exitcode` where there is something to do, as Terraform's.
 CHANGES = 2
+#: What a change set says of a value that the change itself makes. (CloudFormation user guide, "View a change set")
+_NOT_YET = "KNOWN_AFTER_APPLY"
+#: Most characters of a property's value in a plan; --json has it whole.
+_VALUE_CHARS = 40
 #: How long the smoke test waits: a cold start of both functions, and a retry.
 SMOKE_SECONDS = 120
 
@@ -91,7 +94,7 @@ def deploy(
         promotion = Promotion(made, stack, watcher)
         plan = promotion.plan(wish)
     if not as_json:
-        _show(plan)
+        _show(plan, whole=False)
     _refuse(plan)
     if not plan.is_change:
         print(f"Nothing to do: {stack} runs this image, template and parameters.", file=sys.stderr)
@@ -129,7 +132,7 @@ def plan(
     if as_json:
         print(json.dumps(_plan_json(made), indent=2))
     else:
-        _show(made)
+        _show(made, whole=True)
     _refuse(made)
     if detailed_exitcode and made.is_change:
         raise typer.Exit(CHANGES)
@@ -302,7 +305,7 @@ class _Smoke:
     def __call__(self, deployed: Deployed, model: str) -> str:
         frame = self._frame()
         wanted = self._wanted(frame, deployed, model)
-        outcome = smoke(self._client(deployed), frame, wanted, SMOKE_SECONDS)
+        outcome = smoke(client_on_aws(self._session, deployed), frame, wanted, SMOKE_SECONDS)
         checked = "as this machine says" if wanted is not None else f"{model} is not installed here to compare"
         return f"{frame.filename}: {outcome.result} in {outcome.milliseconds:.0f} ms, {checked}"
 
@@ -327,13 +330,6 @@ class _Smoke:
             return None
         store = S3Store(client(self._session), deployed.gallery, PREFIX)
         return expected(frame, wiring.detector(settings), wiring.embedder(settings), gallery.load(store))
-
-    def _client(self, deployed: Deployed) -> "ServiceClient":
-        from adapters.service_client import ServiceClient
-        from adapters.signing import SigV4
-
-        auth = SigV4(self._session) if deployed.auth_type == "AWS_IAM" else None
-        return ServiceClient(deployed.function_url, deployed.response_queue_url, self._session.client("sqs"), auth)
 
 
 def _smoke(made: "boto3.Session", photo: Path | None) -> _Smoke:
@@ -401,7 +397,8 @@ def _console() -> Console:
     return Console(highlight=False, markup=False, emoji=False)
 
 
-def _show(plan: Plan) -> None:
+def _show(plan: Plan, *, whole: bool) -> None:
+    """Print a plan; not whole, what stays the same from deploy to deploy is left out."""
     console = _console()
     image = plan.image
     about = {
@@ -414,14 +411,28 @@ def _show(plan: Plan) -> None:
     }
     for name, value in about.items():
         console.print(f"{name:8} {value}", soft_wrap=True)
-    if plan.is_change:
-        console.print(_changes(f"{plan.stack}-base", plan.base), _changes(plan.stack, plan.main))
+    for stack, changes in ((f"{plan.stack}-base", plan.base), (plan.stack, plan.main)):
+        if changes:
+            console.print(_changes(stack, changes))
+        elif not plan.refusals:
+            console.print(f"{stack}: nothing changes")
     values = [(name, before, after) for name, before, after in plan.values if before is not None]
     if values:
         table = Table("parameter", "from", "to")
         for name, before, after in values:
             table.add_row(name, before or "", after)
         console.print(table)
+    if whole:
+        _show_what_stays(plan, console)
+        return
+    console.print(
+        f"A million frames cost about ${plan.cost.frames_dollars:.2f}, a month without any "
+        f"${plan.cost.standing_dollars:.2f}; what that is made of, and who may do what: faceq deploy plan",
+        soft_wrap=True,
+    )
+
+
+def _show_what_stays(plan: Plan, console: Console) -> None:
     for title, lines in (("Who may do what", plan.permissions), ("What is open to whom", plan.openness)):
         console.print(f"\n{title}", style="bold")
         for line in lines:
@@ -433,13 +444,13 @@ def _show(plan: Plan) -> None:
 
 
 def _changes(stack: str, changes: Sequence[Change]) -> Table:
-    table = Table(title=f"{stack}: {'nothing changes' if not changes else f'{len(changes)} resources'}")
+    table = Table(title=f"{stack}: {len(changes)} resources")
     for column in ("", "resource", "type", "what"):
         table.add_column(column, overflow="fold")
     signs = {"Add": "+", "Modify": "~", "Remove": "-"}
     replaced = {"True": "replaced", "Conditional": "perhaps replaced"}
     for change in changes:
-        what = [f"{one.name}: {one.before or '?'} → {one.after or '?'}" for one in change.details]
+        what = [f"{one.name}: {_short(one.before)} → {_short(one.after)}" for one in change.details]
         table.add_row(
             signs.get(change.action, change.action),
             change.logical_id,
@@ -449,14 +460,23 @@ def _changes(stack: str, changes: Sequence[Change]) -> Table:
     return table
 
 
+def _short(value: str | None) -> str:
+    if value is None or _NOT_YET in value:
+        return "known afterwards"
+    return value if len(value) <= _VALUE_CHARS else f"{value[: _VALUE_CHARS - 1]}…"
+
+
 def _cost(plan: Plan) -> Table:
     table = Table("what", "how much", "dollars")
     table.columns[1].justify = table.columns[2].justify = "right"
-    for title, costs in (("a million frames", plan.cost.frames), ("a month without any", plan.cost.standing)):
+    for title, costs, total in (
+        ("a million frames", plan.cost.frames, plan.cost.frames_dollars),
+        ("a month without any", plan.cost.standing, plan.cost.standing_dollars),
+    ):
         for one in costs:
             quantity = f"{one.quantity:,.0f}" if one.quantity >= 100 else f"{one.quantity:.2g}"
             table.add_row(f"{one.what}\n  {one.assumed}" if one.assumed else one.what, quantity, f"{one.dollars:.2f}")
-        table.add_row(title, "", f"{sum(one.dollars for one in costs):.2f}", end_section=True, style="bold")
+        table.add_row(title, "", f"{total:.2f}", end_section=True, style="bold")
     return table
 
 

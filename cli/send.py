@@ -4,19 +4,22 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapters.aws import STACK
+from adapters.aws import STACK, Deployed
 from adapters.frames import Frame, frames
 from adapters.service_client import Outcome, ServiceClient
 from cli.progress import counting
 from cli.stack import stack_here
 from cli.target import Profile, Region, StackName, Target, Where, aws
+
+if TYPE_CHECKING:
+    import boto3
 
 
 def register(app: typer.Typer) -> None:
@@ -73,9 +76,13 @@ def service_client(target: Where, stack: str, region: str | None, profile: str |
     """Return a client of the stack that runs here, or of the one on AWS. Raises PipelineError if there is none."""
     if target is Where.LOCAL:
         return client_of_running_stack()
+    return client_on_aws(*aws(stack, region, profile))
+
+
+def client_on_aws(session: "boto3.Session", deployed: Deployed) -> ServiceClient:
+    """Return a client of a deployed stack, which signs its posts where the function URL wants it."""
     from adapters.signing import SigV4
 
-    session, deployed = aws(stack, region, profile)
     auth = SigV4(session) if deployed.auth_type == "AWS_IAM" else None
     return ServiceClient(deployed.function_url, deployed.response_queue_url, session.client("sqs"), auth)
 

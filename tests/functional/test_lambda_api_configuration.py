@@ -151,7 +151,7 @@ async def test_a_function_is_told_as_the_template_has_it(api: Api) -> None:
             "FunctionName": "face-recognition",
             "FunctionArn": f"{ARN}face-recognition",
             "Role": f"arn:aws:iam::{ACCOUNT}:role/faceq-FaceRecognitionRole",
-            "Description": "Names the faces of queued frames and answers. Release local",
+            "Description": "Release local: names the faces of queued frames and answers.",
             "Timeout": 30,
             "MemorySize": 1769,
             "Version": "$LATEST",

@@ -115,7 +115,7 @@ def test_a_public_url_adds_permissions_that_are_told_and_not_played() -> None:
 
 def test_what_is_not_played_of_a_function_is_kept_for_those_who_ask() -> None:
     assert play(SHIPPED, ImageUri="repository@sha256:12").functions["face-detection"].told == {
-        "Description": "Finds the faces of a posted frame and sends them on. Release local",
+        "Description": "Release local: finds the faces of a posted frame and sends them on.",
         "Code": {"ImageUri": "repository@sha256:12"},
         "Architectures": ["x86_64"],
         "Role": "arn:aws:iam::000000000000:role/faceq-FaceDetectionRole",
@@ -126,7 +126,7 @@ def test_what_is_not_played_of_a_function_is_kept_for_those_who_ask() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "unknown"),
     [
-        ('Description: !Sub "Names', 'Description: !Ref ImageUri # "Names', "Description"),
+        ('Description: !Sub "Release ${Release}: names', 'Description: !Ref ImageUri # "names', "Description"),
         ("Role: !GetAtt FaceRecognitionRole.Arn", "Role: !ImportValue role", "Role"),
         ("LogGroup: !Ref FaceRecognitionLogs", "LogGroup: !GetAtt FaceRecognitionLogs.Arn", "LoggingConfig"),
     ],
