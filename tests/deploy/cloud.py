@@ -111,6 +111,13 @@ class Cloud:
         """Let drift detection find that somebody changed a property by hand."""
         self._ask("drift", stack=stack, resource=resource, property=prop, actual=actual)
 
+    def play_images(self) -> None:
+        """Let containers of the deployed image answer frames, instead of the name that `answers` gives.
+
+        Needs a Docker engine on Linux and the registry.
+        """
+        self._ask("play_images")
+
     def answers(self, result: str) -> None:
         """Let the functions answer this name to every frame. `Unknown` at first."""
         self._ask("answers", result=result)
@@ -168,7 +175,7 @@ def running_cloud(with_registry: bool = True) -> Iterator[Cloud]:
             yield Cloud(f"http://127.0.0.1:{ready['port']}", ready["registry"])
         finally:
             process.stdin.close()
-            process.wait(10)
+            process.wait(60)
             process.stdout.close()
 
 

@@ -22,9 +22,11 @@ class Break:
 class Controls:
     """What tests set: see tests.deploy.cloud.Cloud."""
 
+    endpoint: str = ""
     url: str = ""
     registry: str = ""
     storage: str = ""
+    folder: str = ""
     pace: float = 0.0
     token: str = TOKEN
     breaks: list[Break] = field(default_factory=list)

@@ -24,6 +24,7 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ecr.models import ecr_backends
 from moto.sqs.models import sqs_backends
 
+from tests.deploy.played.containers import Containers
 from tests.deploy.played.ecr import sync
 
 REGION = "us-east-1"
@@ -36,14 +37,20 @@ class Doors:
     result: str = "Unknown"
     broken: dict[str, str] = field(default_factory=dict)
     push_failure: tuple[int, str, str] | None = None
+    plays_images: bool = False
     posts: list[dict[str, Any]] = field(default_factory=list)
     function_port: int = 0
     registry_port: int = 0
+
+    def stop(self) -> None:
+        """End the containers, if any."""
+        asyncio.run_coroutine_threadsafe(self.containers.stop(), self.loop).result(60)
 
     def mend(self) -> None:
         self.broken.clear()
         self.push_failure = None
         self.result = "Unknown"
+        self.plays_images = False
 
     def start(self) -> None:
         ready = threading.Event()
@@ -53,6 +60,8 @@ class Doors:
     async def _serve(self, ready: threading.Event) -> None:
         async with ClientSession(auto_decompress=False, timeout=ClientTimeout(total=600)) as session:
             self.session = session
+            self.loop = asyncio.get_running_loop()
+            self.containers = Containers()
             self.function_port = await _listen(self.post)
             self.registry_port = await _listen(self.push)
             ready.set()
@@ -75,9 +84,12 @@ class Doors:
         self.posts.append({"digest": digest, "version": str(function.version), "body": body.decode(errors="replace")})
         if how == "crash":
             return web.json_response({"message": "Internal Server Error"}, status=502)
-        asked = json.loads(body)
+        if self.plays_images and how is None:
+            recognition = backend.get_function("face-recognition", config.qualifier)
+            answer = await self.containers.post(function, recognition, body)
+            return web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
         if how != "silent":
-            self._answer(function, asked, "Nobody" if how == "wrong" else self.result)
+            self._answer(function, json.loads(body), "Nobody" if how == "wrong" else self.result)
         return web.Response(text="Face detection completed")
 
     def _answer(self, function: LambdaFunction, asked: dict[str, Any], result: str) -> None:

@@ -1,8 +1,10 @@
 """ECR: its repositories are those of a real registry."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 from moto.core.responses import ActionResult
@@ -43,6 +45,12 @@ def sync(repository: Repository) -> None:
             digest = {name.lower(): value for name, value in headers.items()}["docker-content-digest"]
             image = Image(repository.account_id, tag, manifest.decode(), repository.name, media_type, digest)
             repository.images.append(image)
+
+
+def forget(repository: str) -> None:
+    """Remove what was pushed to a repository, or to all. The registry keeps nothing in memory."""
+    if CONTROLS.folder:
+        shutil.rmtree(Path(CONTROLS.folder) / "docker/registry/v2/repositories" / repository, ignore_errors=True)
 
 
 def _image_bytes(image: Image) -> int:

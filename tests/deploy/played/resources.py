@@ -15,7 +15,7 @@ from moto.s3.models import FakeBucket, s3_backends
 from moto.sqs.models import Queue, sqs_backends
 
 from tests.deploy.played.controls import CONTROLS, ResourceError, handler_says
-from tests.deploy.played.ecr import sync
+from tests.deploy.played.ecr import forget, sync
 
 
 class Thing:
@@ -272,6 +272,7 @@ def delete_repository(place: Place, repository: Repository) -> None:
             )
         )
     ecr_backends[place.account][place.region].delete_repository(repository.name, force=True)
+    forget(repository.name)
 
 
 def create_bucket(place: Place, name: str, properties: Properties) -> Any:

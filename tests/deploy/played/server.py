@@ -6,7 +6,6 @@
 import io
 import json
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +16,8 @@ from xml.sax.saxutils import escape
 from moto.moto_api._internal.models import moto_api_backend
 
 from tests.deploy import calls
-from tests.deploy.played import api, plugin, stacks
+from tests.deploy.played import api, ecr, plugin, stacks
+from tests.deploy.played.containers import ROLE_KEY
 from tests.deploy.played.controls import CONTROLS, Break
 from tests.deploy.played.doors import Doors
 
@@ -52,7 +52,6 @@ class Recorder:
 
     moto: Any
     doors: Doors
-    folder: str = ""
     seen: list[calls.Call] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
@@ -76,8 +75,9 @@ class Recorder:
         service, key = signed
         raw_path = environ.get("RAW_URI", path).partition("?")[0] or path
         call = calls.read(service, environ["REQUEST_METHOD"], raw_path, environ.get("QUERY_STRING", ""), headers, body)
-        self.seen.append(call)
-        if key != ACCESS_KEY and not key.startswith("ASIA"):
+        if key != ROLE_KEY:
+            self.seen.append(call)
+        if key not in (ACCESS_KEY, ROLE_KEY):
             words = "The security token included in the request is invalid."
             code = (
                 "InvalidAccessKeyId"
@@ -104,6 +104,7 @@ class Recorder:
             "pace": lambda seconds: setattr(CONTROLS, "pace", seconds),
             "set_stack": api.set_status,
             "drift": lambda stack, **what: CONTROLS.drifts.setdefault(stack, []).append(what),
+            "play_images": lambda: setattr(self.doors, "plays_images", True),
             "answers": lambda result: setattr(self.doors, "result", result),
             "break_image": lambda digest, how: self.doors.broken.update({digest: how}),
             "break_push": lambda **how: setattr(self.doors, "push_failure", tuple(how.values())),
@@ -121,10 +122,10 @@ class Recorder:
 
     def reset(self) -> None:
         self.mend()
+        self.doors.stop()
         stacks.finish()
         moto_api_backend.reset()
-        if self.folder:
-            shutil.rmtree(self.folder, ignore_errors=True)  # the registry keeps nothing in memory
+        ecr.forget("")
         self.doors.posts.clear()
         self.seen.clear()
 
@@ -181,15 +182,17 @@ def main() -> None:
     doors = Doors(storage, SECRET_KEY)
     doors.start()
     CONTROLS.url = f"http://127.0.0.1:{doors.function_port}/"
-    CONTROLS.storage = storage
+    CONTROLS.storage, CONTROLS.folder = storage, folder
     CONTROLS.registry = f"127.0.0.1:{doors.registry_port}" if storage else ""
     plugin.install()
-    app = Recorder(DomainDispatcherApplication(create_backend_app), doors, folder)
+    app = Recorder(DomainDispatcherApplication(create_backend_app), doors)
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
+    CONTROLS.endpoint = f"http://127.0.0.1:{server.port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdout.write(json.dumps({"port": server.port, "registry": CONTROLS.registry}) + "\n")
     sys.stdout.flush()
     sys.stdin.read()
+    doors.stop()
     os._exit(0)  # threads that serve a connection would keep the process
 
 
