@@ -187,6 +187,8 @@ def said(error: Exception) -> PipelineError:
         return ArtifactError(
             "no_credentials", "There are no AWS credentials. Sign in: aws sso login, or: aws configure"
         )
+    if isinstance(error, exceptions.InvalidRegionError):
+        return BadInput("no_region", f"{error}. Give one that there is: --region us-east-1")
     if isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectionError | exceptions.HTTPClientError):
         return TransientError(
             "aws_unreachable", f"AWS cannot be reached ({error}). Check the network and the region, and try again."

@@ -14,6 +14,7 @@ of this design: a rolled-back stack is rolled back resource by resource, which t
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -47,6 +48,8 @@ BASE: Final = HERE / "base.yaml"
 GALLERY_PREFIX: Final = "gallery"
 #: Lambda's words by Docker's.
 _ARCHITECTURES: Final = {"linux/amd64": "x86_64", "linux/arm64": "arm64"}
+#: What the base stack takes for its name, of which it makes the repository's and the bucket's.
+_NAME: Final = "[a-z][a-z0-9-]{1,30}"
 #: Parameters that a deploy sets by itself.
 _OWN: Final = ("ImageUri", "Gallery", "Release", "Prefix")
 
@@ -111,6 +114,8 @@ class Plan:
         Who may do what; what is open to whom.
     refusals : sequence of str
         Why it is not done, each with what mends it.
+    unproven : bool
+        What runs has not passed its smoke test: the deploy was interrupted, or it failed and none ran before.
 
     """
 
@@ -131,11 +136,12 @@ class Plan:
     drift: Sequence[Drift]
     refusals: Sequence[str]
     parameters: Mapping[str, str]
+    unproven: bool
 
     @property
     def is_change(self) -> bool:
         """Whether there is anything to do."""
-        return bool(self.base or self.main)
+        return bool(self.base or self.main or self.unproven)
 
     @property
     def model(self) -> str:
@@ -178,6 +184,10 @@ class Promotion:
     ) -> None:
         self._session = session
         self._watcher = watcher
+        if not re.fullmatch(_NAME, stack):
+            raise BadInput(
+                "bad_name", f"A stack cannot be called {stack} here. Take --stack with a name of this form: {_NAME}"
+            )
         self.name = stack
         self.account = account(session)
         cloudformation = session.client("cloudformation")
@@ -228,6 +238,7 @@ class Promotion:
             drift=drift,
             refusals=refusals,
             parameters=parameters,
+            unproven=main is not None and ((runs := self._running()) is None or runs.outcome != releases.DEPLOYED),
         )
 
     def state(self) -> State | None:
@@ -303,7 +314,8 @@ class Promotion:
                     raise
                 raise BadInput(
                     "image_gone",
-                    f"The image of release {target.number} is not in the repository any more: {target.image}",
+                    f"The image of release {target.number} is not in the repository any more ({target.image}). "
+                    "Take another of faceq deploy history with --to, or deploy anew: faceq deploy",
                 ) from None
         again = replace(
             target, began=_now(), by=self.account.arn, outcome=releases.STARTED, reason="", again=target.number
@@ -345,7 +357,7 @@ class Promotion:
     # One release
 
     def _release(self, release: Release, pushed: Pushed, smoke: Smoke) -> Done:
-        before = self._running()
+        before = self._proven()
         change_set = self._main.prepare(release.template, release.parameters, {"faceq:release": release.id})
         release = self.releases.start(release)
         try:
@@ -358,7 +370,9 @@ class Promotion:
             answered = smoke(self.deployed(), release.model)
         except StackFailedError as error:
             self.releases.finish(release, releases.FAILED, error.message)
-            raise RolledBackError("rolled_back", f"{error.message} {_where(before)}") from error
+            runs = self._running() if error.status == "UPDATE_ROLLBACK_COMPLETE" else None
+            words = f" {_where(runs)}" if runs is not None else ""
+            raise RolledBackError("rolled_back", f"{error.message}{words}") from error
         except SmokeError as error:
             self.releases.finish(release, releases.FAILED, error.message)
             raise self._gone_back(error, before) from error
@@ -378,12 +392,23 @@ class Promotion:
         return RolledBackError("rolled_back", f"{error.message} {_where(before)}")
 
     def _running(self) -> Release | None:
-        """Return the release that the stack runs now, None if there is none, or no record of it."""
+        """Return the last release of what the stack runs now, None if there is none, or no record of it."""
         state = self.state()
         if state is None:
             return None
+        runs = state.parameters.get("Release")
+        return next((one for one in reversed(self.releases.all()) if one.id == runs), None)
+
+    def _proven(self) -> Release | None:
+        """Return the release to go back to if the next one fails: the one that runs, if it has passed its smoke test.
+
+        A deploy that was interrupted may have left another running; then it is the last one that has passed.
+        """
+        running = self._running()
+        if running is None or running.outcome == releases.DEPLOYED:
+            return running
         good = [one for one in self.releases.all() if one.outcome == releases.DEPLOYED]
-        return next((one for one in reversed(good) if one.id == state.parameters.get("Release")), None)
+        return good[-1] if good else None
 
     def _check_digest(self, pushed: Pushed) -> None:
         for function, image in self.images().items():
@@ -446,7 +471,7 @@ class Promotion:
         here = gallery.load(DirectoryStore(folder))
         if here is None:
             return "nobody is enrolled; every face will be Unknown until: faceq people add NAME PHOTO... --target aws"
-        return f"{_people(here)} of {folder} go to {self.bucket}"
+        return f"{_people(here)} of {folder}: brought to {self.bucket}"
 
     def _bring_gallery(self, folder: Path) -> None:
         store = self._gallery_store()

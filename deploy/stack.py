@@ -11,7 +11,7 @@ Statuses: CloudFormation user guide, "Stack status codes".
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from botocore.client import BaseClient
@@ -34,6 +34,8 @@ _READY: Final = frozenset(
 _NOTHING: Final = frozenset({"REVIEW_IN_PROGRESS", "DELETE_COMPLETE"})
 #: What CloudFormation says in a change set that changes nothing. (There is no error code for it.)
 _NO_CHANGE: Final = ("didn't contain changes", "No updates are to be performed")
+#: A status of ours: AWS made no change set.
+_NOT_CHANGED: Final = "not changed"
 #: Reasons of resources that did not fail themselves.
 _CANCELLED: Final = "cancelled"
 
@@ -73,6 +75,7 @@ class ChangeSet:
     """A change set that can be executed."""
 
     arn: str
+    stack_id: str
     is_first: bool
     changes: Sequence[Change]
 
@@ -140,7 +143,9 @@ class StackFailedError(ArtifactError):
             if event is not None
             else reason or "AWS gives no reason"
         )
-        super().__init__("stack_failed", f"The stack {stack} is {status}. {' '.join(what.split())}")
+        super().__init__(
+            "stack_failed", f"The stack {stack} is {status}. {' '.join(what.split())} {_way_out(status, stack)}"
+        )
         self.status = status
         self.event = event
 
@@ -208,7 +213,7 @@ class Stack:
             )
         is_first = self.state() is None
         with failing():
-            arn = self._client.create_change_set(
+            made = self._client.create_change_set(
                 StackName=self.name,
                 ChangeSetName=f"faceq-{uuid.uuid4().hex[:12]}",
                 ChangeSetType="CREATE" if is_first else "UPDATE",
@@ -218,13 +223,14 @@ class Stack:
                 Tags=[{"Key": name, "Value": value} for name, value in tags.items()],
                 # A first stack that fails goes, so that the same command can be run again.
                 **({"OnStackFailure": "DELETE"} if is_first else {}),
-            )["Id"]
+            )
+            found = ChangeSet(made["Id"], made["StackId"], is_first, ())
             try:
-                changes = self._made(arn)
+                changes = self._made(found.arn)
             except BaseException:
-                self.discard(ChangeSet(arn, is_first, ()))
+                self.discard(found)
                 raise
-            found = ChangeSet(arn, is_first, changes or ())
+            found = replace(found, changes=changes or ())
             if changes is None:
                 self.discard(found)
                 return None
@@ -239,10 +245,12 @@ class Stack:
 
     def execute(self, change_set: ChangeSet, tell: Callable[[Event], None]) -> State:
         """Do what a change set says, telling each event. Raises StackFailedError, and PipelineError."""
-        seen = {event.id for event in self._events()}
+        # A first stack that fails is deleted, and is known by its id only.
+        made = Stack(self._client, change_set.stack_id, self._look_seconds)
+        seen = {event.id for event in made._events()}
         with failing():
             self._client.execute_change_set(ChangeSetName=change_set.arn, StackName=self.name)
-        return self._finished(seen, tell, ("CREATE_COMPLETE", "UPDATE_COMPLETE"))
+        return made._finished(seen, tell, ("CREATE_COMPLETE", "UPDATE_COMPLETE"), self.name)
 
     def delete(self, tell: Callable[[Event], None]) -> None:
         """Delete the stack with what is in it. Raises StackFailedError, and PipelineError."""
@@ -316,12 +324,12 @@ class Stack:
             if found["Status"] == "FAILED":
                 if any(words in reason for words in _NO_CHANGE):
                     return None
-                raise StackFailedError(self.name, "not changed", None, reason)
+                raise StackFailedError(self.name, _NOT_CHANGED, None, reason)
             if found["Status"] == "CREATE_COMPLETE":
                 break
             if time.monotonic() > deadline:
                 raise StackFailedError(
-                    self.name, "not changed", None, f"AWS makes no change set: {found['Status']} {reason}"
+                    self.name, _NOT_CHANGED, None, f"AWS makes no change set: {found['Status']} {reason}"
                 )
             time.sleep(self._look_seconds)
         changes = list(found["Changes"])
@@ -332,20 +340,18 @@ class Stack:
             changes += found["Changes"]
         return [_change(one["ResourceChange"]) for one in changes] or None
 
-    def _finished(
-        self, seen: set[str], tell: Callable[[Event], None], good: Sequence[str], name: str | None = None
-    ) -> State:
+    def _finished(self, seen: set[str], tell: Callable[[Event], None], good: Sequence[str], name: str) -> State:
         failures: list[Event] = []
 
         def look(event: Event) -> None:
-            if event.is_failure and event.logical_id != (name or self.name):
+            if event.is_failure and event.logical_id != name:
                 failures.append(event)
             tell(event)
 
-        found = self._until_rest(seen, look)
-        if found is None or found.status in good:
-            return found or State("DELETE_COMPLETE")
-        raise StackFailedError(name or self.name, found.status, failures[0] if failures else None, found.reason)
+        found = self._until_rest(seen, look) or State("DELETE_COMPLETE")
+        if found.status in good:
+            return found
+        raise StackFailedError(name, found.status, failures[0] if failures else None, found.reason)
 
     def _until_rest(self, seen: set[str], tell: Callable[[Event], None]) -> State | None:
         while True:
@@ -406,6 +412,8 @@ def _way_out(status: str, name: str) -> str:
             "It could not go back by itself. Mend what `faceq deploy status` names, then: "
             f"aws cloudformation continue-update-rollback --stack-name {name}"
         )
+    if status in ("DELETE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", _NOT_CHANGED):
+        return "Mend that and run the same command again."
     if status in ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED", "DELETE_FAILED"):
         return "Its creation failed and nothing runs in it. Remove it, then deploy anew: faceq deploy destroy"
     return "See: faceq deploy status"

@@ -40,7 +40,7 @@ class ChangeSet:
         self.changes: list[Change] = []
         self.parameters: dict[str, str] = {}
         self.tags: dict[str, str] = {}
-        self.body = ""
+        self.body, self.on_failure = "", "ROLLBACK"
         self.meant: Meant
 
 
@@ -87,6 +87,7 @@ def create_change_set(self: CloudFormationResponse) -> ActionResult:
         raise ServiceException("AlreadyExistsException", f"ChangeSet {made.change_set_id} already exists.")
     made.description = self._get_param("Description")
     made.tags = {one["Key"]: one["Value"] for one in self._get_param("Tags", [])}
+    made.on_failure = self._get_param("OnStackFailure", "ROLLBACK")
     made.body, made.meant = body, Meant(stack, template, given)
     made.parameters = made.meant.parameters
     # The preview leaves its stand-ins in the map, so it gets one of its own.
@@ -96,6 +97,7 @@ def create_change_set(self: CloudFormationResponse) -> ActionResult:
         made.status_reason = (
             "The submitted information didn't contain changes. Submit different information to create a change set."
         )
+    backend.stacks[stack.stack_id] = stack  # not before the template and its values have been taken
     _sets(stack)[made.change_set_name] = made
     return ActionResult({"Id": made.change_set_id, "StackId": stack.stack_id})
 
@@ -130,7 +132,6 @@ def _under_review(name: str, backend: CloudFormationBackend) -> Stack:
     stack = Stack(stack_id, name, {}, {}, backend.account_id, backend.region_name)
     stack.status = "REVIEW_IN_PROGRESS"
     stack._add_stack_event("REVIEW_IN_PROGRESS", resource_status_reason="User Initiated")
-    backend.stacks[stack_id] = stack
     return stack
 
 
@@ -149,7 +150,7 @@ def execute_change_set(self: CloudFormationResponse) -> EmptyResult:
             "InvalidChangeSetStatus",
             f"ChangeSet [{found.change_set_id}] cannot be executed in its current status of [{found.status}]",
         )
-    execution = Execution(stack, Meant(stack, found.meant.template, found.parameters), found.body)
+    execution = Execution(stack, Meant(stack, found.meant.template, found.parameters), found.body, found.on_failure)
     found.execution_status = "EXECUTE_COMPLETE"
     # The other change sets of the stack no longer say what they would change. (CloudFormation API, ExecuteChangeSet)
     stack.change_sets = {found.change_set_name: found}
@@ -282,14 +283,14 @@ def _parameter_list(stack: Stack) -> list[dict[str, str]]:
     return [{"ParameterKey": name, "ParameterValue": value} for name, value in stack.parameters.items()]
 
 
-def set_status(name: str, status: str, reason: str | None) -> None:
+def set_status(stack: str, status: str, reason: str | None) -> None:
     """Put a stack into a status."""
     for backends in cloudformation_backends.values():
         for backend in backends.values():
-            for stack in backend.stacks.values():
-                if stack.name == name:
-                    stack._add_stack_event(status, resource_status_reason=reason)
-                    stack.status, stack.stack_status_reason = status, reason
+            for one in backend.stacks.values():
+                if one.name == stack:
+                    one._add_stack_event(status, resource_status_reason=reason)
+                    one.status, one.stack_status_reason = status, reason
 
 
 def install() -> None:

@@ -249,8 +249,8 @@ def resources_of(stack: Stack) -> dict[str, Held]:
 class Execution:
     """Carries out a template, in the order of what needs what; undoes all of it if one resource fails."""
 
-    def __init__(self, stack: Stack, meant: Meant, body: str) -> None:
-        self.stack, self.meant, self.body = stack, meant, body
+    def __init__(self, stack: Stack, meant: Meant, body: str, on_failure: str = "ROLLBACK") -> None:
+        self.stack, self.meant, self.body, self.on_failure = stack, meant, body, on_failure
         self.place = Place(stack.account_id, stack.region_name)
         self.creating = not resources_of(stack)
         self.word = "CREATE" if self.creating else "UPDATE"
@@ -268,6 +268,12 @@ class Execution:
             except (ResourceError, ServiceException, HTTPException, KeyError, ValueError) as error:
                 failed.append((name, self._said(error)))
                 break
+        if failed and self.creating and self.on_failure == "DELETE":
+            stack.held = after
+            reason = f"The following resource(s) failed to create: [{failed[0][0]}]. Delete requested by user."
+            self._status("DELETE_IN_PROGRESS", reason)
+            self.delete_all()
+            return
         if failed:
             self._roll_back(before, *failed[0])
             return
