@@ -78,9 +78,9 @@ test-deploy: .venv/.tested images ## plan, deploy, roll back, destroy: against m
 	@$(BIN)/faceq models get
 	$(BIN)/python -m pytest tests/deploy
 
-rehearsal: .venv/.tested images ## write what a rehearsed deploy prints into docs/operations.md
+rehearsal: .venv/.tested images ## write what a rehearsed deploy prints into README.md and docs/operations.md
 	@.ci/registry
-	FACEQ_REHEARSAL=docs/operations.md $(BIN)/python -m pytest tests/deploy/test_rehearsal.py
+	FACEQ_REHEARSAL=1 $(BIN)/python -m pytest tests/deploy/test_rehearsal.py
 
 bench: .venv/.tested ## measure speed and memory; writes bench/results.md
 	@$(BIN)/faceq models get

@@ -422,25 +422,25 @@ def _show(plan: Plan, *, whole: bool) -> None:
         for name, before, after in values:
             table.add_row(name, before or "", after)
         console.print(table)
+    _say("What is open to whom", plan.openness, console)
     if whole:
-        _show_what_stays(plan, console)
+        _say("Who may do what", plan.permissions, console)
+        console.print("\nWhat a million frames cost", style="bold")
+        console.print(_cost(plan))
+        for note in plan.cost.notes:
+            console.print(f"  {note}", soft_wrap=True)
         return
     console.print(
-        f"A million frames cost about ${plan.cost.frames_dollars:.2f}, a month without any "
+        f"\nA million frames cost about ${plan.cost.frames_dollars:.2f}, a month without any "
         f"${plan.cost.standing_dollars:.2f}; what that is made of, and who may do what: faceq deploy plan",
         soft_wrap=True,
     )
 
 
-def _show_what_stays(plan: Plan, console: Console) -> None:
-    for title, lines in (("Who may do what", plan.permissions), ("What is open to whom", plan.openness)):
-        console.print(f"\n{title}", style="bold")
-        for line in lines:
-            console.print(f"  {line}", soft_wrap=True)
-    console.print("\nWhat a million frames cost", style="bold")
-    console.print(_cost(plan))
-    for note in plan.cost.notes:
-        console.print(f"  {note}", soft_wrap=True)
+def _say(title: str, lines: Sequence[str], console: Console) -> None:
+    console.print(f"\n{title}", style="bold")
+    for line in lines:
+        console.print(f"  {line}", soft_wrap=True)
 
 
 def _changes(stack: str, changes: Sequence[Change]) -> Table:

@@ -4,13 +4,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 #: Between these lines docs/operations.md holds what the last rehearsal printed, and the calls that it made.
 REHEARSAL = ("<!-- rehearsal: written by make rehearsal -->", "<!-- end of the rehearsal -->")
+DEPLOY = ("<!-- deploy: written by make rehearsal -->", "<!-- end of the deploy -->")
 CALLS = ("<!-- calls: written by make rehearsal -->", "<!-- end of the calls -->")
 
 
@@ -52,9 +53,17 @@ class Terminal:
         assert "Traceback" not in done.stdout
         return done.stdout
 
-    def transcript(self) -> str:
-        """Return it for people: this machine's folders left out, digests cut."""
-        text = "\n".join(self.lines).strip()
+    def tail_of(self, command: str, first: str) -> str:
+        """Return, for people, a command and what it printed from the line `first` on."""
+        begin = self.lines.index(f"$ {command}")
+        rest = self.lines[begin + 1 :]
+        end = next(number for number, line in enumerate(rest) if line.startswith(("$ ", "# ")))
+        shown = rest[:end]
+        return self.transcript([f"$ {command}", "...", *shown[shown.index(first) :]]).rstrip()
+
+    def transcript(self, lines: Sequence[str] | None = None) -> str:
+        """Return lines, all of them unless told, for people: this machine's folders left out, digests cut."""
+        text = "\n".join(self.lines if lines is None else lines).strip()
         for folder in (str(ROOT), os.environ.get("HOME", "/nowhere")):
             text = text.replace(folder, "~")
         text = re.sub(r"sha256:([0-9a-f]{12})[0-9a-f]{52}", r"sha256:\1…", text)

@@ -12,13 +12,13 @@ import pytest
 from adapters.models.fetch import ASTRONAUT, package_file
 from adapters.settings import Paths
 from tests.deploy.cloud import Cloud
-from tests.deploy.rehearsal import CALLS, REHEARSAL, ROOT, Terminal, commands, write_into
+from tests.deploy.rehearsal import CALLS, DEPLOY, REHEARSAL, ROOT, Terminal, commands, write_into
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 COLLINS = "Eileen Collins"
 OPERATIONS = ROOT / "docs" / "operations.md"
-#: Where to write the transcript, if anywhere: a document with a place for it.
+#: Set, the pages are written anew.
 FACEQ_REHEARSAL = "FACEQ_REHEARSAL"
 
 
@@ -135,9 +135,11 @@ def test_a_service_is_deployed_changed_rolled_back_and_removed(
     ]
 
     assert [call for call in cloud.calls() if call.faults] == []
-    if place := os.environ.get(FACEQ_REHEARSAL):
-        write_into(Path(place), REHEARSAL, f"```console\n{terminal.transcript()}\n```")
-        write_into(Path(place), CALLS, made(cloud))
+    if os.environ.get(FACEQ_REHEARSAL):
+        write_into(OPERATIONS, REHEARSAL, f"```console\n{terminal.transcript()}\n```")
+        write_into(OPERATIONS, CALLS, made(cloud))
+        shown = terminal.tail_of("faceq deploy --yes", "read back the digest that runs")
+        write_into(ROOT / "README.md", DEPLOY, f"```console\n{shown}\n```")
     assert commands(OPERATIONS.read_text()) == commands_of(terminal), "make rehearsal writes docs/operations.md anew"
 
 
