@@ -465,7 +465,7 @@ class Promotion:
         )
 
     def _gallery_plan(self, folder: Path, base: State | None) -> str:
-        there = gallery.load(self._gallery_store()) if base is not None else None
+        there = gallery.load(self._gallery_store()) if base is not None or self._has_bucket() else None
         if there is not None:
             return f"{_people(there)} in {self.bucket}: nothing is brought (compare: faceq people diff)"
         here = gallery.load(DirectoryStore(folder))
