@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -106,18 +106,24 @@ class Person:
         return said.told
 
 
+@cache
+def client(cloud: Cloud, service: str) -> Any:
+    """Return boto3's client, whose making takes longer than its calls."""
+    return cloud.client(service)
+
+
 def account(cloud: Cloud) -> dict[str, Any]:
     """What there is on AWS."""
-    stacks = cloud.client("cloudformation").describe_stacks()["Stacks"]
+    stacks = client(cloud, "cloudformation").describe_stacks()["Stacks"]
     return {
         "stacks": [(one["StackName"], one["StackStatus"], one.get("Parameters")) for one in stacks],
         "functions": [
-            (one["FunctionName"], one["LastModified"]) for one in cloud.client("lambda").list_functions()["Functions"]
+            (one["FunctionName"], one["LastModified"]) for one in client(cloud, "lambda").list_functions()["Functions"]
         ],
-        "buckets": [one["Name"] for one in cloud.client("s3").list_buckets()["Buckets"]],
+        "buckets": [one["Name"] for one in client(cloud, "s3").list_buckets()["Buckets"]],
         "repositories": {
-            one["repositoryName"]: cloud.client("ecr").list_images(repositoryName=one["repositoryName"])["imageIds"]
-            for one in cloud.client("ecr").describe_repositories()["repositories"]
+            one["repositoryName"]: client(cloud, "ecr").list_images(repositoryName=one["repositoryName"])["imageIds"]
+            for one in client(cloud, "ecr").describe_repositories()["repositories"]
         },
     }
 
@@ -130,19 +136,19 @@ def enrol(folder: Path, *names: str) -> None:
 
 
 def status(cloud: Cloud, stack: str = "faceq") -> str | None:
-    stacks = cloud.client("cloudformation").describe_stacks()["Stacks"]
+    stacks = client(cloud, "cloudformation").describe_stacks()["Stacks"]
     return next((str(one["StackStatus"]) for one in stacks if one["StackName"] == stack), None)
 
 
 def runs(cloud: Cloud) -> tuple[str, int]:
     """The image and the memory behind the detector's alias."""
-    found = cloud.client("lambda").get_function(FunctionName="face-detection", Qualifier="live")
+    found = client(cloud, "lambda").get_function(FunctionName="face-detection", Qualifier="live")
     return str(found["Code"]["ImageUri"]), int(found["Configuration"]["MemorySize"])
 
 
 def outcomes(cloud: Cloud) -> list[tuple[str, str]]:
     """What became of each release, and why if it failed."""
-    s3 = cloud.client("s3")
+    s3 = client(cloud, "s3")
     keys = sorted(one["Key"] for one in s3.list_objects_v2(Bucket=BUCKET, Prefix="releases/")["Contents"])
     releases = [json.load(s3.get_object(Bucket=BUCKET, Key=key)["Body"]) for key in keys]
     return [(one["outcome"], one["reason"]) for one in releases]
