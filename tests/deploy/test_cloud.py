@@ -12,6 +12,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
+from deploy.stack import Stack
 from tests.deploy.calls import read
 from tests.deploy.cloud import REGION, Cloud
 from tests.polling import eventually
@@ -24,6 +25,14 @@ MANIFEST = {
     "config": {"mediaType": "application/json", "size": 2, "digest": f"sha256:{'0' * 64}"},
     "layers": [],
 }
+
+
+#: What there is only if it is asked for.
+OPTIONAL = {
+    "PublicUrlPermission", "PublicInvokePermission", "FunctionSecurityGroup", "EndpointSecurityGroup", "SqsEndpoint",
+    "S3Endpoint", "FailedFramesAlarm", "OldestFrameAlarm", "DetectionErrorsAlarm", "RecognitionErrorsAlarm",
+    "CloudWatchDashboard",
+}  # fmt: skip
 
 
 def state(cloud: Cloud, stack: str = "faceq") -> str:
@@ -67,6 +76,31 @@ def deployed(cloud: Cloud, parameters: dict[str, str]) -> dict[str, str]:
     carry_out(cloud, "faceq")
     assert state(cloud) == "CREATE_COMPLETE"
     return parameters
+
+
+@pytest.fixture
+def everything(cloud: Cloud, parameters: dict[str, str]) -> dict[str, str]:
+    """A value for each option, with the network, key and topic that they name."""
+    ec2 = cloud.client("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnets = [ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{one}.0/24")["Subnet"]["SubnetId"] for one in range(2)]
+    return {
+        **parameters,
+        "Release": "2",
+        "Gallery": "faceq-gallery",
+        "Architecture": "arm64",
+        "UrlAuthType": "NONE",
+        "DetectionReserve": "5",
+        "RecognitionReserve": "10",
+        "DetectionProvisioned": "2",
+        "RecognitionProvisioned": "1",
+        "VpcId": vpc,
+        "SubnetIds": ",".join(subnets),
+        "RouteTableIds": ec2.create_route_table(VpcId=vpc)["RouteTable"]["RouteTableId"],
+        "KmsKeyArn": cloud.client("kms").create_key()["KeyMetadata"]["Arn"],
+        "AlarmTopicArn": cloud.client("sns").create_topic(Name="alarms")["TopicArn"],
+        "Dashboard": "true",
+    }
 
 
 def function(cloud: Cloud) -> tuple[int, str]:
@@ -240,3 +274,28 @@ def test_a_message_to_a_mapped_queue_stays_there(cloud: Cloud, deployed: dict[st
     ]
     assert mapping["State"] == "Enabled"
     assert len(cloud.client("sqs").receive_message(QueueUrl=queue)["Messages"]) == 1
+
+
+def test_every_option_is_made_and_taken_back(
+    cloud: Cloud, deployed: dict[str, str], everything: dict[str, str]
+) -> None:
+    """VPC, key, reserves, warm environments, public URL, alarms, dashboard: all at once, and none of them again."""
+    stack = Stack(cloud.client("cloudformation"), "faceq", look_seconds=0.05)
+
+    def resources(given: Mapping[str, str]) -> set[str]:
+        change_set = stack.prepare(TEMPLATE, given, {})
+        assert change_set is not None
+        stack.execute(change_set, lambda _event: None)
+        return {logical_id for logical_id, _, _ in stack.resources()}
+
+    plain = {logical_id for logical_id, _, _ in stack.resources()}
+    assert not OPTIONAL & plain
+    assert resources(everything) == plain | OPTIONAL
+    functions = cloud.client("lambda")
+    detection = functions.get_function(FunctionName="face-detection")["Configuration"]
+    assert sorted(detection["VpcConfig"]["SubnetIds"]) == sorted(everything["SubnetIds"].split(","))
+    assert functions.get_function_concurrency(FunctionName="face-detection")["ReservedConcurrentExecutions"] == 5
+    queue = cloud.client("sqs").get_queue_url(QueueName="faceq-req-queue")["QueueUrl"]
+    attributes = cloud.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+    assert attributes["KmsMasterKeyId"] == everything["KmsKeyArn"]
+    assert resources({**deployed, "Release": "3"}) == plain
