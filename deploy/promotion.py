@@ -36,6 +36,7 @@ from deploy.stack import LOOK_SECONDS, Change, Drift, Event, Stack, StackFailedE
 from deploy.tested import tested
 from pipeline import gallery
 from pipeline.errors import ArtifactError, BadInput, PipelineError
+from pipeline.gallery import Gallery
 
 if TYPE_CHECKING:
     import boto3
@@ -213,9 +214,11 @@ class Promotion:
         drift = self._main.drift() if main is not None else []
         given = {**parameters, "ImageUri": reference}
         read = resolve.read(template, given)
+        people, enrolled = self._gallery_plan(wish.gallery, base)
         refusals = [
             *(f"{one.reason} {one.mend}" for one in review.refusals(read, image, stand_in=wish.stand_in)),
             *_refusals(wish, image, drift),
+            *_misfits(image, enrolled),
         ]
         return Plan(
             account=self.account,
@@ -234,7 +237,7 @@ class Promotion:
                 *review.openness(resolve.read(BASE.read_text(), self._base_parameters(base))),
             ],
             cost=estimate(configuration_of(read, image.bytes), self.account.region),
-            gallery=self._gallery_plan(wish.gallery, base),
+            gallery=people,
             drift=drift,
             refusals=refusals,
             parameters=parameters,
@@ -464,14 +467,16 @@ class Promotion:
             f"There is a repository {found['repositoryUri']} that faceq did not make. Take another name with --stack.",
         )
 
-    def _gallery_plan(self, folder: Path, base: State | None) -> str:
+    def _gallery_plan(self, folder: Path, base: State | None) -> tuple[str, Gallery | None]:
+        """Return what happens to the gallery, in words, and the gallery that the functions will have."""
         there = gallery.load(self._gallery_store()) if base is not None or self._has_bucket() else None
         if there is not None:
-            return f"{_people(there)} in {self.bucket}: nothing is brought (compare: faceq people diff)"
+            return f"{_people(there)} in {self.bucket}: nothing is brought (compare: faceq people diff)", there
         here = gallery.load(DirectoryStore(folder))
         if here is None:
-            return "nobody is enrolled; every face will be Unknown until: faceq people add NAME PHOTO... --target aws"
-        return f"{_people(here)} of {folder}: brought to {self.bucket}"
+            words = "nobody is enrolled; every face will be Unknown until: faceq people add NAME PHOTO... --target aws"
+            return words, None
+        return f"{_people(here)} of {folder}: brought to {self.bucket}", here
 
     def _bring_gallery(self, folder: Path) -> None:
         store = self._gallery_store()
@@ -562,7 +567,19 @@ def _differences(before: Mapping[str, str] | None, after: Mapping[str, str]) -> 
     ]
 
 
-def _people(current: gallery.Gallery) -> str:
+def _misfits(image: Image, enrolled: Gallery | None) -> list[str]:
+    """Return why the functions could not use the gallery: they would answer `Error` to every face."""
+    model, preprocessing = (image.labels.get(f"faceq.{what}", "") for what in ("model", "preprocessing"))
+    if enrolled is None or not model:
+        return []
+    try:
+        enrolled.check(model, preprocessing)
+    except ArtifactError as error:
+        return [f"{error.message} Or build the image with it: faceq image build --model {enrolled.model}"]
+    return []
+
+
+def _people(current: Gallery) -> str:
     return "1 person" if len(current.people) == 1 else f"{len(current.people)} people"
 
 

@@ -128,11 +128,11 @@ def account(cloud: Cloud) -> dict[str, Any]:
     }
 
 
-def enrol(folder: Path, *names: str) -> None:
+def enrol(folder: Path, *names: str, model: str = "dlib") -> None:
     """Let a folder hold the gallery of these people only."""
     photos = tuple(Photo(name, f"{name}.png", hashlib.sha256(name.encode()).hexdigest()) for name in names)
     vectors = np.zeros((len(names), 128), np.float32)
-    gallery.save(DirectoryStore(folder), Gallery("dlib", "dlib-150", 0.6, photos, vectors))
+    gallery.save(DirectoryStore(folder), Gallery(model, "dlib-150", 0.6, photos, vectors))
 
 
 def status(cloud: Cloud, stack: str = "faceq") -> str | None:
@@ -358,6 +358,13 @@ def test_what_cannot_be_deployed_is_refused_before_anything_is_changed(
     person: Person, options: str, variables: dict[str, str | None], words: str
 ) -> None:
     assert words in person.refused(f"faceq deploy --yes {options}", None, **variables)
+
+
+def test_a_gallery_of_another_model_is_refused(person: Person, tmp_path: Path) -> None:
+    enrol(tmp_path / "gallery", "Ada", model="vggface2")
+    told = person.refused(f"faceq deploy --image {ONE} --yes")
+    assert "made with model 'vggface2', but 'dlib'" in told
+    assert "faceq image build --model vggface2" in told
 
 
 def test_an_image_for_another_processor_than_the_functions_is_refused(deployed: Person, tmp_path: Path) -> None:

@@ -351,7 +351,7 @@ class Execution:
         if own.create is not None:
             return own.create(self.place, physical, given)
         if model is None:
-            raise ResourceError(f"moto has no {kind}; tests/deploy/moto_plugin.py must play it.")
+            raise ResourceError(f"moto has no {kind}; tests/deploy/played/resources.py must play it.")
         return model.create_from_cloudformation_json(
             physical, {"Type": kind, "Properties": given}, self.place.account, self.place.region,
             LogicalId=name, StackId=self.stack.stack_id, ResourceType=kind,
