@@ -42,7 +42,8 @@ _VALUE_CHARS = 40
 SMOKE_SECONDS = 120
 
 app = typer.Typer(
-    help="Promote the tested image and the template to AWS; plan first, go back after.",
+    help="Promote the tested image and the template to AWS: show the plan, ask, push the image, change the stack, post a "
+    "frame and check its answer, go back if it is wrong. With a command after it, do only that.",
     epilog="Start with: faceq deploy plan",
     invoke_without_command=True,
     rich_markup_mode=None,
@@ -82,10 +83,7 @@ def deploy(
     yes: _Yes = False,
     as_json: _Json = False,
 ) -> None:
-    """Show the plan, ask, push the image, change the stack, post a frame and check its answer; go back if it is wrong.
-
-    Prints the variables that clients need. Without a command after `deploy`, it deploys.
-    """
+    """Deploy, if no command follows; print the variables that clients need."""
     if context.invoked_subcommand is not None:
         return
     made = session(region, profile)
