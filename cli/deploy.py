@@ -42,8 +42,8 @@ _VALUE_CHARS = 40
 SMOKE_SECONDS = 120
 
 app = typer.Typer(
-    help="Promote the tested image and the template to AWS: show the plan, ask, push the image, change the stack, post a "
-    "frame and check its answer, go back if it is wrong. With a command after it, do only that.",
+    help="Promote the tested image and the template to AWS: show the plan, ask, push the image, change the stack, post "
+    "a frame and check its answer, go back if it is wrong. With a command after it, do only that.",
     epilog="Start with: faceq deploy plan",
     invoke_without_command=True,
     rich_markup_mode=None,
