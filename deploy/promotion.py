@@ -361,7 +361,7 @@ class Promotion:
 
     def _release(self, release: Release, pushed: Pushed, smoke: Smoke) -> Done:
         before = self._proven()
-        change_set = self._main.prepare(release.template, release.parameters, {"faceq:release": release.id})
+        change_set = self._main.prepare(release.template, release.parameters)
         release = self.releases.start(release)
         try:
             if change_set is not None:
@@ -389,7 +389,7 @@ class Promotion:
         if before is None:
             return ArtifactError(error.code, f"{error.message} {_where(None)}")
         self._watcher.step(f"go back to release {before.number}")
-        change_set = self._main.prepare(before.template, before.parameters, {"faceq:release": before.id})
+        change_set = self._main.prepare(before.template, before.parameters)
         if change_set is not None:
             self._main.execute(change_set, self._watcher.event)
         return RolledBackError("rolled_back", f"{error.message} {_where(before)}")
@@ -423,7 +423,7 @@ class Promotion:
     def _bring_up_base(self) -> str:
         """Make or change the base stack; return the repository's URI."""
         state = self._settled(self._base)
-        change_set = self._base.prepare(BASE.read_text(), self._base_parameters(state), {})
+        change_set = self._base.prepare(BASE.read_text(), self._base_parameters(state))
         if change_set is not None:
             self._watcher.step(f"change the stack {self._base.name}")
             state = self._base.execute(change_set, self._watcher.event)
@@ -510,7 +510,7 @@ class Promotion:
         return stack.settled(self._watcher.event)
 
     def _changes(self, stack: Stack, template: str, parameters: Mapping[str, str]) -> Sequence[Change]:
-        change_set = stack.prepare(template, parameters, {})
+        change_set = stack.prepare(template, parameters)
         if change_set is None:
             return []
         stack.discard(change_set)

@@ -196,7 +196,7 @@ class Stack:
             )
         return found
 
-    def prepare(self, template: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> ChangeSet | None:
+    def prepare(self, template: str, parameters: Mapping[str, str]) -> ChangeSet | None:
         """Make a change set; return None if it would change nothing.
 
         Raises
@@ -220,7 +220,6 @@ class Stack:
                 TemplateBody=template,
                 Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()],
                 Capabilities=["CAPABILITY_IAM"],
-                Tags=[{"Key": name, "Value": value} for name, value in tags.items()],
                 # A first stack that fails goes, so that the same command can be run again.
                 **({"OnStackFailure": "DELETE"} if is_first else {}),
             )

@@ -283,7 +283,7 @@ def test_every_option_is_made_and_taken_back(
     stack = Stack(cloud.client("cloudformation"), "faceq", look_seconds=0.05)
 
     def resources(given: Mapping[str, str]) -> set[str]:
-        change_set = stack.prepare(TEMPLATE, given, {})
+        change_set = stack.prepare(TEMPLATE, given)
         assert change_set is not None
         stack.execute(change_set, lambda _event: None)
         return {logical_id for logical_id, _, _ in stack.resources()}

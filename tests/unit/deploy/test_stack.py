@@ -58,7 +58,7 @@ def made(stub: Stubber, **answer: Any) -> None:
 
 
 CREATED = {"ChangeSetName": ANY, "ChangeSetType": ANY, "TemplateBody": TEMPLATE, "Parameters": ANY, "Capabilities": ANY,
-           "Tags": [], "StackName": "faceq"}  # fmt: skip
+           "StackName": "faceq"}  # fmt: skip
 
 
 def test_a_property_is_shown_once_with_both_values(stubbed: tuple[Stack, Stubber]) -> None:
@@ -79,7 +79,7 @@ def test_a_property_is_shown_once_with_both_values(stubbed: tuple[Stack, Stubber
     }
     made(stub, Status="CREATE_IN_PROGRESS")
     made(stub, Status="CREATE_COMPLETE", Changes=[{"Type": "Resource", "ResourceChange": change}])
-    found = stack.prepare(TEMPLATE, {"DetectionMemory": "3008"}, {})
+    found = stack.prepare(TEMPLATE, {"DetectionMemory": "3008"})
     assert found is not None
     assert not found.is_first
     detail = Detail("MemorySize", "1769", "3008", replaces=False)
@@ -94,7 +94,7 @@ def test_a_first_stack_goes_if_it_fails(stubbed: tuple[Stack, Stubber]) -> None:
     )
     add = {"Action": "Add", "LogicalResourceId": "Q", "ResourceType": "AWS::SQS::Queue"}
     made(stub, Status="CREATE_COMPLETE", Changes=[{"Type": "Resource", "ResourceChange": add}])
-    found = stack.prepare(TEMPLATE, {}, {})
+    found = stack.prepare(TEMPLATE, {})
     assert found is not None
     assert found.is_first
 
@@ -112,7 +112,7 @@ def test_no_change_is_none_and_leaves_no_change_set(stubbed: tuple[Stack, Stubbe
     stub.add_response("create_change_set", {"Id": ARN}, CREATED)
     made(stub, Status="FAILED", StatusReason=reason)
     stub.add_response("delete_change_set", {}, {"ChangeSetName": ARN, "StackName": "faceq"})
-    assert stack.prepare(TEMPLATE, {}, {}) is None
+    assert stack.prepare(TEMPLATE, {}) is None
     stub.assert_no_pending_responses()
 
 
@@ -123,7 +123,7 @@ def test_a_refused_change_set_is_told_in_awss_words_and_thrown_away(stubbed: tup
     made(stub, Status="FAILED", StatusReason="Parameters: [Gone] do not exist in the template")
     stub.add_response("delete_change_set", {})
     with pytest.raises(StackFailedError, match="Gone"):
-        stack.prepare(TEMPLATE, {}, {})
+        stack.prepare(TEMPLATE, {})
     stub.assert_no_pending_responses()
 
 
@@ -134,7 +134,7 @@ def test_the_first_resource_that_failed_itself_is_told(stubbed: tuple[Stack, Stu
     stub.add_response("create_change_set", {"Id": ARN}, CREATED)
     add = {"Action": "Add", "LogicalResourceId": "Q", "ResourceType": "AWS::SQS::Queue"}
     made(stub, Status="CREATE_COMPLETE", Changes=[{"Type": "Resource", "ResourceChange": add}])
-    change_set = stack.prepare(TEMPLATE, {}, {})
+    change_set = stack.prepare(TEMPLATE, {})
     assert change_set is not None
     old = ("Old", "CREATE_COMPLETE", "")
     new = [
@@ -200,7 +200,7 @@ def test_a_stack_without_resources_counts_as_none(stubbed: tuple[Stack, Stubber]
 def test_a_template_that_is_too_large_is_refused_before_any_call(stubbed: tuple[Stack, Stubber]) -> None:
     stack, _ = stubbed
     with pytest.raises(BadInput, match="51200"):
-        stack.prepare(" " * 51_201, {}, {})
+        stack.prepare(" " * 51_201, {})
 
 
 def test_what_was_changed_by_hand_is_told(stubbed: tuple[Stack, Stubber]) -> None:
