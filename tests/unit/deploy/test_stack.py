@@ -65,7 +65,7 @@ def test_a_property_is_shown_once_with_both_values(stubbed: tuple[Stack, Stubber
     """CloudFormation names a property once for each cause: the parameter, and the template's own text."""
     stack, stub = stubbed
     described(stub, "UPDATE_COMPLETE")
-    stub.add_response("create_change_set", {"Id": ARN}, CREATED)
+    stub.add_response("create_change_set", {"Id": ARN, "StackId": STACK_ARN}, CREATED)
     target = {"Attribute": "Properties", "Name": "MemorySize", "RequiresRecreation": "Never"}
     change = {
         "Action": "Modify",
@@ -90,7 +90,9 @@ def test_a_first_stack_goes_if_it_fails(stubbed: tuple[Stack, Stubber]) -> None:
     stack, stub = stubbed
     described(stub, None)
     stub.add_response(
-        "create_change_set", {"Id": ARN}, {**CREATED, "ChangeSetType": "CREATE", "OnStackFailure": "DELETE"}
+        "create_change_set",
+        {"Id": ARN, "StackId": STACK_ARN},
+        {**CREATED, "ChangeSetType": "CREATE", "OnStackFailure": "DELETE"},
     )
     add = {"Action": "Add", "LogicalResourceId": "Q", "ResourceType": "AWS::SQS::Queue"}
     made(stub, Status="CREATE_COMPLETE", Changes=[{"Type": "Resource", "ResourceChange": add}])
@@ -109,7 +111,7 @@ def test_a_first_stack_goes_if_it_fails(stubbed: tuple[Stack, Stubber]) -> None:
 def test_no_change_is_none_and_leaves_no_change_set(stubbed: tuple[Stack, Stubber], reason: str) -> None:
     stack, stub = stubbed
     described(stub, "CREATE_COMPLETE")
-    stub.add_response("create_change_set", {"Id": ARN}, CREATED)
+    stub.add_response("create_change_set", {"Id": ARN, "StackId": STACK_ARN}, CREATED)
     made(stub, Status="FAILED", StatusReason=reason)
     stub.add_response("delete_change_set", {}, {"ChangeSetName": ARN, "StackName": "faceq"})
     assert stack.prepare(TEMPLATE, {}) is None
@@ -119,7 +121,7 @@ def test_no_change_is_none_and_leaves_no_change_set(stubbed: tuple[Stack, Stubbe
 def test_a_refused_change_set_is_told_in_awss_words_and_thrown_away(stubbed: tuple[Stack, Stubber]) -> None:
     stack, stub = stubbed
     described(stub, "CREATE_COMPLETE")
-    stub.add_response("create_change_set", {"Id": ARN}, CREATED)
+    stub.add_response("create_change_set", {"Id": ARN, "StackId": STACK_ARN}, CREATED)
     made(stub, Status="FAILED", StatusReason="Parameters: [Gone] do not exist in the template")
     stub.add_response("delete_change_set", {})
     with pytest.raises(StackFailedError, match="Gone"):
@@ -131,7 +133,7 @@ def test_the_first_resource_that_failed_itself_is_told(stubbed: tuple[Stack, Stu
     """The others are cancelled because of it, and the stack's own event only sums up."""
     stack, stub = stubbed
     described(stub, "CREATE_COMPLETE")
-    stub.add_response("create_change_set", {"Id": ARN}, CREATED)
+    stub.add_response("create_change_set", {"Id": ARN, "StackId": STACK_ARN}, CREATED)
     add = {"Action": "Add", "LogicalResourceId": "Q", "ResourceType": "AWS::SQS::Queue"}
     made(stub, Status="CREATE_COMPLETE", Changes=[{"Type": "Resource", "ResourceChange": add}])
     change_set = stack.prepare(TEMPLATE, {})
