@@ -209,19 +209,22 @@ def history(stack: StackName = STACK, region: Region = None, profile: Profile = 
     if not found:
         print(f"{stack} has no releases in {promotion.account.region}.")
         return
-    table = Table("release", "began", "image", "revision", "model", "outcome", "by")
+    table = Table("release", "began, UTC", "image", "revision", "model", "outcome", "by")
     for one in found:
-        outcome = one.outcome if one.again is None else f"{one.outcome} (back to {one.again})"
         table.add_row(
             str(one.number),
-            one.began,
+            one.began[:19].replace("T", " "),
             one.image.rpartition("@")[2][:19],
             one.revision[:12],
             one.model,
-            f"{outcome}{': ' if one.reason else ''}{one.reason}",
+            one.outcome if one.again is None else f"{one.outcome} (back to {one.again})",
             one.by.rpartition("/")[2],
         )
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    for one in found:
+        if one.reason:
+            console.print(f"release {one.number}: {one.reason}", soft_wrap=True)
 
 
 @app.command("destroy", epilog="Example: faceq deploy destroy --with-gallery")

@@ -89,6 +89,8 @@ class State:
     status, reason : str
         AWS's words; the reason may be empty.
     parameters, outputs : Mapping of str to str
+    changed : str
+        When, UTC, ISO 8601.
 
     """
 
@@ -311,7 +313,7 @@ class Stack:
             found.get("StackStatusReason", ""),
             {one["ParameterKey"]: one.get("ParameterValue", "") for one in found.get("Parameters", ())},
             {one["OutputKey"]: one["OutputValue"] for one in found.get("Outputs", ())},
-            str(found.get("LastUpdatedTime") or found.get("CreationTime") or ""),
+            (found.get("LastUpdatedTime") or found["CreationTime"]).isoformat(timespec="seconds"),
         )
 
     def _made(self, arn: str) -> list[Change] | None:
