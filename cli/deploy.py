@@ -172,9 +172,7 @@ def status(stack: StackName = STACK, region: Region = None, profile: Profile = N
         raise BadInput("not_deployed", f"There is no stack {stack} in {promotion.account.region}. Deploy: faceq deploy")
     well = state.status in ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
     images = promotion.images() if well else {}
-    release = next(
-        (one for one in reversed(promotion.releases.all()) if one.id == state.parameters.get("Release")), None
-    )
+    release = promotion.running()
     about: dict[str, Any] = {
         "stack": stack,
         "account": promotion.account.id,

@@ -15,7 +15,7 @@ of this design: a rolled-back stack is rolled back resource by resource, which t
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,9 +23,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from botocore.exceptions import ClientError
 
+from adapters import artifacts_s3
 from adapters.artifacts_directory import DirectoryStore
 from adapters.artifacts_s3 import S3Store
 from adapters.aws import Account, Deployed, account, deployed, failing
+from adapters.gallery_transfer import copy
 from deploy import registry, releases, resolve, review
 from deploy.image import Image, inspect
 from deploy.prices import Estimate, configuration_of, estimate
@@ -45,8 +47,6 @@ HERE: Final = Path(__file__).parent
 TEMPLATE: Final = HERE / "template.yaml"
 BASE: Final = HERE / "base.yaml"
 
-#: The folder of the bucket that holds the gallery; deploy/template.yaml tells the functions the same.
-GALLERY_PREFIX: Final = "gallery"
 #: Lambda's words by Docker's.
 _ARCHITECTURES: Final = {"linux/amd64": "x86_64", "linux/arm64": "arm64"}
 #: What the base stack takes for its name, of which it makes the repository's and the bucket's.
@@ -209,7 +209,8 @@ class Promotion:
         repository = base.outputs["RepositoryUri"] if base is not None else self._repository()
         digest = registry.known_digest(wish.image, repository, self._ecr) if base is not None else None
         template = TEMPLATE.read_text()
-        parameters = self._parameters(wish, image, template)
+        running = self.running()
+        parameters = self._parameters(wish, image, template, running)
         reference = f"{repository}@{digest}" if digest else f"{repository}:{registry.tag_of(image.id)}"
         drift = self._main.drift() if main is not None else []
         given = {**parameters, "ImageUri": reference}
@@ -241,7 +242,7 @@ class Promotion:
             drift=drift,
             refusals=refusals,
             parameters=parameters,
-            unproven=main is not None and ((runs := self._running()) is None or runs.outcome != releases.DEPLOYED),
+            unproven=main is not None and (running is None or running.outcome != releases.DEPLOYED),
         )
 
     def state(self) -> State | None:
@@ -329,13 +330,12 @@ class Promotion:
         """Return the release that a rollback goes to. Raises BadInput if there is none."""
         if to is not None:
             return self.releases.get(to)
-        good = [one for one in self.releases.all() if one.outcome == releases.DEPLOYED]
         state = self.state()
         runs = state.parameters.get("Release") if state is not None else None
-        earlier = [one for one in good if one.id != runs]
-        if not earlier:
+        earlier = next((one for one in self._good() if one.id != runs), None)
+        if earlier is None:
             raise BadInput("no_release", "There is no earlier release to go back to. See: faceq deploy history")
-        return earlier[-1]
+        return earlier
 
     def destroy(self, *, with_bucket: bool) -> None:
         """Delete both stacks, and the bucket with all versions of what is in it if told to. Raises PipelineError."""
@@ -373,7 +373,7 @@ class Promotion:
             answered = smoke(self.deployed(), release.model)
         except StackFailedError as error:
             self.releases.finish(release, releases.FAILED, error.message)
-            runs = self._running() if error.status == "UPDATE_ROLLBACK_COMPLETE" else None
+            runs = self.running() if error.status == "UPDATE_ROLLBACK_COMPLETE" else None
             words = f" {_where(runs)}" if runs is not None else ""
             raise RolledBackError("rolled_back", f"{error.message}{words}") from error
         except SmokeError as error:
@@ -394,24 +394,27 @@ class Promotion:
             self._main.execute(change_set, self._watcher.event)
         return RolledBackError("rolled_back", f"{error.message} {_where(before)}")
 
-    def _running(self) -> Release | None:
+    def running(self) -> Release | None:
         """Return the last release of what the stack runs now, None if there is none, or no record of it."""
         state = self.state()
         if state is None:
             return None
         runs = state.parameters.get("Release")
-        return next((one for one in reversed(self.releases.all()) if one.id == runs), None)
+        return next((one for one in self.releases.newest_first() if one.id == runs), None)
+
+    def _good(self) -> Iterator[Release]:
+        """Yield the releases that have passed their smoke test, the last one first."""
+        return (one for one in self.releases.newest_first() if one.outcome == releases.DEPLOYED)
 
     def _proven(self) -> Release | None:
         """Return the release to go back to if the next one fails: the one that runs, if it has passed its smoke test.
 
         A deploy that was interrupted may have left another running; then it is the last one that has passed.
         """
-        running = self._running()
+        running = self.running()
         if running is None or running.outcome == releases.DEPLOYED:
             return running
-        good = [one for one in self.releases.all() if one.outcome == releases.DEPLOYED]
-        return good[-1] if good else None
+        return next(self._good(), None)
 
     def _check_digest(self, pushed: Pushed) -> None:
         for function, image in self.images().items():
@@ -480,13 +483,14 @@ class Promotion:
 
     def _bring_gallery(self, folder: Path) -> None:
         store = self._gallery_store()
-        here = gallery.load(DirectoryStore(folder))
+        source = DirectoryStore(folder)
+        here = gallery.load(source)
         if here is not None and gallery.load(store) is None:
             self._watcher.step(f"bring the gallery of {_people(here)}")
-            gallery.save(store, here)
+            copy(source, here, store, None)
 
     def _gallery_store(self) -> S3Store:
-        return S3Store(self._s3, self.bucket, GALLERY_PREFIX)
+        return S3Store(artifacts_s3.client(self._session), self.bucket, artifacts_s3.PREFIX)
 
     def _delete_bucket(self) -> None:
         with failing():
@@ -516,7 +520,7 @@ class Promotion:
         stack.discard(change_set)
         return change_set.changes
 
-    def _parameters(self, wish: Wish, image: Image, template: str) -> dict[str, str]:
+    def _parameters(self, wish: Wish, image: Image, template: str, running: Release | None) -> dict[str, str]:
         """Return what is given for parameters, but ImageUri; `Release` stands for them, the template and the image.
 
         What nobody has set is not given: it takes the template's default, which may change.
@@ -526,7 +530,6 @@ class Promotion:
             if name not in known or name in _OWN:
                 settable = ", ".join(one for one in known if one not in _OWN)
                 raise BadInput("no_parameter", f"There is no parameter {name} to set. There are: {settable}")
-        running = self._running()
         before = running.parameters if running is not None else {}
         parameters = {
             name: value for name, value in before.items() if name in known and name not in ("ImageUri", "Release")

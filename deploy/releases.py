@@ -1,8 +1,9 @@
 """The record of releases in the bucket of the base stack: what each was made of, so that it can be made again."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from botocore.client import BaseClient
@@ -71,15 +72,14 @@ class Releases:
 
     def all(self) -> list[Release]:
         """Return every release, oldest first; an empty list where there is no bucket yet. Raises PipelineError."""
-        with failing():
-            try:
-                pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=_PREFIX)
-                names = sorted(one["Key"] for page in pages for one in page.get("Contents", ()))
-            except ClientError as error:
-                if error.response["Error"]["Code"] == "NoSuchBucket":
-                    return []
-                raise
-            return [self._read(name) for name in names]
+        return [*self.newest_first()][::-1]
+
+    def newest_first(self) -> Iterator[Release]:
+        """Yield the releases from the last one back; each is read when it is asked for. Raises PipelineError."""
+        for number in reversed(self._numbers()):
+            with failing():
+                release = self._read(_name(number))
+            yield release
 
     def get(self, number: int) -> Release:
         """Return one release. Raises BadInput if there is none."""
@@ -93,7 +93,7 @@ class Releases:
 
     def start(self, release: Release) -> Release:
         """Record a release under the next free number, which two deploys at once do not share."""
-        number = max((one.number for one in self.all()), default=0)
+        number = max(self._numbers(), default=0)
         while True:
             number += 1
             numbered = replace(release, number=number)
@@ -112,6 +112,16 @@ class Releases:
         with failing():
             self._put(finished)
         return finished
+
+    def _numbers(self) -> list[int]:
+        with failing():
+            try:
+                pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=_PREFIX)
+                return sorted(int(Path(one["Key"]).stem) for page in pages for one in page.get("Contents", ()))
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "NoSuchBucket":
+                    return []
+                raise
 
     def _put(self, release: Release, **condition: str) -> None:
         self._client.put_object(
