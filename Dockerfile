@@ -147,6 +147,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM function AS gateway
 COPY --from=gateway-packages /opt/faceq/gateway /opt/faceq/gateway
 ENV PYTHONPATH=/opt/faceq/gateway
+COPY client client
 COPY local local
 EXPOSE 8000 8001
 ENTRYPOINT ["python", "-m", "local.gateway"]

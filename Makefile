@@ -58,7 +58,7 @@ test-docker: .venv/.tested images ## the functional tests against containers too
 	@$(BIN)/faceq models get
 	$(BIN)/python -m pytest --target containers -m 'not reference and not faults' \
 		tests/functional tests/docker tests/conformance/test_message_senders.py
-	@$(BIN)/python -m deploy.tested faceq-function
+	@$(BIN)/python -m deploy.tested_images faceq-function
 
 # The original service's own variant; takes torch as test-reference does, then answers the same frames.
 test-docker-torch: .venv/.tested images

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from adapters.artifacts_directory import PLAIN_NAME
-from adapters.aws import said
+from adapters.aws_errors import said
 from pipeline.errors import TransientError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from adapters.settings import ModelSettings, QueueSettings, S3Place
 from pipeline.embed import PREPROCESSINGS
 from pipeline.errors import ArtifactError, TransientError
 from pipeline.gallery import MANIFEST, Gallery, load
-from pipeline.handlers import face_detection, face_recognition
+from pipeline.handlers import detect_faces, recognise_faces
 from pipeline.ports import ArtifactStore, FaceDetector, FaceEmbedder, MessageSender
 
 #: How long a function takes a gallery on S3 for the newest, in seconds, instead of a request before each batch.
@@ -140,9 +140,9 @@ class CurrentGallery:
 
 def face_detection_collaborators(
     settings: ModelSettings, queues: QueueSettings, clock: Callable[[], float] = time.perf_counter
-) -> face_detection.Collaborators:
+) -> detect_faces.Collaborators:
     """Put the function `face-detection` together."""
-    return face_detection.Collaborators(
+    return detect_faces.Collaborators(
         detector=detector(settings),
         preprocessing=PREPROCESSINGS[models.installed(settings.model, settings.models).preprocessing],
         requests=_sender(queues, queues.request_queue_url),
@@ -154,10 +154,10 @@ def face_detection_collaborators(
 
 def face_recognition_collaborators(
     settings: ModelSettings, queues: QueueSettings, clock: Callable[[], float] = time.perf_counter
-) -> face_recognition.Collaborators:
+) -> recognise_faces.Collaborators:
     """Put the function `face-recognition` together."""
     loaded = embedder(settings)
-    return face_recognition.Collaborators(
+    return recognise_faces.Collaborators(
         embedder=loaded,
         gallery=CurrentGallery(
             gallery_store(settings),

@@ -12,13 +12,13 @@ import numpy as np
 from rich.console import Console
 
 from adapters import models
-from adapters.frames import Frame
 from adapters.models import CASIA_WEBFACE, DLIB, STAND_IN, VGGFACE2
 from adapters.settings import FACEQ_MODELS_DIR, Paths
 from bench import engines, service
-from bench.frames import ONE_FACE, TWO_FACES, frame, photographs, pictures
 from bench.report import SPREAD, Section, load, machine, show, spread, write
+from bench.sample_frames import ONE_FACE, TWO_FACES, frame, photographs, pictures
 from bench.service import Service
+from client.frames import Frame
 from pipeline.errors import ArtifactError, PipelineError
 
 HERE: Final = Path(__file__).parent

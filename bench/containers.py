@@ -8,10 +8,10 @@ from typing import Final
 
 from rich.console import Console
 
-from adapters.docker_engine import engine
-from bench import image, replicas
+from bench import image_size, replicas
 from bench.report import load, machine, show, write
-from deploy.image import ROOT
+from deploy.docker_engine import engine
+from deploy.function_image import ROOT
 from pipeline.errors import PipelineError
 
 HERE: Final = Path(__file__).parent
@@ -32,7 +32,7 @@ def main() -> int:
             ("load average at the start", load()),
         ]
         builds, starts, runs, frames = (1, 2, 10, 16) if arguments.quick else (2, 5, 60, 80)
-        sections = image.measure(builds, starts, console)
+        sections = image_size.measure(builds, starts, console)
         with tempfile.TemporaryDirectory(prefix="faceq-bench-") as folder:
             Path(folder).chmod(0o755)  # the containers' user reads the gallery in it
             sections += replicas.measure(Path(folder), runs, frames, console)

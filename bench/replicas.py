@@ -14,15 +14,15 @@ from typing import Final
 
 from rich.console import Console
 
-from adapters.frames import Frame
 from adapters.models import installed
-from adapters.service_client import Outcome, ServiceClient
 from adapters.settings import FACEQ_API_PORT, FACEQ_PORT, FACEQ_QUEUE_PORT, ModelSettings
-from bench import frames
+from bench import sample_frames
 from bench.report import SPREAD, Section, spread
 from bench.service import COMPUTE, Service, client_of
-from local.stack import ROOT
-from local.state import RunningStack, reachable_stack
+from client.frames import Frame
+from client.service_client import Outcome, ServiceClient
+from client.stack_state import RunningStack, reachable_stack
+from local.supervisor import ROOT
 
 #: Containers of each function.
 REPLICAS: Final = (1, 2, 4)
@@ -84,9 +84,11 @@ def measure(folder: Path, runs: int, count: int, console: Console) -> list[Secti
     processes = Service(folder, model, "onnx")
     ports = dict(zip((FACEQ_PORT, FACEQ_API_PORT, FACEQ_QUEUE_PORT), _free_ports(3), strict=True))
     containers = Containers(folder, model, "onnx", ports)
-    for name, photo in frames.photographs(settings.models).items():
+    for name, photo in sample_frames.photographs(settings.models).items():
         processes.faceq("people", "add", name, str(photo))
-    kinds = {kind: frames.frame(kind, picture) for kind, picture in frames.pictures(settings.models).items()}
+    kinds = {
+        kind: sample_frames.frame(kind, picture) for kind, picture in sample_frames.pictures(settings.models).items()
+    }
     overhead = Section(
         "Pipeline overhead, one frame in flight, ms",
         f"From the start of the post to the answer in hand, without the functions' compute, after {WARM_UP} frames; "
@@ -118,9 +120,11 @@ def _one_stack(
     overhead: Section,
     throughput: Section,
 ) -> None:
-    frame = kinds[frames.ONE_FACE]
+    frame = kinds[sample_frames.ONE_FACE]
     if runs:
-        overhead.rows.append((f"{name}, just started, {frames.ONE_FACE}", *spread(_overheads(stack, frame, runs))))
+        overhead.rows.append(
+            (f"{name}, just started, {sample_frames.ONE_FACE}", *spread(_overheads(stack, frame, runs)))
+        )
         _overheads(stack, frame, WARM_UP - runs)
         for kind, other in kinds.items():
             overhead.rows.append((f"{name}, {kind}", *spread(_overheads(stack, other, runs))))

@@ -18,9 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from adapters.frames import Frame
 from adapters.queue_sqs import client
-from adapters.service_client import Outcome, ServiceClient
 from adapters.settings import (
     FACEQ_ENGINE,
     FACEQ_GALLERY_DIR,
@@ -28,14 +26,16 @@ from adapters.settings import (
     FACEQ_STATE_DIR,
     ModelSettings,
 )
-from local import state
+from client import stack_state
+from client.frames import Frame
+from client.service_client import Outcome, ServiceClient
+from client.stack_state import RunningStack
 from local.event_source_mapping import to_record
-from local.front import read_template
 from local.function_url import HttpRequest, to_event
+from local.lambda_service import read_template
 from local.runtimes import Invocation, new_trace_id
 from local.runtimes.embedded import EmbeddedRuntime
-from local.stack import ROOT, Options, function_variables
-from local.state import RunningStack
+from local.supervisor import ROOT, Options, function_variables
 from local.template import ACCOUNT
 from pipeline.messages import FrameRequest
 
@@ -91,7 +91,7 @@ class Service:
         """Start it on free ports, stop it in the end."""
         self.faceq("up", "--detach", "--port", "0")
         try:
-            stack = state.running_stack(self.folder / "state")
+            stack = stack_state.running_stack(self.folder / "state")
             assert stack is not None
             yield stack
         finally:
@@ -99,7 +99,7 @@ class Service:
 
     def start_and_stop(self) -> tuple[float, float]:
         """Return the seconds from `faceq up` to ready, and from Ctrl-C to its end."""
-        file = self.folder / "state" / state.FILE
+        file = self.folder / "state" / stack_state.FILE
         began = time.monotonic()
         process = subprocess.Popen(
             self._command("up", "--port", "0"), stdout=subprocess.DEVNULL, cwd=ROOT, env=self.environ

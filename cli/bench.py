@@ -18,14 +18,14 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from adapters.aws import STACK
-from adapters.frames import Frame, frames
 from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
-from adapters.service_client import Outcome
 from adapters.settings import Paths
 from cli.progress import counting
 from cli.send import service_client
 from cli.target import Profile, Region, StackName, Target, Where
+from client.deployed_stack import STACK
+from client.frames import Frame, frames
+from client.service_client import Outcome
 
 MOST_FRAMES: Final = 10_000
 #: More than this many frames cost something worth asking for.

@@ -25,12 +25,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from adapters import models
-from adapters.frames import Frame
 from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
-from adapters.service_client import Outcome
 from adapters.settings import FACEQ_GALLERY_DIR, FACEQ_STATE_DIR, ModelSettings
 from cli.send import cells, client_of_running_stack
-from cli.stack import MODEL_NOTES
+from cli.up import MODEL_NOTES
+from client.frames import Frame
+from client.service_client import Outcome
 from pipeline.errors import ArtifactError
 from pipeline.images import decode
 from pipeline.messages import NO_FACE, UNKNOWN

@@ -15,18 +15,18 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.table import Table
 
 from adapters import models
-from adapters.aws import STACK, Deployed, session
-from adapters.docker_engine import FUNCTION_IMAGE
-from adapters.frames import Frame
-from adapters.frames import frames as read_frames
 from adapters.models.fetch import ASTRONAUT, package_file
 from adapters.settings import ModelSettings, Paths
 from cli import deploy_logs
 from cli.send import client_on_aws
 from cli.target import Profile, Region, StackName
+from client.deployed_stack import STACK, Deployed, session
+from client.frames import Frame
+from client.frames import frames as read_frames
+from deploy.cloudformation import Change, Event
+from deploy.docker_engine import FUNCTION_IMAGE
 from deploy.promotion import TEMPLATE, Done, Plan, Promotion, Wish
 from deploy.smoke import expected, smoke
-from deploy.stack import Change, Event
 from pipeline.errors import ArtifactError, BadInput
 
 if TYPE_CHECKING:

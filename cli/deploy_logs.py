@@ -14,8 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from adapters.aws import failing, session
+from adapters.aws_errors import failing
 from cli.target import Profile, Region
+from client.deployed_stack import session
 from pipeline.errors import BadInput
 
 if TYPE_CHECKING:

@@ -13,16 +13,16 @@ from rich.console import Console
 from rich.markup import escape
 
 from adapters import models
-from adapters.aws import STACK
-from adapters.docker_engine import FUNCTION_IMAGE, architecture, engine
 from adapters.settings import ModelSettings
 from adapters.wiring import checked_gallery
 from cli.queues import reached
-from cli.stack import MODEL_NOTES
 from cli.target import Profile, Region, StackName, Target, Where
-from local.front import StackError, read_template
-from local.stack import owner_of_port
-from local.state import RunningStack, reachable_stack
+from cli.up import MODEL_NOTES
+from client.deployed_stack import STACK
+from client.stack_state import RunningStack, reachable_stack
+from deploy.docker_engine import FUNCTION_IMAGE, architecture, engine
+from local.lambda_service import StackError, read_template
+from local.supervisor import owner_of_port
 from pipeline.errors import ArtifactError, PipelineError
 
 #: The ports that `faceq up` takes unless told otherwise, and their use.
@@ -191,7 +191,7 @@ def _port(port: int, use: str) -> Check:
 
 
 def _queues() -> str:
-    from local.queues import depths
+    from client.queue_operations import depths
 
     with reached() as there:
         return ", ".join(f"{queue.name} {queue.visible}" for queue in depths(there.sqs))

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from adapters.aws import Deployed, account, deployed, failing, session
+from adapters.aws_errors import failing
 from cli.doctor import Check
+from client.deployed_stack import Deployed, account, deployed, session
 from pipeline.errors import PipelineError
 from pipeline.gallery import MANIFEST
 
@@ -173,7 +174,7 @@ def _mappings(aws: "boto3.Session", there: Deployed) -> Iterator[Check]:
 
 
 def _queues(aws: "boto3.Session", there: Deployed) -> Iterator[Check]:
-    from local.queues import depths
+    from client.queue_operations import depths
 
     sqs = aws.client("sqs")
     for url in (there.request_queue_url, there.response_queue_url, there.dead_letter_queue_url):

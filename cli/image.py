@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from adapters.docker_engine import FUNCTION_IMAGE
 from adapters.settings import ENGINES
-from deploy import image
-from deploy.image import PLATFORMS, Image, Recipe
+from deploy import function_image
+from deploy.docker_engine import FUNCTION_IMAGE
+from deploy.function_image import PLATFORMS, Image, Recipe
 
 app = typer.Typer(
     help="Build the image of both functions, and see what is in it.",
@@ -49,8 +49,8 @@ def build(
     if platform and platform not in PLATFORMS:
         raise typer.BadParameter(f"Lambda has {' and '.join(PLATFORMS)}, one an image", param_hint="--platform")
     recipe = Recipe(tag, model, engine, torch_index, platform)
-    image.build(recipe, lambda line: print(line, file=sys.stderr, flush=True))
-    built = image.inspect(tag)
+    function_image.build(recipe, lambda line: print(line, file=sys.stderr, flush=True))
+    built = function_image.inspect(tag)
     if as_json:
         print(json.dumps({**asdict(built), "gateway": recipe.gateway_tag}, indent=2))
     else:
@@ -63,7 +63,7 @@ def inspect(
     tag: Annotated[str, typer.Argument(metavar="TAG", help="The image's.")] = FUNCTION_IMAGE, as_json: _Json = False
 ) -> None:
     """Show an image's size, layers and labels, and warn of what Lambda would refuse."""
-    found = image.inspect(tag)
+    found = function_image.inspect(tag)
     if as_json:
         print(json.dumps(asdict(found), indent=2))
     else:

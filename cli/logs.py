@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from adapters.settings import Paths
-from local.state import CONTAINERS, LOGS, reachable_stack
+from client.stack_state import CONTAINERS, LOGS, reachable_stack
 from pipeline.errors import BadInput
 
 #: How often `-f` looks for new lines, seconds.

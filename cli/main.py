@@ -14,7 +14,7 @@ GROUPS: Final = ("models", "people", "queues", "image", "deploy")
 #: Which module has a command.
 COMMANDS: Final = {
     **{name: name for name in GROUPS},
-    **dict.fromkeys(("up", "down", "status", "env"), "stack"),
+    **dict.fromkeys(("up", "down", "status", "env"), "up"),
     **{name: name for name in ("send", "logs", "doctor", "demo", "bench")},
 }
 

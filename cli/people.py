@@ -14,13 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from adapters.artifacts_directory import DirectoryStore
-from adapters.aws import STACK
-from adapters.enrolment import Enrolment, GalleryStore, course_gallery, enrol, import_gallery, photo_files
-from adapters.enrolment import renew as renewed
-from adapters.gallery_transfer import Changes, changes, copy
 from adapters.settings import ModelSettings, Paths
 from cli.progress import counting
 from cli.target import Profile, Region, StackName, Target, Where, aws
+from client.deployed_stack import STACK
+from client.enrolment import Enrolment, GalleryStore, course_gallery, enrol, import_gallery, photo_files
+from client.enrolment import renew as renewed
+from client.gallery_transfer import Changes, changes, copy
 from pipeline import gallery
 from pipeline.errors import BadInput, PipelineError
 from pipeline.gallery import PHOTO_PREFIX, Gallery, person_name

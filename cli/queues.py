@@ -12,10 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from adapters.aws import STACK, failing
-from cli.stack import stack_here
+from adapters.aws_errors import failing
 from cli.target import Profile, Region, StackName, Target, Where, aws
-from local import queues
+from cli.up import stack_here
+from client import queue_operations
+from client.deployed_stack import STACK
 from pipeline.errors import BadInput, TransientError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def list_queues(
 ) -> None:
     """List the queues and how full they are."""
     with reached(target, stack, region, profile) as there:
-        depths = queues.depths(there.sqs, there.urls)
+        depths = queue_operations.depths(there.sqs, there.urls)
     if as_json:
         print(json.dumps([vars(depth) for depth in depths], indent=2))
         return
@@ -68,7 +69,7 @@ def peek(
 ) -> None:
     """Show messages and leave them there. SQS counts each look as a receive."""
     with reached(target, stack, region, profile, name) as there:
-        messages = queues.peek(there.sqs, name, most)
+        messages = queue_operations.peek(there.sqs, name, most)
     if as_json:
         print(json.dumps([vars(message) for message in messages], indent=2))
         return
@@ -93,7 +94,7 @@ def purge(
         on_aws = f" on AWS, in stack {stack}" if target is Where.AWS else ""
         typer.confirm(f"Throw away every message of {name}{on_aws}?", abort=True)
     with reached(target, stack, region, profile, name) as there:
-        queues.purge(there.sqs, name)
+        queue_operations.purge(there.sqs, name)
     print(f"AWS empties {name} within a minute." if target is Where.AWS else f"{name} is empty.")
 
 
@@ -108,7 +109,7 @@ def redrive(
 ) -> None:
     """Send what lies on a dead-letter queue back to the queue it failed on."""
     with reached(target, stack, region, profile, name) as there:
-        moved = queues.redrive(there.sqs, name, most, there.urls)
+        moved = queue_operations.redrive(there.sqs, name, most, there.urls)
     print(f"{moved} messages went back.")
 
 
@@ -155,5 +156,5 @@ def reached(
 def _saying() -> Iterator[None]:
     try:
         yield
-    except queues.QueueError as error:
+    except queue_operations.QueueError as error:
         raise BadInput("queue", str(error)) from None

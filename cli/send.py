@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapters.aws import STACK, Deployed
-from adapters.frames import Frame, frames
-from adapters.service_client import Outcome, ServiceClient
 from cli.progress import counting
-from cli.stack import stack_here
 from cli.target import Profile, Region, StackName, Target, Where, aws
+from cli.up import stack_here
+from client.deployed_stack import STACK, Deployed
+from client.frames import Frame, frames
+from client.service_client import Outcome, ServiceClient
 
 if TYPE_CHECKING:
     import boto3
@@ -81,7 +81,7 @@ def service_client(target: Where, stack: str, region: str | None, profile: str |
 
 def client_on_aws(session: "boto3.Session", deployed: Deployed) -> ServiceClient:
     """Return a client of a deployed stack, which signs its posts where the function URL wants it."""
-    from adapters.signing import SigV4
+    from client.signing import SigV4
 
     auth = SigV4(session) if deployed.auth_type == "AWS_IAM" else None
     return ServiceClient(deployed.function_url, deployed.response_queue_url, session.client("sqs"), auth)

@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     import boto3
 
-    from adapters.aws import Deployed
+    from client.deployed_stack import Deployed
 
 
 class Where(StrEnum):
@@ -31,9 +31,9 @@ Profile = Annotated[
 def aws(stack: str, region: str | None, profile: str | None) -> "tuple[boto3.Session, Deployed]":
     """Return a session of a person's credentials and what the stack of this name offers.
 
-    Raises PipelineError as adapters.aws does: no credentials, no region, no such stack.
+    Raises PipelineError as adapters.aws_errors does: no credentials, no region, no such stack.
     """
-    from adapters.aws import deployed, session  # boto3 takes a third of a second to import
+    from client.deployed_stack import deployed, session  # boto3 takes a third of a second to import
 
     made = session(region, profile)
     return made, deployed(made, stack)

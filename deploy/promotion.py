@@ -26,16 +26,17 @@ from botocore.exceptions import ClientError
 from adapters import artifacts_s3
 from adapters.artifacts_directory import DirectoryStore
 from adapters.artifacts_s3 import S3Store
-from adapters.aws import Account, Deployed, account, deployed, failing
-from adapters.gallery_transfer import copy
+from adapters.aws_errors import failing
+from client.deployed_stack import Account, Deployed, account, deployed
+from client.gallery_transfer import copy
 from deploy import registry, releases, resolve, review
-from deploy.image import Image, inspect
+from deploy.cloudformation import LOOK_SECONDS, Change, Drift, Event, Stack, StackFailedError, State
+from deploy.function_image import Image, inspect
 from deploy.prices import Estimate, configuration_of, estimate
 from deploy.registry import Pushed
 from deploy.releases import Release, Releases
 from deploy.smoke import SmokeError
-from deploy.stack import LOOK_SECONDS, Change, Drift, Event, Stack, StackFailedError, State
-from deploy.tested import tested
+from deploy.tested_images import tested
 from pipeline import gallery
 from pipeline.errors import ArtifactError, BadInput, PipelineError
 from pipeline.gallery import Gallery

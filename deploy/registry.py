@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from adapters.aws import failing
-from adapters.docker_engine import docker as docker_command
+from adapters.aws_errors import failing
+from deploy.docker_engine import docker as docker_command
 from pipeline.errors import ArtifactError, PipelineError, TransientError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def known_digest(image: str, repository_uri: str, ecr: "BaseClient") -> str | No
     ArtifactError
         There is no such local image, or no engine.
     PipelineError
-        As `adapters.aws.said` makes it.
+        As `adapters.aws_errors.said` makes it.
 
     """
     with _engine() as client:

@@ -9,7 +9,7 @@ from typing import Final
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
-from adapters.aws import failing
+from adapters.aws_errors import failing
 from pipeline.errors import BadInput
 
 _PREFIX: Final = "releases/"

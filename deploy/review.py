@@ -1,6 +1,6 @@
 """What a template would make, read before it is made: who may do what, what is open to whom, and what must not be.
 
-All is told of a template that `deploy.resolve` has read, and of an image that `deploy.image` has; AWS is not asked.
+Everything is read from a template (`deploy.resolve`) and an image (`deploy.function_image`), without a call to AWS.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Final
 
 from adapters.models import STAND_IN
 from adapters.settings import RESERVED_VARIABLES
-from deploy.image import LAMBDA_BYTES, Image
+from deploy.function_image import LAMBDA_BYTES, Image
 from deploy.resolve import Resource, Symbol, Template, Value, as_list, as_map, as_text, as_whole, each_map
 
 #: CloudFormation user guide, "Understand CloudFormation quotas".
@@ -539,7 +539,7 @@ def _image(template: Template, image: Image, stand_in: bool) -> Iterator[Refusal
             f"The image has {image.bytes / 2**30:.1f} GiB without compression; Lambda takes 10.",
             "Build it with another model or engine: ENGINE=onnx is the smallest.",
         )
-    # Only there does inspecting it say so. (`deploy.image`)
+    # Only there does inspecting it say so. (`deploy.function_image`)
     if any("index of manifests" in warning for warning in image.warnings):
         yield Refusal("The image is an index of manifests; Lambda takes a plain manifest only.", build)
     for architecture in sorted({_architecture(function) for function in _functions(template).values()}):

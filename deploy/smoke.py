@@ -5,8 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from adapters.frames import Frame
-from adapters.service_client import Outcome, ServiceClient
+from client.frames import Frame
+from client.service_client import Outcome, ServiceClient
 from pipeline.embed import PREPROCESSINGS, cut
 from pipeline.errors import ArtifactError
 from pipeline.gallery import Gallery

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Final, NotRequired, TypedDict
 
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
 
-from local.queues import BATCH, chunks
+from client.queue_operations import BATCH, chunks
 from local.template import EventSourceMapping
 
 if TYPE_CHECKING:

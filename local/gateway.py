@@ -37,12 +37,13 @@ from adapters.settings import (
     template_parameters,
 )
 from adapters.wiring import checked_gallery
-from local import queues, state
-from local.front import WAIT_SECONDS, Child, Front, StackError, gallery_notice, queues_of, read_template
+from client import stack_state
+from client.stack_state import RunningStack
+from local import queue_creation
 from local.http_server import LOOPBACK
+from local.lambda_service import WAIT_SECONDS, Child, Front, StackError, gallery_notice, queues_of, read_template
 from local.runtimes import FunctionInitError
 from local.runtimes.rie import REFRESH_SECONDS, RieRuntime
-from local.state import RunningStack
 from pipeline.errors import PipelineError
 
 #: The ports that the gateway listens on, in its container.
@@ -88,7 +89,7 @@ class Gateway:
             engine=self._settings.engine,
             gallery=environ.get("FACEQ_GALLERY_OF_HOST") or str(self._settings.gallery),
             logs=f"docker compose -p {environ.get('COMPOSE_PROJECT_NAME', 'faceq')} logs",
-            runtime=state.CONTAINERS,
+            runtime=stack_state.CONTAINERS,
         )
         self._runtime = RieRuntime(self._played.functions.values(), tell=tell)
         self._front = Front(tell, host=host)
@@ -97,7 +98,7 @@ class Gateway:
     async def start(self) -> None:
         """Return once a frame would be answered."""
         front, runtime, played = self._front, self._runtime, self._played
-        more = {state.STACK_PATH: self._describe}
+        more = {stack_state.STACK_PATH: self._describe}
         await front.serve_api(runtime, played, self.stack.function_url, self._region, API_PORT, WAIT_SECONDS, more)
         front.stops.push_async_callback(runtime.stop)
         await asyncio.gather(self._make_queues(), runtime.start())
@@ -130,7 +131,7 @@ class Gateway:
 
     async def _make_queues(self) -> None:
         sqs = client(self._region, self._sqs_endpoint)
-        make = partial(queues.create_queues, sqs, self._played.queues)
+        make = partial(queue_creation.create_queues, sqs, self._played.queues)
         waits = False
         while True:
             try:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as Pillow
 
-from local.state import RunningStack
+from client.stack_state import RunningStack
 from pipeline.gallery import Gallery, Photo
 from pipeline.images import encode_jpeg
 from pipeline.messages import FaceCrop, FacesMessage, FrameRequest

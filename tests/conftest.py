@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from adapters.frames import Frame
 from adapters.models import installed
 from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
 from adapters.settings import Paths
+from client.frames import Frame
 from local.runtimes.embedded import EmbeddedRuntime
 from local.template import Function
 from pipeline.errors import ArtifactError

@@ -12,7 +12,7 @@ import yaml
 from botocore.client import BaseClient
 from botocore.config import Config
 
-from local import queues
+from local import queue_server
 from tests.functional.targets import ROOT, docker
 from tests.polling import eventually
 
@@ -22,8 +22,8 @@ START_SECONDS = 60.0
 
 @contextmanager
 def running_queue_server(port: int = 0) -> Iterator[str]:
-    """Start `local.queues`, on a free port by default; give its endpoint; end it by closing its standard input."""
-    process = subprocess.Popen(queues.command(port), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    """Start `local.queue_server`, by default on a free port, and yield its endpoint."""
+    process = subprocess.Popen(queue_server.command(port), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin
     assert process.stdout
     try:

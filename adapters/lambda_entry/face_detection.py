@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from adapters.lambda_entry import log_json
 from adapters.settings import REQUEST_QUEUE_URL, RESPONSE_QUEUE_URL, ModelSettings, QueueSettings
 from adapters.wiring import face_detection_collaborators
-from pipeline.handlers.face_detection import handle
+from pipeline.handlers.detect_faces import handle
 from pipeline.messages import Json
 
 log_json("face-detection")

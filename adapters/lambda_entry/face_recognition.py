@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from adapters.lambda_entry import log_json
 from adapters.settings import RESPONSE_QUEUE_URL, ModelSettings, QueueSettings
 from adapters.wiring import face_recognition_collaborators
-from pipeline.handlers.face_recognition import handle
+from pipeline.handlers.recognise_faces import handle
 from pipeline.messages import Json
 
 log_json("face-recognition")

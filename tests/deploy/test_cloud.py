@@ -12,7 +12,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from deploy.stack import Stack
+from deploy.cloudformation import Stack
 from tests.deploy.calls import read
 from tests.deploy.cloud import REGION, Cloud
 from tests.polling import eventually

@@ -40,7 +40,10 @@ def terminal(registry_cloud: Cloud, tmp_path: Path) -> Terminal:
         "FACEQ_STATE_DIR": str(tmp_path / "state"),
     }
     photo = str(package_file(ASTRONAUT, models))
-    for words in (["-m", "cli.main", "people", "add", COLLINS, photo], ["-m", "deploy.tested", "faceq-function"]):
+    for words in (
+        ["-m", "cli.main", "people", "add", COLLINS, photo],
+        ["-m", "deploy.tested_images", "faceq-function"],
+    ):
         subprocess.run([sys.executable, *words], cwd=ROOT, env=environ, check=True, capture_output=True)
     registry_cloud.play_images()
     return Terminal(environ)

@@ -31,7 +31,7 @@ from tests.polling import eventually
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 
 #: The command, with a stack looked at more often than AWS would allow.
-COMMAND = "import deploy.stack; deploy.stack.LOOK_SECONDS = 0.05; from cli.main import main; main()"
+COMMAND = "import deploy.cloudformation; deploy.cloudformation.LOOK_SECONDS = 0.05; from cli.main import main; main()"
 BUCKET = f"faceq-{ACCOUNT}-{REGION}"
 LABELS = {
     "faceq.model": "dlib",

@@ -11,9 +11,9 @@ from uuid import uuid4
 import pytest
 import requests
 
-from adapters.frames import Frame
 from adapters.queue_sqs import client
-from local.queues import depths
+from client.frames import Frame
+from client.queue_operations import depths
 from tests.conftest import COLLINS
 from tests.functional.targets import Containers, compose, containers, docker
 from tests.polling import eventually

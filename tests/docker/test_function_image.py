@@ -21,7 +21,7 @@ import requests
 from adapters.models import DLIB, STAND_IN
 from adapters.models.fetch import RIE, digest, package_files
 from adapters.settings import Paths
-from deploy.image import PROMISED_BYTES, revision
+from deploy.function_image import PROMISED_BYTES, revision
 from tests.functional.targets import ROOT, docker, free_ports
 
 #: A build from nothing fetches and installs every package.

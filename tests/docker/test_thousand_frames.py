@@ -22,9 +22,9 @@ import pytest
 import requests
 from PIL import Image
 
-from adapters.frames import Frame
 from adapters.queue_sqs import client
-from local.queues import depths
+from client.frames import Frame
+from client.queue_operations import depths
 from tests.conftest import COLLINS, HOPPER
 from tests.functional.targets import Containers, containers, docker
 from tests.polling import eventually

@@ -15,9 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from adapters.frames import Frame
 from adapters.queue_sqs import client
-from adapters.service_client import Outcome, ServiceClient
 from adapters.settings import (
     FACEQ_API_PORT,
     FACEQ_GALLERY_DIR,
@@ -26,7 +24,9 @@ from adapters.settings import (
     FACEQ_QUEUE_PORT,
     FACEQ_STATE_DIR,
 )
-from local.state import RunningStack, reachable_stack, running_stack
+from client.frames import Frame
+from client.service_client import Outcome, ServiceClient
+from client.stack_state import RunningStack, reachable_stack, running_stack
 
 ROOT = Path(__file__).parents[2]
 PROCESSES, CONTAINERS = "processes", "containers"

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from botocore.client import BaseClient
 
-from local import event_source_mapping, queues
+from client import queue_operations
+from local import event_source_mapping, queue_creation
 from local.template import ACCOUNT, EventSourceMapping, Queue, Redrive, queue_url
 from tests.conftest import StartQueueServer
 from tests.polling import eventually
@@ -117,7 +118,7 @@ class Flow:
 
     def depth(self, name: str = "") -> tuple[int, int]:
         """Return how many messages are visible and in flight."""
-        (depth,) = [depth for depth in queues.depths(self.sqs) if depth.name == (name or self.name)]
+        (depth,) = [depth for depth in queue_operations.depths(self.sqs) if depth.name == (name or self.name)]
         return depth.visible, depth.in_flight
 
     @property
@@ -152,7 +153,7 @@ class Setup:
         name = f"flow-{uuid.uuid4().hex[:8]}"
         dead = Queue("Dead", f"{name}-dlq", 30, 0, 0, None)
         redrive = Redrive(dead.name, attempts) if attempts else None
-        queues.create_queues(self.sqs, {dead.name: dead, name: Queue("Q", name, visibility, 0, 0, redrive)})
+        queue_creation.create_queues(self.sqs, {dead.name: dead, name: Queue("Q", name, visibility, 0, 0, redrive)})
         self.api.functions[name] = function
         mapping = EventSourceMapping(
             logical_id="Mapping",
@@ -322,7 +323,7 @@ def test_a_poison_message_reaches_the_dead_letter_queue_after_its_attempts_and_t
     ]
     assert counts == ["1", "2", "3"]
     assert sorted(record["body"] for record in flow.calls[0]) == ["better", "good", "poison"]
-    assert [message.body for message in queues.peek(setup.sqs, f"{flow.name}-dlq")] == ["poison"]
+    assert [message.body for message in queue_operations.peek(setup.sqs, f"{flow.name}-dlq")] == ["poison"]
 
 
 @pytest.mark.parametrize(("maximum", "environments", "most"), [(None, 1, 1), (None, 3, 3), (2, 8, 2)])
@@ -573,7 +574,7 @@ def test_a_queue_server_that_comes_late_or_comes_back_is_waited_for_and_told_onc
                 url = client.create_queue(QueueName=flow.name)["QueueUrl"]
                 client.send_message(QueueUrl=url, MessageBody=str(outage))
                 eventually(lambda: told() == [down, up] * outage)  # noqa: B023
-                eventually(lambda: [(d.visible, d.in_flight) for d in queues.depths(client)] == [(0, 0)])  # noqa: B023
+                eventually(lambda: [(d.visible, d.in_flight) for d in queue_operations.depths(client)] == [(0, 0)])  # noqa: B023
     assert [records[0]["body"] for records in flow.calls] == ["1", "2"]
 
 

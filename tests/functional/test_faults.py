@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from adapters.frames import Frame
 from adapters.queue_sqs import client
-from adapters.service_client import Outcome
+from client.frames import Frame
+from client.service_client import Outcome
 from pipeline.messages import FrameRequest
 from tests.conftest import COLLINS, Start
 from tests.functional.targets import Service

@@ -14,8 +14,8 @@ import pytest
 import requests
 from PIL import Image
 
-from adapters.frames import Frame, frames
 from adapters.queue_sqs import client
+from client.frames import Frame, frames
 from tests.conftest import COLLINS, HOPPER, Start
 from tests.functional.targets import ROOT, Service
 from tests.polling import eventually

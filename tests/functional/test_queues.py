@@ -16,7 +16,8 @@ import pytest
 from botocore.client import BaseClient
 from botocore.config import Config
 
-from local import queues
+from client import queue_operations
+from local import queue_creation, queue_server
 from local.template import ACCOUNT, Queue, Redrive, queue_url
 from tests.polling import eventually
 from tests.queue_server import sqs_client
@@ -33,7 +34,7 @@ def name(sqs: BaseClient) -> str:
     name = f"q-{uuid4().hex[:8]}"
     dead = Queue("Dead", f"{name}-dlq", 30, 0, 0, None)
     # The order is the wrong one on purpose: dead-letter queues must be made first.
-    queues.create_queues(sqs, {name: Queue("Q", name, 30, 0, 0, Redrive(dead.name, 2)), dead.name: dead})
+    queue_creation.create_queues(sqs, {name: Queue("Q", name, 30, 0, 0, Redrive(dead.name, 2)), dead.name: dead})
     return name
 
 
@@ -41,8 +42,8 @@ def url(endpoint: str, name: str) -> str:
     return queue_url(endpoint, name)
 
 
-def depth(sqs: BaseClient, name: str) -> queues.Depth:
-    return next(depth for depth in queues.depths(sqs) if depth.name == name)
+def depth(sqs: BaseClient, name: str) -> queue_operations.Depth:
+    return next(depth for depth in queue_operations.depths(sqs) if depth.name == name)
 
 
 # The process
@@ -52,7 +53,9 @@ only_our_process = pytest.mark.only("processes", "how our own server starts and 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
     pipe = subprocess.PIPE
-    return subprocess.Popen([*queues.command(0)[:-2], *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        [*queue_server.command(0)[:-2], *arguments], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    )
 
 
 @only_our_process
@@ -193,7 +196,7 @@ def test_each_waiting_reader_is_woken_by_a_message_of_its_own(endpoint: str, sqs
 def test_queues_are_made_once_and_take_new_attributes(endpoint: str, sqs: BaseClient, name: str) -> None:
     sqs.send_message(QueueUrl=url(endpoint, name), MessageBody="kept")
     dead = Queue("Dead", f"{name}-dlq", 30, 0, 0, None)
-    queues.create_queues(sqs, {dead.name: dead, name: Queue("Q", name, 7, 3, 0, Redrive(dead.name, 9))})
+    queue_creation.create_queues(sqs, {dead.name: dead, name: Queue("Q", name, 7, 3, 0, Redrive(dead.name, 9))})
     attributes = sqs.get_queue_attributes(QueueUrl=url(endpoint, name), AttributeNames=["All"])["Attributes"]
     assert attributes["VisibilityTimeout"] == "7"
     assert attributes["ReceiveMessageWaitTimeSeconds"] == "3"
@@ -207,14 +210,16 @@ def test_depths_tell_waiting_from_in_flight_and_delayed(endpoint: str, sqs: Base
         sqs.send_message(QueueUrl=url(endpoint, name), MessageBody=body)
     sqs.send_message(QueueUrl=url(endpoint, name), MessageBody="later", DelaySeconds=60)
     sqs.receive_message(QueueUrl=url(endpoint, name), MaxNumberOfMessages=1)
-    assert depth(sqs, name) == queues.Depth(name, visible=2, in_flight=1, delayed=1, dead_letter_queue=f"{name}-dlq")
+    assert depth(sqs, name) == queue_operations.Depth(
+        name, visible=2, in_flight=1, delayed=1, dead_letter_queue=f"{name}-dlq"
+    )
     assert depth(sqs, f"{name}-dlq").dead_letter_queue is None
 
 
 def test_a_peek_shows_messages_and_leaves_them(endpoint: str, sqs: BaseClient, name: str) -> None:
     for number in range(12):
         sqs.send_message(QueueUrl=url(endpoint, name), MessageBody=str(number))
-    peeked = queues.peek(sqs, name, most=11)
+    peeked = queue_operations.peek(sqs, name, most=11)
     assert sorted(int(message.body) for message in peeked) == list(range(11))
     assert {message.receive_count for message in peeked} == {1}
     eventually(lambda: depth(sqs, name).visible == 12)
@@ -223,7 +228,7 @@ def test_a_peek_shows_messages_and_leaves_them(endpoint: str, sqs: BaseClient, n
 def test_a_purge_empties_a_queue_and_may_be_repeated(endpoint: str, sqs: BaseClient, name: str) -> None:
     for _ in range(2):
         sqs.send_message(QueueUrl=url(endpoint, name), MessageBody="a")
-        queues.purge(sqs, name)
+        queue_operations.purge(sqs, name)
         assert depth(sqs, name).visible == 0
 
 
@@ -232,22 +237,22 @@ def test_a_redrive_sends_everything_back_with_its_attributes(endpoint: str, sqs:
     attributes = {"K": {"DataType": "String", "StringValue": "v"}}
     for number in range(12):
         sqs.send_message(QueueUrl=url(endpoint, dead), MessageBody=str(number), MessageAttributes=attributes)
-    assert queues.redrive(sqs, dead, most=1) == 1
-    assert queues.redrive(sqs, dead) == 11
-    assert queues.redrive(sqs, dead) == 0
+    assert queue_operations.redrive(sqs, dead, most=1) == 1
+    assert queue_operations.redrive(sqs, dead) == 11
+    assert queue_operations.redrive(sqs, dead) == 0
     assert (depth(sqs, name).visible, depth(sqs, dead).visible, depth(sqs, dead).in_flight) == (12, 0, 0)
     answer = sqs.receive_message(QueueUrl=url(endpoint, name), MessageAttributeNames=["All"])
     assert answer["Messages"][0]["MessageAttributes"] == attributes
 
 
 def test_a_redrive_needs_a_dead_letter_queue(sqs: BaseClient, name: str) -> None:
-    with pytest.raises(queues.QueueError, match=f"{name} is the dead-letter queue of 0 queues"):
-        queues.redrive(sqs, name)
+    with pytest.raises(queue_operations.QueueError, match=f"{name} is the dead-letter queue of 0 queues"):
+        queue_operations.redrive(sqs, name)
 
 
-@pytest.mark.parametrize("do", [queues.peek, queues.purge, queues.redrive])
+@pytest.mark.parametrize("do", [queue_operations.peek, queue_operations.purge, queue_operations.redrive])
 def test_a_queue_that_does_not_exist_is_named_beside_those_that_do(
     sqs: BaseClient, name: str, do: Callable[[BaseClient, str], object]
 ) -> None:
-    with pytest.raises(queues.QueueError, match=rf"There is no queue nothing\. There are: .*{name}"):
+    with pytest.raises(queue_operations.QueueError, match=rf"There is no queue nothing\. There are: .*{name}"):
         do(sqs, "nothing")

@@ -17,8 +17,8 @@ import psutil
 import pytest
 import requests
 
-from adapters.frames import Frame
-from local.state import RunningStack
+from client.frames import Frame
+from client.stack_state import RunningStack
 from pipeline.messages import FrameRequest
 from tests.conftest import COLLINS
 from tests.functional.targets import ROOT, Home, Service

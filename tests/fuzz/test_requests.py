@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.embed import PREPROCESSINGS
-from pipeline.handlers import face_detection, face_recognition
+from pipeline.handlers import detect_faces, recognise_faces
 from pipeline.messages import FrameRequest, request_id_of
 from tests.builders import BLUE, GREEN, RED, faces_message, frame, gallery_of, picture, post, sqs_event
 from tests.fakes import ColourEmbedder, PatchDetector, UnreliableQueue, ticking
@@ -69,10 +69,10 @@ def mutated_json(draw: st.DrawFn, original: str) -> str:
 def posted(body: bytes) -> None:
     """Post through the function; check the answer and that just an accepted frame is on a queue."""
     requests, responses = UnreliableQueue(), UnreliableQueue()
-    parts = face_detection.Collaborators(
+    parts = detect_faces.Collaborators(
         PatchDetector(), PREPROCESSINGS["facenet-160"], requests, responses, ticking(), max_pixels=200_000
     )
-    answer = face_detection.handle(post(body), parts)
+    answer = detect_faces.handle(post(body), parts)
     status = answer["statusCode"]
     if status == 200:
         assert answer["body"] == "Face detection completed"
@@ -145,9 +145,9 @@ def test_garbage_on_the_queue_is_answered_or_reported_and_harms_nobody(
     responses = UnreliableQueue()
     responses.down = down
     known = gallery_of({"Ada": RED})
-    parts = face_recognition.Collaborators(ColourEmbedder(), lambda: known, responses, ticking(), max_receive_count=3)
+    parts = recognise_faces.Collaborators(ColourEmbedder(), lambda: known, responses, ticking(), max_receive_count=3)
     good = faces_message(RED, request_id="good")
-    response = face_recognition.handle(sqs_event(good, body, receive_count=receive_count), parts)
+    response = recognise_faces.handle(sqs_event(good, body, receive_count=receive_count), parts)
     rows = response["batchItemFailures"]
     assert isinstance(rows, list)
     failed = {str(row["itemIdentifier"]) for row in rows if isinstance(row, dict)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapters.queue_sqs import SqsSender
-from local import state
+from client import stack_state
 from pipeline.messages import FrameRequest, RecognitionResult
 from tests.answering_stack import Stack
 from tests.builders import stack_record
@@ -36,11 +36,11 @@ def stack(tmp_path: Path, sqs_endpoint: str, request: pytest.FixtureRequest) -> 
         return 200, "Face detection completed"
 
     with function_url(react) as url:
-        held = state.hold(stack.folder)
+        held = stack_state.hold(stack.folder)
         assert held is not None
         running = stack_record(
             function_url=url, response_queue_url=queue_url, region="us-east-1", sqs_endpoint=sqs_endpoint
         )
-        state.write(running, stack.folder)
+        stack_state.write(running, stack.folder)
         yield stack
         os.close(held)

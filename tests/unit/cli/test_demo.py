@@ -5,9 +5,9 @@ import io
 import pytest
 from PIL import Image
 
-from adapters.frames import Frame
-from adapters.service_client import Outcome
 from cli.demo import Expected, held_sideways, verdict
+from client.frames import Frame
+from client.service_client import Outcome
 from pipeline.images import decode
 
 

@@ -11,10 +11,10 @@ import pytest
 from botocore.client import BaseClient
 from botocore.stub import Stubber
 
-from adapters.aws import Deployed
 from cli import doctor_aws
 from cli.doctor import Check
 from cli.doctor_aws import DETECTION, RECOGNITION, Calls, needed, permissions
+from client.deployed_stack import Deployed
 from deploy.promotion import TEMPLATE
 
 ROLE = "arn:aws:iam::123456789012:role/faceq-Role"

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from adapters.artifacts_directory import DirectoryStore
 from adapters.artifacts_s3 import PREFIX, S3Store
-from adapters.enrolment import GalleryStore
 from cli import people
+from client.enrolment import GalleryStore
 from pipeline import gallery
 from pipeline.errors import BadInput, PipelineError
 from pipeline.gallery import PHOTO_PREFIX, Gallery, Photo

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from adapters.frames import Frame
-from adapters.service_client import Outcome
 from cli import send
+from client.frames import Frame
+from client.service_client import Outcome
 from pipeline.errors import BadInput
 from pipeline.messages import RecognisedFace, RecognitionResult
 from tests.answering_stack import Stack

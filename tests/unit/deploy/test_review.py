@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.image import LAMBDA_BYTES, Image
-from deploy.image import read as image_of
+from deploy.function_image import LAMBDA_BYTES, Image
+from deploy.function_image import read as image_of
 from deploy.resolve import SECTIONS, Symbol, Template, load, read
 from deploy.review import (
     INLINE_BYTES,

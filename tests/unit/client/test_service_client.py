@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 
-from adapters.frames import Frame
 from adapters.queue_memory import MemoryQueue
-from adapters.service_client import FORBIDDEN, Outcome, ServiceClient
+from client.frames import Frame
+from client.service_client import FORBIDDEN, Outcome, ServiceClient
 from pipeline.errors import BadInput
 from pipeline.messages import FrameRequest, RecognitionResult
 from tests.fakes import MemorySqs, function_url

@@ -1,7 +1,4 @@
-"""The SQS endpoint of a laptop without Docker, and what people do with queues.
-
-`python -m local.queues --port P` serves moto's SQS on 127.0.0.1; the rest of the file talks to any SQS endpoint
-(this one, ElasticMQ, AWS) through a boto3 client that the caller made.
+"""The SQS endpoint of a laptop without Docker: `python -m local.queue_server --port P` serves moto's SQS on 127.0.0.1.
 
 The server is moto's backend behind a small HTTP front of our own, for three measured reasons:
 
@@ -29,242 +26,21 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Final
 
+from local.queue_creation import has_redrive, queue_attributes
 from local.template import ACCOUNT
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
-    from botocore.client import BaseClient
 
     from local.template import Queue
 
-#: Most messages that SQS gives or takes in one call.
-BATCH: Final = 10
-
-#: How long a look for messages may take, in seconds. A call that waits asks all of SQS's servers, one that does not
-#: asks a sample of them and may find nothing. (SQS developer guide, "Amazon SQS short and long polling")
-LOOK_SECONDS: Final = 1
-
-#: How long a peeked message stays hidden if the one who peeks dies before putting it back, in seconds.
-PEEK_HIDDEN_SECONDS: Final = 5
-
-#: How long a message that is being redriven stays hidden on the dead-letter queue, in seconds.
-REDRIVE_HIDDEN_SECONDS: Final = 30
-
-
 #: Shortest and longest time until a waiting reader looks for messages whose visibility lapsed, seconds.
 LAPSE_SECONDS: Final = (0.1, 0.5)
-
-
-class QueueError(Exception):
-    """A queue command that cannot be done, in one line for people."""
-
-
-# What people do with queues
-
-
-@dataclass(frozen=True)
-class Depth:
-    """How many messages a queue holds. SQS calls these numbers approximate; locally they are exact.
-
-    Parameters
-    ----------
-    name : str
-        The queue.
-    visible, in_flight, delayed : int
-        Waiting to be received; received and not yet deleted; not yet due.
-    dead_letter_queue : str or None
-        Name of the queue that takes what failed too often.
-
-    """
-
-    name: str
-    visible: int
-    in_flight: int
-    delayed: int
-    dead_letter_queue: str | None
-
-
-@dataclass(frozen=True)
-class PeekedMessage:
-    """A message as `peek` found it.
-
-    Parameters
-    ----------
-    message_id, body : str
-        As sent.
-    receive_count : int
-        How often it has been received, this peek included.
-    sent_ms : int
-        When it was sent, epoch milliseconds.
-
-    """
-
-    message_id: str
-    body: str
-    receive_count: int
-    sent_ms: int
-
-
-def create_queues(client: "BaseClient", queues: "Mapping[str, Queue]") -> None:
-    """Make the template's queues, dead-letter queues first; a queue that exists gets the template's attributes."""
-    arns: dict[str, str] = {}
-    for queue in sorted(queues.values(), key=_has_redrive):
-        # Created by name alone and then set: creating with attributes fails where the queue exists with others.
-        url = client.create_queue(QueueName=queue.name)["QueueUrl"]
-        arn = arns[queue.redrive.dead_letter_queue] if queue.redrive is not None else ""
-        client.set_queue_attributes(QueueUrl=url, Attributes=_settings(queue, arn))
-        arns[queue.name] = _attributes(client, url, "QueueArn")["QueueArn"]
-
-
-def _has_redrive(queue: "Queue") -> bool:
-    return queue.redrive is not None
-
-
-def _settings(queue: "Queue", dead_letter_arn: str) -> dict[str, str]:
-    """Return a queue's attributes as SQS takes them."""
-    attributes = {
-        "VisibilityTimeout": str(queue.visibility_timeout),
-        "ReceiveMessageWaitTimeSeconds": str(queue.receive_wait),
-        "DelaySeconds": str(queue.delay),
-    }
-    if queue.redrive is not None:
-        policy = {"deadLetterTargetArn": dead_letter_arn, "maxReceiveCount": queue.redrive.max_receive_count}
-        attributes["RedrivePolicy"] = json.dumps(policy)
-    return attributes
-
-
-def depths(client: "BaseClient", urls: Iterable[str] | None = None) -> list[Depth]:
-    """Return the depth of these queues, or of every queue of the endpoint, sorted by name."""
-    if urls is None:
-        pages = client.get_paginator("list_queues").paginate()
-        urls = [url for page in pages for url in page.get("QueueUrls", [])]
-    return sorted((_depth(client, url) for url in urls), key=lambda depth: depth.name)
-
-
-def peek(client: "BaseClient", name: str, most: int = BATCH) -> list[PeekedMessage]:
-    """Return up to `most` messages that wait on queue `name`, and leave them there.
-
-    SQS has no look without a receive: each peek adds one to a message's receive count, so a message of a queue with a
-    dead-letter queue can be looked at only so often. The messages are hidden from others while they are read.
-    Raises QueueError if there is no such queue.
-    """
-    url = _url(client, name)
-    seen: dict[str, PeekedMessage] = {}
-    receipts: list[str] = []
-    try:
-        while len(seen) < most:
-            messages = client.receive_message(
-                QueueUrl=url,
-                MaxNumberOfMessages=min(BATCH, most - len(seen)),
-                WaitTimeSeconds=LOOK_SECONDS,
-                VisibilityTimeout=PEEK_HIDDEN_SECONDS,
-                AttributeNames=["All"],
-            ).get("Messages", [])
-            receipts += [message["ReceiptHandle"] for message in messages]
-            if all(message["MessageId"] in seen for message in messages):  # none, or the first ones come round again
-                break
-            for message in messages:
-                attributes = message["Attributes"]
-                seen[message["MessageId"]] = PeekedMessage(
-                    message_id=message["MessageId"],
-                    body=message["Body"],
-                    receive_count=int(attributes["ApproximateReceiveCount"]),
-                    sent_ms=int(attributes["SentTimestamp"]),
-                )
-    finally:
-        for chunk in chunks(receipts):
-            entries = [
-                {"Id": str(index), "ReceiptHandle": receipt, "VisibilityTimeout": 0}
-                for index, receipt in enumerate(chunk)
-            ]
-            client.change_message_visibility_batch(QueueUrl=url, Entries=entries)
-    return list(seen.values())
-
-
-def purge(client: "BaseClient", name: str) -> None:
-    """Throw away every message of queue `name`, those in flight too. Raises QueueError if there is no such queue.
-
-    AWS takes up to 60 s to do it and refuses a second purge within that time.
-    """
-    url = _url(client, name)
-    try:
-        client.purge_queue(QueueUrl=url)
-    except client.exceptions.PurgeQueueInProgress:
-        raise QueueError(f"The queue {name} was purged less than 60 s ago. Wait a minute and purge again.") from None
-
-
-def redrive(client: "BaseClient", name: str, most: int | None = None, urls: Iterable[str] | None = None) -> int:
-    """Send what lies on the dead-letter queue `name` back to its source; return how many messages went.
-
-    The source is looked for among `urls`, or among all queues of the endpoint. Each message is sent before it is
-    deleted, so a redrive that is cut off can repeat a message and never loses one. SQS's own StartMessageMoveTask is
-    not used: moto has none, and one way that works everywhere is enough. What arrives meanwhile is left for the next
-    redrive, so a message that fails again does not go round for ever.
-    Raises QueueError if there is no such queue or it is not the dead-letter queue of exactly one queue.
-    """
-    url = _url(client, name)
-    # Read from the queues themselves: ElasticMQ 1.7.1's ListDeadLetterSourceQueues knows only the policy that a queue
-    # was created with, not one that was set later (measured).
-    sources = [depth.name for depth in depths(client, urls) if depth.dead_letter_queue == name]
-    if len(sources) != 1:
-        raise QueueError(f"The queue {name} is the dead-letter queue of {len(sources)} queues; redrive needs one.")
-    source = _url(client, sources[0])
-    left = _depth(client, url).visible if most is None else most
-    moved = 0
-    while moved < left:
-        messages = client.receive_message(
-            QueueUrl=url,
-            MaxNumberOfMessages=min(BATCH, left - moved),
-            WaitTimeSeconds=LOOK_SECONDS,
-            VisibilityTimeout=REDRIVE_HIDDEN_SECONDS,
-            MessageAttributeNames=["All"],
-        ).get("Messages", [])
-        if not messages:
-            break
-        for message in messages:
-            client.send_message(
-                QueueUrl=source,
-                MessageBody=message["Body"],
-                MessageAttributes=message.get("MessageAttributes", {}),
-            )
-            client.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-            moved += 1
-    return moved
-
-
-def chunks(items: list[str]) -> Iterable[list[str]]:
-    """Cut `items` into lists of at most ten, what one SQS call takes."""
-    return (items[start : start + BATCH] for start in range(0, len(items), BATCH))
-
-
-def _url(client: "BaseClient", name: str) -> str:
-    try:
-        return str(client.get_queue_url(QueueName=name)["QueueUrl"])
-    except client.exceptions.QueueDoesNotExist:
-        names = ", ".join(depth.name for depth in depths(client)) or "none"
-        raise QueueError(f"There is no queue {name}. There are: {names}.") from None
-
-
-def _attributes(client: "BaseClient", url: str, *names: str) -> dict[str, str]:
-    return dict(client.get_queue_attributes(QueueUrl=url, AttributeNames=list(names)).get("Attributes", {}))
-
-
-def _depth(client: "BaseClient", url: str) -> Depth:
-    attributes = _attributes(client, url, "All")
-    policy = attributes.get("RedrivePolicy")
-    return Depth(
-        name=url.rsplit("/", 1)[-1],
-        visible=int(attributes["ApproximateNumberOfMessages"]),
-        in_flight=int(attributes["ApproximateNumberOfMessagesNotVisible"]),
-        delayed=int(attributes["ApproximateNumberOfMessagesDelayed"]),
-        dead_letter_queue=json.loads(policy)["deadLetterTargetArn"].rsplit(":", 1)[-1] if policy else None,
-    )
 
 
 # The server process
@@ -283,10 +59,10 @@ def command(port: int, queues: "Iterable[Queue]" = (), region: str = "us-east-1"
         Where these queues are.
 
     """
-    arguments = [sys.executable, "-m", "local.queues", "--region", region]
-    for queue in sorted(queues, key=_has_redrive):
+    arguments = [sys.executable, "-m", "local.queue_server", "--region", region]
+    for queue in sorted(queues, key=has_redrive):
         arn = f"arn:aws:sqs:{region}:{ACCOUNT}:{queue.redrive.dead_letter_queue}" if queue.redrive is not None else ""
-        creation = {"QueueName": queue.name, "Attributes": _settings(queue, arn)}
+        creation = {"QueueName": queue.name, "Attributes": queue_attributes(queue, arn)}
         arguments += ["--queue", json.dumps(creation)]
     return [*arguments, "--port", str(port)]
 
@@ -441,7 +217,7 @@ def _moto(region: str, creations: Iterable[str]) -> "WSGIApplication":
 
 def main() -> int:
     """Serve until standard input closes or SIGTERM comes."""
-    parser = argparse.ArgumentParser(prog="python -m local.queues", description="An SQS endpoint on 127.0.0.1.")
+    parser = argparse.ArgumentParser(prog="python -m local.queue_server", description="An SQS endpoint on 127.0.0.1.")
     parser.add_argument("--port", type=int, default=9324, help="0 takes a free one")
     parser.add_argument("--region", default="us-east-1", help="of the queues that it makes")
     parser.add_argument("--queue", action="append", default=[], help="CreateQueue's input, JSON; there from the start")

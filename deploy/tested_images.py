@@ -1,4 +1,4 @@
-"""Which images have passed `make test-docker` here: `python -m deploy.tested IMAGE` records one by its id."""
+"""Which images have passed `make test-docker` here: `python -m deploy.tested_images IMAGE` records one by its id."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from adapters.settings import Paths
-from deploy.image import inspect
+from deploy.function_image import inspect
 from pipeline.errors import PipelineError
 
 #: In the folder of a person's state.

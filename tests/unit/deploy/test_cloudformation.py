@@ -7,7 +7,7 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
-from deploy.stack import Change, Detail, Event, Stack, StackFailedError
+from deploy.cloudformation import Change, Detail, Event, Stack, StackFailedError
 from pipeline.errors import BadInput, PipelineError
 
 ARN = "arn:aws:cloudformation:us-east-1:123456789012:changeSet/faceq-1/1"

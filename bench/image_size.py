@@ -10,8 +10,8 @@ from rich.console import Console
 
 from adapters.models import AUTO, STAND_IN
 from bench.report import SPREAD, Section, spread
-from deploy import image
-from deploy.image import ROOT, Image
+from deploy import function_image
+from deploy.function_image import ROOT, Image
 
 #: Where this machine has it, the image with torch: `faceq image build --engine torch --tag faceq-torch-function`.
 TORCH: Final = "faceq-torch-function"
@@ -44,7 +44,7 @@ def measure(builds: int, starts: int, console: Console) -> list[Section]:
         if subprocess.run(["docker", "image", "inspect", TORCH], capture_output=True, check=False).returncode == 0:
             tags["torch"] = TORCH
         return [
-            _sizes({name: image.inspect(tag) for name, tag in tags.items()}),
+            _sizes({name: function_image.inspect(tag) for name, tag in tags.items()}),
             times,
             _cold_starts({name: tag for name, tag in tags.items() if tag != f"{prefix}-{STAND_IN}"}, starts, console),
         ]
@@ -121,5 +121,7 @@ def _build(tag: str, model: str, *options: str) -> float:
 def _docker(*arguments: str) -> str:
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"docker {arguments[0]}: {image.last_words(done.stderr.splitlines()) or done.stderr}")
+        raise RuntimeError(
+            f"docker {arguments[0]}: {function_image.last_words(done.stderr.splitlines()) or done.stderr}"
+        )
     return done.stdout.strip()

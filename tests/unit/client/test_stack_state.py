@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from local import state
-from local.state import FILE, RunningStack, running_stack
+from client import stack_state
+from client.stack_state import FILE, RunningStack, running_stack
 from tests.builders import stack_record
 from tests.polling import eventually
 
@@ -28,36 +28,36 @@ def this() -> RunningStack:
 def test_a_stack_that_runs_is_found_until_it_stops(tmp_path: Path, this: RunningStack) -> None:
     folder = tmp_path / "new" / "folder"
     assert running_stack(folder) is None
-    held = state.hold(folder)
+    held = stack_state.hold(folder)
     assert held is not None
     assert running_stack(folder) is None  # it starts, and is not ready
-    state.write(this, folder)
+    stack_state.write(this, folder)
     assert running_stack(folder) == this
-    state.write(replace(this, model="vggface2"), folder)
+    stack_state.write(replace(this, model="vggface2"), folder)
     found = running_stack(folder)
     assert found is not None
     assert found.model == "vggface2"
-    state.remove(folder)
-    state.remove(folder)
+    stack_state.remove(folder)
+    stack_state.remove(folder)
     assert running_stack(folder) is None
     os.close(held)
 
 
 def test_of_two_stacks_that_start_one_runs(tmp_path: Path) -> None:
-    first = state.hold(tmp_path)
+    first = stack_state.hold(tmp_path)
     assert first is not None
-    assert state.hold(tmp_path) is None
+    assert stack_state.hold(tmp_path) is None
     os.close(first)
-    second = state.hold(tmp_path)
+    second = stack_state.hold(tmp_path)
     assert second is not None
     os.close(second)
 
 
 def test_another_process_finds_the_same_stack(tmp_path: Path, this: RunningStack) -> None:
-    held = state.hold(tmp_path)
+    held = stack_state.hold(tmp_path)
     assert held is not None
-    state.write(this, tmp_path)
-    code = "from local.state import running_stack; print(running_stack().pid)"
+    stack_state.write(this, tmp_path)
+    code = "from client.stack_state import running_stack; print(running_stack().pid)"
     output = subprocess.check_output([sys.executable, "-c", code], env={**os.environ, "FACEQ_STATE_DIR": str(tmp_path)})
     assert int(output) == os.getpid()
     os.close(held)
@@ -65,12 +65,12 @@ def test_another_process_finds_the_same_stack(tmp_path: Path, this: RunningStack
 
 def test_a_killed_supervisor_runs_no_stack(tmp_path: Path) -> None:
     """Not even before it is reaped; its file goes."""
-    code = "import sys, pathlib, local.state as s; s.hold(pathlib.Path(sys.argv[1])); print(flush=True); input()"
+    code = "import sys, pathlib, client.stack_state as s; s.hold(pathlib.Path(sys.argv[1])); print(flush=True); input()"
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
-        state.write(stack_record(pid=process.pid), tmp_path)
+        stack_state.write(stack_record(pid=process.pid), tmp_path)
         assert running_stack(tmp_path) == stack_record(pid=process.pid)
         process.kill()
         eventually(lambda: running_stack(tmp_path) is None)
@@ -95,7 +95,7 @@ def test_a_killed_supervisor_runs_no_stack(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_a_stacks_is_none(tmp_path: Path, content: bytes) -> None:
     """And removed if no stack runs."""
     (tmp_path / FILE).write_bytes(content)
-    held = state.hold(tmp_path)
+    held = stack_state.hold(tmp_path)
     assert held is not None
     assert running_stack(tmp_path) is None
     os.close(held)
@@ -124,7 +124,7 @@ def gateway(answer: bytes) -> Iterator[dict[str, str]]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200 if self.path == state.STACK_PATH else 404)
+            self.send_response(200 if self.path == stack_state.STACK_PATH else 404)
             self.end_headers()
             self.wfile.write(answer)
 
@@ -146,34 +146,34 @@ def said(stack: RunningStack, ready: bool = True) -> bytes:
 
 
 def test_containers_are_found_by_what_their_gateway_says(tmp_path: Path) -> None:
-    stack = replace(stack_record(), pid=0, runtime=state.CONTAINERS)
+    stack = replace(stack_record(), pid=0, runtime=stack_state.CONTAINERS)
     with gateway(said(stack)) as environ:
-        found = state.containers(environ)
+        found = stack_state.containers(environ)
         assert found is not None
         assert (found.ready, found.stack) == (True, stack)
-        assert state.reachable_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) == stack
+        assert stack_state.reachable_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) == stack
 
 
 def test_containers_that_start_are_not_reachable_yet(tmp_path: Path) -> None:
     with gateway(said(stack_record(), ready=False)) as environ:
-        assert state.containers(environ) is not None
-        assert state.reachable_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) is None
+        assert stack_state.containers(environ) is not None
+        assert stack_state.reachable_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) is None
 
 
 def test_processes_go_before_containers(tmp_path: Path, this: RunningStack) -> None:
-    held = state.hold(tmp_path)
+    held = stack_state.hold(tmp_path)
     assert held is not None
-    state.write(this, tmp_path)
-    with gateway(said(replace(this, runtime=state.CONTAINERS))) as environ:
-        assert state.reachable_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) == this
+    stack_state.write(this, tmp_path)
+    with gateway(said(replace(this, runtime=stack_state.CONTAINERS))) as environ:
+        assert stack_state.reachable_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) == this
     os.close(held)
 
 
 @pytest.mark.parametrize("answer", [b"", b"{", b"[]", b"null", b'{"ready": true}', b'{"ready": true, "stack": {}}'])
 def test_another_program_on_the_port_is_no_stack(answer: bytes) -> None:
     with gateway(answer) as environ:
-        assert state.containers(environ) is None
+        assert stack_state.containers(environ) is None
 
 
 def test_nobody_on_the_port_is_no_stack() -> None:
-    assert state.containers({"FACEQ_API_PORT": "1"}) is None
+    assert stack_state.containers({"FACEQ_API_PORT": "1"}) is None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from adapters.enrolment import course_gallery
+from client.enrolment import course_gallery
 from pipeline.errors import BadInput
 
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.embed import PREPROCESSINGS
-from pipeline.handlers import face_detection
-from pipeline.handlers.face_detection import Collaborators
+from pipeline.handlers import detect_faces
+from pipeline.handlers.detect_faces import Collaborators
 from pipeline.images import decode, encode_jpeg
 from pipeline.messages import FacesMessage, FrameRequest
 from pipeline.ports import MAX_MESSAGE_BYTES, Face, FaceDetector, Image
@@ -131,15 +131,15 @@ BAD_INPUT: dict[str, tuple[bytes, int, str]] = {
 def test_bad_input_is_refused_with_its_reason_and_the_next_frame_is_served(
     parts: Collaborators, body: bytes, status: int, code: str
 ) -> None:
-    assert refused(face_detection.handle(post(body), parts)) == (status, code)
+    assert refused(detect_faces.handle(post(body), parts)) == (status, code)
     assert queued(parts.requests) == queued(parts.responses) == []
-    assert face_detection.handle(post(frame(RED)), parts)["statusCode"] == 200
+    assert detect_faces.handle(post(frame(RED)), parts)["statusCode"] == 200
     assert len(queued(parts.requests)) == 1
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD", "post"])
 def test_only_a_post_is_a_frame(parts: Collaborators, method: str) -> None:
-    assert refused(face_detection.handle(post(frame(RED), method), parts)) == (405, "method_not_allowed")
+    assert refused(detect_faces.handle(post(frame(RED), method), parts)) == (405, "method_not_allowed")
     assert queued(parts.requests) == []
 
 
@@ -159,7 +159,7 @@ def test_only_a_post_is_a_frame(parts: Collaborators, method: str) -> None:
     ids=str,
 )
 def test_a_label_is_a_label_and_comes_back_as_it_was(parts: Collaborators, fields: dict[str, object]) -> None:
-    assert face_detection.handle(post(request(**fields)), parts)["statusCode"] == 200
+    assert detect_faces.handle(post(request(**fields)), parts)["statusCode"] == 200
     (body,) = queued(parts.requests)
     message = FacesMessage.from_json(body)
     assert message.filename == fields.get("filename", "door.png")
@@ -168,12 +168,12 @@ def test_a_label_is_a_label_and_comes_back_as_it_was(parts: Collaborators, field
 
 def test_base64_may_be_broken_into_lines_as_mime_does(parts: Collaborators) -> None:
     body = request(content=base64.encodebytes(picture(RED)).decode())
-    assert face_detection.handle(post(body), parts)["statusCode"] == 200
+    assert detect_faces.handle(post(body), parts)["statusCode"] == 200
 
 
 def test_success_is_exactly_what_the_contract_says(parts: Collaborators) -> None:
     for colours in ((RED,), ()):
-        assert face_detection.handle(post(frame(*colours)), parts) == {
+        assert detect_faces.handle(post(frame(*colours)), parts) == {
             "statusCode": 200,
             "body": "Face detection completed",
         }
@@ -181,11 +181,11 @@ def test_success_is_exactly_what_the_contract_says(parts: Collaborators) -> None
 
 def test_a_body_in_base64_is_the_same_frame(parts: Collaborators) -> None:
     event = post(frame(RED)) | {"body": base64.b64encode(frame(RED)).decode(), "isBase64Encoded": True}
-    assert face_detection.handle(event, parts)["statusCode"] == 200
+    assert detect_faces.handle(event, parts)["statusCode"] == 200
 
 
 def test_all_faces_of_a_frame_travel_in_one_message_largest_first(parts: Collaborators) -> None:
-    face_detection.handle(post(frame(RED, GREEN, BLUE, request_id="r", filename="f.png")), parts)
+    detect_faces.handle(post(frame(RED, GREEN, BLUE, request_id="r", filename="f.png")), parts)
     (body,) = queued(parts.requests)
     message = FacesMessage.from_json(body)
     assert (message.request_id, message.filename, message.truncated) == ("r", "f.png", False)
@@ -203,7 +203,7 @@ def test_all_faces_of_a_frame_travel_in_one_message_largest_first(parts: Collabo
 
 
 def test_the_message_says_how_long_each_step_took(parts: Collaborators) -> None:
-    face_detection.handle(post(frame(RED)), parts)
+    detect_faces.handle(post(frame(RED)), parts)
     timings = json.loads(queued(parts.requests)[0])["timings"]
     assert timings.keys() == {"decode", "detect", "crop"}
     assert timings["decode"] == pytest.approx(1)
@@ -212,7 +212,7 @@ def test_the_message_says_how_long_each_step_took(parts: Collaborators) -> None:
 
 
 def test_a_frame_without_a_face_is_answered_at_once(parts: Collaborators) -> None:
-    face_detection.handle(post(frame(request_id="r", filename="wall.png")), parts)
+    detect_faces.handle(post(frame(request_id="r", filename="wall.png")), parts)
     (body,) = queued(parts.responses)
     answer = json.loads(body)
     assert (answer["request_id"], answer["result"], answer["filename"]) == ("r", "No-Face", "wall.png")
@@ -229,10 +229,10 @@ def test_while_its_queue_is_down_a_frame_is_not_accepted_and_may_be_sent_again(c
     queue = parts.requests if colours else parts.responses
     assert isinstance(queue, UnreliableQueue)
     queue.down = True
-    assert refused(face_detection.handle(post(frame(*colours)), parts)) == (503, "queue_unavailable")
+    assert refused(detect_faces.handle(post(frame(*colours)), parts)) == (503, "queue_unavailable")
     assert len(queue) == 0
     queue.down = False
-    assert face_detection.handle(post(frame(*colours)), parts)["statusCode"] == 200
+    assert detect_faces.handle(post(frame(*colours)), parts)["statusCode"] == 200
     assert len(queue) == 1
 
 
@@ -256,7 +256,7 @@ def noisy_frame(seed: int, side: int) -> bytes:
 
 def sent(faces: int, side: int = 200, seed: int = 1) -> tuple[str, FacesMessage]:
     parts = collaborators(Crowd(faces))
-    assert face_detection.handle(post(noisy_frame(seed, side)), parts)["statusCode"] == 200
+    assert detect_faces.handle(post(noisy_frame(seed, side)), parts)["statusCode"] == 200
     (body,) = queued(parts.requests)
     return body, FacesMessage.from_json(body)
 
@@ -294,13 +294,13 @@ def test_no_message_is_longer_than_the_queue_takes_and_the_largest_faces_are_kep
 
 def test_one_line_a_frame_with_its_request_id(parts: Collaborators, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "pipeline")
-    face_detection.handle(post(frame(RED, request_id="one")), parts)
-    face_detection.handle(post(frame(request_id="two")), parts)
-    face_detection.handle(post(request(request_id="three", content="AAAA")), parts)
-    face_detection.handle(post(request(request_id="four", filename=...)), parts)
+    detect_faces.handle(post(frame(RED, request_id="one")), parts)
+    detect_faces.handle(post(frame(request_id="two")), parts)
+    detect_faces.handle(post(request(request_id="three", content="AAAA")), parts)
+    detect_faces.handle(post(request(request_id="four", filename=...)), parts)
     assert isinstance(parts.requests, UnreliableQueue)
     parts.requests.down = True
-    face_detection.handle(post(frame(RED, request_id="five")), parts)
+    detect_faces.handle(post(frame(RED, request_id="five")), parts)
     ids = [vars(record)["request_id"] for record in caplog.records]
     assert ids == ["one", "two", "three", "four", "five"]
     assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "WARNING", "WARNING", "ERROR"]
@@ -313,7 +313,7 @@ def test_no_log_line_holds_a_picture(parts: Collaborators, caplog: pytest.LogCap
     caplog.set_level(logging.DEBUG, "pipeline")
     content = base64.b64encode(picture(RED)).decode()
     for body in (frame(RED), frame(), request(filename=...), request(content=content + "!"), frame(RED)[:-1]):
-        face_detection.handle(post(body), parts)
+        detect_faces.handle(post(body), parts)
     crops = [row["crop"] for message in queued(parts.requests) for row in json.loads(message)["faces"]]
     written = "".join(str(vars(record)) for record in caplog.records)
     for secret in (content, *crops):

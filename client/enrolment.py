@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.frames import PICTURE_SUFFIXES
+from client.frames import PICTURE_SUFFIXES
 from pipeline import gallery
 from pipeline.enrol import embed_photo
 from pipeline.errors import BadInput

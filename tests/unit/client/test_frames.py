@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from adapters.frames import Frame, frames
+from client.frames import Frame, frames
 from pipeline.errors import BadInput
 from pipeline.images import decode
 from tests.builders import RED, picture

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from adapters.docker_engine import docker, engine
+from deploy.docker_engine import docker, engine
 from pipeline.errors import ArtifactError
 
 ROOT: Final = Path(__file__).parents[1]

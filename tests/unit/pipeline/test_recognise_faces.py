@@ -13,8 +13,8 @@ from adapters.wiring import CurrentGallery
 from pipeline import gallery
 from pipeline.errors import TransientError
 from pipeline.gallery import Gallery
-from pipeline.handlers import face_recognition
-from pipeline.handlers.face_recognition import Collaborators
+from pipeline.handlers import recognise_faces
+from pipeline.handlers.recognise_faces import Collaborators
 from pipeline.ports import ArtifactStore, FaceEmbedder
 from tests.builders import (
     BLUE,
@@ -107,14 +107,14 @@ def failed(response: dict[str, Any]) -> list[str]:
 )
 def test_the_result_is_the_largest_face_that_is_recognised(colours: tuple[Any, ...], result: str) -> None:
     parts, responses = function()
-    assert failed(face_recognition.handle(sqs_event(faces_message(*colours)), parts)) == []
+    assert failed(recognise_faces.handle(sqs_event(faces_message(*colours)), parts)) == []
     assert results(responses) == {"frame-1": result}
 
 
 def test_an_answer_says_where_each_face_is_who_it_is_and_what_named_it() -> None:
     parts, responses = function()
     body = faces_message(BLUE, RED, request_id="r", filename="f.png", truncated=True, timings={"detect": 12.5})
-    face_recognition.handle(sqs_event(body), parts)
+    recognise_faces.handle(sqs_event(body), parts)
     answer = answers(responses)["r"]
     timings = answer.pop("timings")
     stranger, known = answer.pop("faces")
@@ -143,7 +143,7 @@ def test_an_answer_says_where_each_face_is_who_it_is_and_what_named_it() -> None
 @pytest.mark.parametrize("known", [None, gallery_of({})], ids=["absent", "empty"])
 def test_while_nobody_is_enrolled_everybody_is_unknown(known: Gallery | None) -> None:
     parts, responses = function(store_of(known))
-    assert failed(face_recognition.handle(sqs_event(faces_message(RED)), parts)) == []
+    assert failed(recognise_faces.handle(sqs_event(faces_message(RED)), parts)) == []
     answer = answers(responses)["frame-1"]
     assert answer["result"] == "Unknown"
     assert (answer["faces"][0]["name"], answer["faces"][0]["distance"]) == ("Unknown", None)
@@ -162,7 +162,7 @@ def test_who_is_enrolled_removed_or_cleared_counts_from_the_next_batch() -> None
         lambda: gallery.clear(store),
     ):
         change()
-        face_recognition.handle(sqs_event(faces_message(RED)), parts)
+        recognise_faces.handle(sqs_event(faces_message(RED)), parts)
         seen.append(results(responses)["frame-1"])
     assert seen == ["Unknown", "Ada", "Grace", "Unknown", "Unknown"]
 
@@ -184,13 +184,13 @@ def test_a_gallery_that_does_not_fit_is_an_error_with_its_reason_until_it_is_rep
     event = sqs_event(
         faces_message(RED, preprocessing=embedder.preprocessing), receive_count=parts.max_receive_count if last else 1
     )
-    assert failed(face_recognition.handle(event, parts)) == []
+    assert failed(recognise_faces.handle(event, parts)) == []
     answer = answers(responses)["frame-1"]
     assert answer["result"] == "Error"
     assert answer["error"]["code"] == code
     assert advice in answer["error"]["message"]
     gallery.save(store, gallery_of({"Ada": RED}, embedder))
-    assert failed(face_recognition.handle(event, parts)) == []
+    assert failed(recognise_faces.handle(event, parts)) == []
     assert results(responses) == {"frame-1": "Ada"}
 
 
@@ -198,7 +198,7 @@ def test_a_broken_gallery_is_an_error_with_its_reason() -> None:
     store = store_of(TWO)
     store.write(gallery.MANIFEST, b"{")
     parts, responses = function(store)
-    assert failed(face_recognition.handle(sqs_event(faces_message(RED)), parts)) == []
+    assert failed(recognise_faces.handle(sqs_event(faces_message(RED)), parts)) == []
     assert answers(responses)["frame-1"]["error"]["code"] == "broken_gallery"
 
 
@@ -240,7 +240,7 @@ BAD_MESSAGES = {
 def test_a_frame_that_never_can_be_named_is_answered_while_its_batch_is_named(body: str, code: str) -> None:
     parts, responses = function()
     before, after = faces_message(RED, request_id="before"), faces_message(BLUE, GREEN, request_id="after")
-    assert failed(face_recognition.handle(sqs_event(before, body, after), parts)) == []
+    assert failed(recognise_faces.handle(sqs_event(before, body, after), parts)) == []
     given = answers(responses)
     assert given.pop("frame-1")["error"]["code"] == code
     assert {request_id: answer["result"] for request_id, answer in given.items()} == {"before": "Ada", "after": "Bo"}
@@ -269,7 +269,7 @@ def test_a_message_that_nobody_can_be_told_about_is_left_for_the_dead_letter_que
     for receive_count in (1, 3, 4):
         parts, responses = function(max_receive_count=3)
         event = sqs_event(faces_message(RED, request_id="good"), body, receive_count=receive_count)
-        assert failed(face_recognition.handle(event, parts)) == ["m1"]
+        assert failed(recognise_faces.handle(event, parts)) == ["m1"]
         assert results(responses) == {"good": "Ada"}
 
 
@@ -286,10 +286,10 @@ def test_what_a_retry_may_mend_stays_on_the_queue_and_is_named_then(problem: Exc
         faces_message(RED, request_id="b"),
     ]
     embedder.problem = problem
-    assert sorted(failed(face_recognition.handle(sqs_event(*bodies), parts))) == ["m0", "m1", "m3"]
+    assert sorted(failed(recognise_faces.handle(sqs_event(*bodies), parts))) == ["m0", "m1", "m3"]
     assert results(responses) == {"frame-1": "Error"}
     embedder.problem = None
-    assert failed(face_recognition.handle(sqs_event(bodies[0], bodies[3], receive_count=2), parts)) == []
+    assert failed(recognise_faces.handle(sqs_event(bodies[0], bodies[3], receive_count=2), parts)) == []
     assert results(responses) == {"a": "Ada", "b": "Ada"}
 
 
@@ -297,10 +297,10 @@ def test_a_gallery_out_of_reach_is_tried_again() -> None:
     store = store_of(TWO)
     parts, responses = function(store)
     store.down = True
-    assert failed(face_recognition.handle(sqs_event(GOOD), parts)) == ["m0"]
+    assert failed(recognise_faces.handle(sqs_event(GOOD), parts)) == ["m0"]
     assert results(responses) == {}
     store.down = False
-    assert failed(face_recognition.handle(sqs_event(GOOD, receive_count=2), parts)) == []
+    assert failed(recognise_faces.handle(sqs_event(GOOD, receive_count=2), parts)) == []
     assert results(responses) == {"frame-1": "Ada"}
 
 
@@ -310,7 +310,7 @@ def test_on_the_last_attempt_the_client_is_told_before_the_message_is_given_up(r
     embedder.problem = RuntimeError("out of order")
     parts, responses = function(embedder=embedder, max_receive_count=3)
     event = sqs_event(GOOD, faces_message(BLUE, request_id="b"), receive_count=receive_count)
-    assert failed(face_recognition.handle(event, parts)) == ["m0", "m1"]
+    assert failed(recognise_faces.handle(event, parts)) == ["m0", "m1"]
     given = answers(responses)
     assert {request_id: answer["result"] for request_id, answer in given.items()} == {"frame-1": "Error", "b": "Error"}
     assert given["b"]["error"]["code"] == "retries_exhausted"
@@ -330,7 +330,7 @@ def test_a_client_is_told_the_last_failure_in_one_short_line(problem: Exception,
     embedder = FlakyEmbedder()
     embedder.problem = problem
     parts, responses = function(embedder=embedder, max_receive_count=3)
-    face_recognition.handle(sqs_event(GOOD, receive_count=3), parts)
+    recognise_faces.handle(sqs_event(GOOD, receive_count=3), parts)
     assert answers(responses)["frame-1"]["error"]["message"] == f"The frame failed 3 times: {reason}"
 
 
@@ -340,7 +340,7 @@ def test_while_the_response_queue_is_down_every_message_stays(receive_count: int
     responses.down = True
     bodies = [GOOD, "garbage", changed(GOOD, faces=[]), faces_message(BLUE, request_id="b")]
     event = sqs_event(*bodies, receive_count=receive_count)
-    assert sorted(failed(face_recognition.handle(event, parts))) == ["m0", "m1", "m2", "m3"]
+    assert sorted(failed(recognise_faces.handle(event, parts))) == ["m0", "m1", "m2", "m3"]
     responses.down = False
     assert len(responses) == 0
 
@@ -349,7 +349,7 @@ def test_an_answer_that_no_queue_takes_does_not_take_its_batch_with_it() -> None
     parts, responses = function(max_receive_count=3)
     huge = changed(GOOD, timings={f"{number}é": 1 for number in range(90_000)})
     event = sqs_event(huge, faces_message(RED, request_id="b"), receive_count=3)
-    assert failed(face_recognition.handle(event, parts)) == ["m0"]
+    assert failed(recognise_faces.handle(event, parts)) == ["m0"]
     assert results(responses) == {"frame-1": "Error", "b": "Ada"}
 
 
@@ -357,7 +357,7 @@ def test_an_environment_serves_batch_after_batch() -> None:
     parts, responses = function()
     for number in range(3):
         bodies = [faces_message(RED, request_id=f"{number}-{frame}") for frame in range(10)]
-        assert failed(face_recognition.handle(sqs_event(*bodies), parts)) == []
+        assert failed(recognise_faces.handle(sqs_event(*bodies), parts)) == []
         assert results(responses) == {f"{number}-{frame}": "Ada" for frame in range(10)}
 
 
@@ -365,7 +365,7 @@ def test_a_message_that_is_delivered_twice_gets_the_same_answer_twice() -> None:
     parts, responses = function()
     given = []
     for _ in range(2):
-        face_recognition.handle(sqs_event(GOOD), parts)
+        recognise_faces.handle(sqs_event(GOOD), parts)
         answer = answers(responses)["frame-1"]
         del answer["timings"]
         given.append(answer)
@@ -374,7 +374,7 @@ def test_a_message_that_is_delivered_twice_gets_the_same_answer_twice() -> None:
 
 def test_an_empty_batch_is_a_success() -> None:
     parts, _ = function()
-    assert failed(face_recognition.handle({"Records": []}, parts)) == []
+    assert failed(recognise_faces.handle({"Records": []}, parts)) == []
 
 
 def test_one_line_a_frame_with_its_request_id(caplog: pytest.LogCaptureFixture) -> None:
@@ -382,9 +382,9 @@ def test_one_line_a_frame_with_its_request_id(caplog: pytest.LogCaptureFixture) 
     embedder = FlakyEmbedder()
     parts, _ = function(embedder=embedder)
     bad = changed(faces_message(RED, request_id="bad"), faces=[])
-    face_recognition.handle(sqs_event(faces_message(RED, request_id="good"), bad, "garbage"), parts)
+    recognise_faces.handle(sqs_event(faces_message(RED, request_id="good"), bad, "garbage"), parts)
     embedder.problem = RuntimeError("out of order")
-    face_recognition.handle(sqs_event(faces_message(RED, request_id="again")), parts)
+    recognise_faces.handle(sqs_event(faces_message(RED, request_id="again")), parts)
     ids = [vars(record)["request_id"] for record in caplog.records]
     assert ids == ["bad", None, "good", "again"]
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR", "INFO", "ERROR"]
@@ -399,11 +399,11 @@ def test_no_log_line_holds_a_crop_or_a_vector(caplog: pytest.LogCaptureFixture) 
     parts, responses = function(embedder=embedder, max_receive_count=1)
     odd = (211, 97, 43)
     body = faces_message(odd)
-    face_recognition.handle(sqs_event(body, with_face(body, score="1"), with_face(body, box=[]), body[:-1]), parts)
+    recognise_faces.handle(sqs_event(body, with_face(body, score="1"), with_face(body, box=[]), body[:-1]), parts)
     embedder.problem = RuntimeError("out of order")
-    face_recognition.handle(sqs_event(body), parts)
+    recognise_faces.handle(sqs_event(body), parts)
     responses.down = True
-    face_recognition.handle(sqs_event(body), parts)
+    recognise_faces.handle(sqs_event(body), parts)
     written = caplog.text + "".join(str(vars(record)) for record in caplog.records)
     assert written.count("frame-1") >= 5
     crop = json.loads(body)["faces"][0]["crop"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from adapters.artifacts_directory import DirectoryStore
-from adapters.gallery_transfer import changes, copy
+from client.gallery_transfer import changes, copy
 from pipeline import gallery
 from pipeline.errors import TransientError
 from pipeline.gallery import PHOTO_PREFIX, Gallery, Photo

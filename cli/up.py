@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters.settings import ENGINES, FACEQ_ENGINE, FACEQ_MODEL, ModelSettings, Paths
-from local import state
-from local.state import RunningStack, running_stack
+from client import stack_state
+from client.stack_state import RunningStack, running_stack
 from pipeline.errors import ArtifactError, BadInput
 
 if TYPE_CHECKING:
-    from local.stack import Options
+    from local.supervisor import Options
 
 #: How long `up -d` waits for the stack to be ready and `down` for it to end, seconds.
 READY_SECONDS = 60
@@ -76,8 +76,8 @@ def up(
     if detach:
         _start_detached([argument for argument in sys.argv[1:] if argument not in {"-d", "--detach"}])
         return
-    from local.front import StackError  # the servers: the other commands do without
-    from local.stack import Options
+    from local.lambda_service import StackError  # the servers: the other commands do without
+    from local.supervisor import Options
 
     environ = {**os.environ}
     if model is not None:
@@ -102,7 +102,7 @@ def up(
 
 
 async def _run(options: "Options") -> None:
-    from local.stack import Stack
+    from local.supervisor import Stack
 
     console = Console(highlight=False)
     stopping = asyncio.Event()
@@ -181,9 +181,9 @@ def down() -> None:
     folder = Paths.from_environment(os.environ).state
     stack = running_stack(folder)
     if stack is None:
-        if state.is_held(folder):
+        if stack_state.is_held(folder):
             raise BadInput("starting", "A stack is still starting. Try again in a moment.")
-        in_containers = state.containers(os.environ) is not None
+        in_containers = stack_state.containers(os.environ) is not None
         print("The stack runs in containers: docker compose down" if in_containers else "No stack is running.")
         return
     processes = _family(stack.pid)
@@ -195,7 +195,7 @@ def down() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(alive, timeout=DOWN_SECONDS)
-    state.remove(folder)
+    stack_state.remove(folder)
     print(f"Stopped process {stack.pid}" + (f" and killed {len(alive)} that did not end." if alive else "."))
 
 
@@ -203,13 +203,13 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     """Show what runs, how much memory it holds and how full the queues are. Exit code 1 if nothing runs."""
     stack = stack_here()
     from cli.queues import reached
-    from local.queues import depths
+    from client.queue_operations import depths
 
-    parts = _replicas() if stack.runtime == state.CONTAINERS else _processes(stack)
+    parts = _replicas() if stack.runtime == stack_state.CONTAINERS else _processes(stack)
     with reached() as there:
         queues = depths(there.sqs)
     if as_json:
-        kind = "replicas" if stack.runtime == state.CONTAINERS else "processes"
+        kind = "replicas" if stack.runtime == stack_state.CONTAINERS else "processes"
         print(json.dumps({**vars(stack), kind: parts, "queues": [vars(queue) for queue in queues]}, indent=2))
         return
     console = Console(highlight=False)
@@ -227,9 +227,9 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 def stack_here() -> RunningStack:
     """Return the stack that runs on this machine, be it in processes or in containers. Raises BadInput if none does."""
-    if (stack := state.reachable_stack(os.environ)) is not None:
+    if (stack := stack_state.reachable_stack(os.environ)) is not None:
         return stack
-    found = state.containers(os.environ)
+    found = stack_state.containers(os.environ)
     if found is not None:
         waits = sorted({str(row["function"]) for row in found.replicas if row["state"] in {"starting", "failed"}})
         for_what = f" (it waits for {' and '.join(waits)})" if waits else ""
@@ -249,7 +249,7 @@ def _processes(stack: RunningStack) -> list[dict[str, object]]:
 
 
 def _replicas() -> list[dict[str, object]]:
-    found = state.containers(os.environ)
+    found = stack_state.containers(os.environ)
     return [dict(row) for row in found.replicas] if found is not None else []
 
 
@@ -303,8 +303,8 @@ def _part(process: psutil.Process) -> str:
     for word in words:
         if word.startswith("adapters.lambda_entry."):
             return word.split(".")[2].replace("_", "-")
-        if word in {"local.queues", "local.event_source_mapping"}:
-            return {"local.queues": "queue-server"}.get(word, "event-source-mapping")
+        if word in {"local.queue_server", "local.event_source_mapping"}:
+            return {"local.queue_server": "queue-server"}.get(word, "event-source-mapping")
     return "faceq"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.enrolment import GalleryStore
+from client.enrolment import GalleryStore
 from pipeline import gallery
 from pipeline.errors import TransientError
 from pipeline.gallery import PHOTO_PREFIX, Gallery, Photo

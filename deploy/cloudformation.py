@@ -17,7 +17,7 @@ from typing import Any, Final
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
-from adapters.aws import failing
+from adapters.aws_errors import failing
 from deploy.review import INLINE_BYTES
 from pipeline.errors import ArtifactError, BadInput
 

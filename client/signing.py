@@ -6,7 +6,7 @@ import requests
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 
-from adapters.aws import failing
+from adapters.aws_errors import failing
 
 if TYPE_CHECKING:
     import boto3
@@ -29,7 +29,7 @@ class SigV4(requests.auth.AuthBase):
         self._session = session
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the signature's headers. Raises PipelineError, as adapters.aws says, without credentials that hold."""
+        """Add the signature's headers. Raises PipelineError (see adapters.aws_errors) without valid credentials."""
         # Only what no proxy changes is signed: the content type, the host, the time and the body.
         headers = {name: value for name, value in request.headers.items() if name.lower() == "content-type"}
         signed = AWSRequest(method=request.method, url=request.url, data=request.body or b"", headers=headers)

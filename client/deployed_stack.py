@@ -1,36 +1,20 @@
-"""AWS as a person's credentials reach it: who they are, what a deployed stack offers, and what an error means.
+"""AWS as a person's credentials reach it: who they are, and what a deployed stack offers.
 
-boto3 finds credentials, region and profile as it does for every other tool. A failure becomes one line that says which
-command mends it; AWS's own words stand in it.
+boto3 finds credentials, region and profile as it does for every other tool.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pipeline.errors import ArtifactError, BadInput, PipelineError, TransientError
+from adapters.aws_errors import failing
+from pipeline.errors import BadInput
 
 if TYPE_CHECKING:
     import boto3
 
 #: The stack that the commands mean unless told otherwise.
 STACK: Final = "faceq"
-
-#: Error codes of AWS by what a person has to do. (Each service's API reference, "Common errors")
-_NOT_KNOWN: Final = frozenset(
-    {"InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch", "InvalidAccessKeyId",
-     "AuthFailure", "InvalidSignatureException", "IncompleteSignature", "MissingAuthenticationToken"}
-)  # fmt: skip
-_EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
-_FORBIDDEN: Final = frozenset(
-    {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "NotAuthorized", "403"}
-)
-_BUSY: Final = frozenset(
-    {"Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded", "ServiceUnavailable",
-     "InternalFailure", "InternalError", "SlowDown"}
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -146,53 +130,3 @@ def deployed(session: "boto3.Session", stack: str = STACK) -> Deployed:
             "not_deployed",
             f"The stack {stack} is {found['StackStatus']} and has no output {error}. See: faceq deploy status",
         ) from None
-
-
-@contextmanager
-def failing() -> Iterator[None]:
-    """Turn what boto3 raises inside into a PipelineError of one line."""
-    from botocore.exceptions import BotoCoreError, ClientError
-    from botocore.parsers import ResponseParserError
-
-    try:
-        yield
-    except (BotoCoreError, ClientError, ResponseParserError) as error:
-        raise said(error) from error
-
-
-def said(error: Exception) -> PipelineError:
-    """Return an error of boto3 in one line that says what to do."""
-    from botocore import exceptions
-
-    if isinstance(error, exceptions.ClientError):
-        code = str(error.response["Error"].get("Code", ""))
-        words = str(error.response["Error"].get("Message", "")) or code
-        if code in _EXPIRED:
-            return ArtifactError("expired", f"The credentials have expired ({words}). Sign in again: aws sso login")
-        if code in _NOT_KNOWN:
-            return ArtifactError(
-                "not_known",
-                f"AWS does not take the credentials ({code}: {words}). See which are used: aws configure list",
-            )
-        if code in _FORBIDDEN:
-            return ArtifactError(
-                "forbidden",
-                f"{error.operation_name} is not allowed ({words}). Ask who administers the account; "
-                "docs/operations.md lists the actions that faceq deploy needs.",
-            )
-        if code in _BUSY or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
-            return TransientError("aws_busy", f"AWS is busy ({code}: {words}). Run the same command again.")
-        return ArtifactError("aws", f"{error.operation_name}: {' '.join(words.split())} ({code})")
-    if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
-        return ArtifactError(
-            "no_credentials", "There are no AWS credentials. Sign in: aws sso login, or: aws configure"
-        )
-    if isinstance(error, exceptions.InvalidRegionError):
-        return BadInput("no_region", f"{error}. Give one that there is: --region us-east-1")
-    if isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectionError | exceptions.HTTPClientError):
-        return TransientError(
-            "aws_unreachable", f"AWS cannot be reached ({error}). Check the network and the region, and try again."
-        )
-    if isinstance(error, exceptions.TokenRetrievalError | exceptions.SSOError | exceptions.UnauthorizedSSOTokenError):
-        return ArtifactError("expired", f"The sign-in has expired ({error}). Sign in again: aws sso login")
-    return ArtifactError("aws", " ".join(str(error).split()))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.docker_engine import architecture, engine
+from deploy.docker_engine import architecture, engine
 from pipeline.errors import ArtifactError
 
 VERSION = """#!/bin/sh

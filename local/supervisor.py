@@ -34,11 +34,12 @@ from adapters.settings import (
     S3Place,
 )
 from adapters.wiring import check_engine, checked_gallery
-from local import queues, state
-from local.front import Front, StackError, cancel, gallery_notice, queues_of, read_template
+from client import stack_state
+from client.stack_state import RunningStack
+from local import queue_server
+from local.lambda_service import Front, StackError, cancel, gallery_notice, queues_of, read_template
 from local.runtimes import FunctionInitError
 from local.runtimes.embedded import EmbeddedRuntime
-from local.state import RunningStack
 from local.template import ACCOUNT, Template
 
 ROOT: Final = Path(__file__).parents[1]
@@ -99,7 +100,7 @@ class Stack:
     def __init__(self, options: Options, tell: Callable[[str], None]) -> None:
         self._options = options
         self._tell = tell
-        self._logs = options.state_folder / state.LOGS
+        self._logs = options.state_folder / stack_state.LOGS
         self._front = Front(tell, self._logs)
         self._runtime: EmbeddedRuntime | None = None
         self.running: RunningStack | None = None
@@ -115,9 +116,9 @@ class Stack:
 
         """
         options = self._options
-        held = state.hold(options.state_folder)
+        held = stack_state.hold(options.state_folder)
         if held is None:
-            other = state.running_stack(options.state_folder)
+            other = stack_state.running_stack(options.state_folder)
             where = f"process {other.pid}, {other.function_url}" if other is not None else "it is still starting"
             raise StackError(f"A stack is running already ({where}). See `faceq status`; stop it with `faceq down`.")
         self._front.stops.callback(os.close, held)
@@ -164,7 +165,7 @@ class Stack:
         )
         lost = "It keeps messages in memory: those that waited in the queues are lost, their frames must be sent again."
         front = self._front
-        queue_server = front.child("queue-server", queues.command(queue_port, played.queues.values(), region), {}, lost)
+        queues = front.child("queue-server", queue_server.command(queue_port, played.queues.values(), region), {}, lost)
         function_url = f"http://127.0.0.1:{port}/"
         await front.serve_api(runtime, played, function_url, region, api_port)
         await front.serve_urls(runtime, played, port)
@@ -174,7 +175,7 @@ class Stack:
         if options.reload:  # before the functions read their code, so that no change of it is missed
             front.task(self._watch(runtime))
         # The mapping, too, at once: long before it first asks, the queue server's port is open and lets it wait.
-        await asyncio.gather(queue_server.start(), runtime.start(), mapping.start())
+        await asyncio.gather(queues.start(), runtime.start(), mapping.start())
         running = self.running = RunningStack(
             pid=os.getpid(),
             function_url=function_url,
@@ -187,13 +188,13 @@ class Stack:
             gallery=str(options.settings.gallery),
             logs=str(self._logs),
         )
-        state.write(running, options.state_folder)
+        stack_state.write(running, options.state_folder)
         return running
 
     async def stop(self) -> None:
         """Stop everything, in order; nothing is left running."""
         if self.running is not None:
-            state.remove(self._options.state_folder)
+            stack_state.remove(self._options.state_folder)
             self.running = None
         await self._front.stops.aclose()
 

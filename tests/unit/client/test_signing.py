@@ -11,7 +11,7 @@ import pytest
 import requests
 from botocore.credentials import RefreshableCredentials
 
-from adapters.signing import SigV4
+from client.signing import SigV4
 from pipeline.errors import ArtifactError
 
 URL = "https://abc123.lambda-url.eu-central-1.on.aws/"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deploy.image import Recipe, build, last_words, read, revision
+from deploy.function_image import Recipe, build, last_words, read, revision
 from pipeline.errors import ArtifactError
 
 RECORDED = json.loads(Path(__file__).with_name("image.json").read_text())

@@ -7,8 +7,8 @@ from typing import Final
 
 from PIL import Image, ImageOps
 
-from adapters.frames import Frame
 from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
+from client.frames import Frame
 
 ONE_FACE: Final = "640x480, 1 face"
 TWO_FACES: Final = "1280x720, 2 faces"

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import requests
 
-from adapters.frames import Frame
+from client.frames import Frame
 from pipeline.messages import FrameRequest, Json
 
 #: The longest that SQS holds a receive call open is 20 s; a shorter call lets a timeout end a command sooner.

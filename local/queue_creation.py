@@ -1,0 +1,42 @@
+"""The template's queues on an SQS endpoint: creating them, or giving existing ones the template's attributes."""
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from botocore.client import BaseClient
+
+    from local.template import Queue
+
+
+def create_queues(client: "BaseClient", queues: "Mapping[str, Queue]") -> None:
+    """Make the template's queues, dead-letter queues first; a queue that exists gets the template's attributes."""
+    arns: dict[str, str] = {}
+    for queue in sorted(queues.values(), key=has_redrive):
+        # Created by name alone and then set: creating with attributes fails where the queue exists with others.
+        url = client.create_queue(QueueName=queue.name)["QueueUrl"]
+        arn = arns[queue.redrive.dead_letter_queue] if queue.redrive is not None else ""
+        client.set_queue_attributes(QueueUrl=url, Attributes=queue_attributes(queue, arn))
+        arns[queue.name] = client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"][
+            "QueueArn"
+        ]
+
+
+def has_redrive(queue: "Queue") -> bool:
+    """Tell whether the queue has a dead-letter queue; sorting by it puts dead-letter queues first."""
+    return queue.redrive is not None
+
+
+def queue_attributes(queue: "Queue", dead_letter_arn: str) -> dict[str, str]:
+    """Return a queue's attributes as SQS takes them."""
+    attributes = {
+        "VisibilityTimeout": str(queue.visibility_timeout),
+        "ReceiveMessageWaitTimeSeconds": str(queue.receive_wait),
+        "DelaySeconds": str(queue.delay),
+    }
+    if queue.redrive is not None:
+        policy = {"deadLetterTargetArn": dead_letter_arn, "maxReceiveCount": queue.redrive.max_receive_count}
+        attributes["RedrivePolicy"] = json.dumps(policy)
+    return attributes
