@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from adapters.artifacts_directory import PLAIN_NAME
-from adapters.aws_errors import said
+from adapters.aws_errors import to_faceq_error
 from pipeline.errors import TransientError
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class S3Store:
             yield
         except (BotoCoreError, ClientError) as error:
             raise TransientError(
-                "store_unavailable", f"Cannot {verb} {self._url(key)}: {said(error).message}"
+                "store_unavailable", f"Cannot {verb} {self._url(key)}: {to_faceq_error(error).message}"
             ) from error
 
     def _key(self, name: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from pipeline.errors import ArtifactError, BadInput, PipelineError, TransientError
+from pipeline.errors import BadInput, FaceqError, SetupError, TransientError
 
 #: Error codes of AWS by what a person has to do. (Each service's API reference, "Common errors")
 _NOT_KNOWN: Final = frozenset(
@@ -22,18 +22,18 @@ _BUSY: Final = frozenset(
 
 
 @contextmanager
-def failing() -> Iterator[None]:
-    """Turn what boto3 raises inside into a PipelineError of one line."""
+def translated_aws_errors() -> Iterator[None]:
+    """Turn what boto3 raises inside into a FaceqError of one line."""
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
 
     try:
         yield
     except (BotoCoreError, ClientError, ResponseParserError) as error:
-        raise said(error) from error
+        raise to_faceq_error(error) from error
 
 
-def said(error: Exception) -> PipelineError:
+def to_faceq_error(error: Exception) -> FaceqError:
     """Return an error of boto3 in one line that says what to do."""
     from botocore import exceptions
 
@@ -41,25 +41,23 @@ def said(error: Exception) -> PipelineError:
         code = str(error.response["Error"].get("Code", ""))
         words = str(error.response["Error"].get("Message", "")) or code
         if code in _EXPIRED:
-            return ArtifactError("expired", f"The credentials have expired ({words}). Sign in again: aws sso login")
+            return SetupError("expired", f"The credentials have expired ({words}). Sign in again: aws sso login")
         if code in _NOT_KNOWN:
-            return ArtifactError(
+            return SetupError(
                 "not_known",
                 f"AWS does not take the credentials ({code}: {words}). See which are used: aws configure list",
             )
         if code in _FORBIDDEN:
-            return ArtifactError(
+            return SetupError(
                 "forbidden",
                 f"{error.operation_name} is not allowed ({words}). Ask who administers the account; "
                 "docs/operations.md lists the actions that faceq deploy needs.",
             )
         if code in _BUSY or error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
             return TransientError("aws_busy", f"AWS is busy ({code}: {words}). Run the same command again.")
-        return ArtifactError("aws", f"{error.operation_name}: {' '.join(words.split())} ({code})")
+        return SetupError("aws", f"{error.operation_name}: {' '.join(words.split())} ({code})")
     if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
-        return ArtifactError(
-            "no_credentials", "There are no AWS credentials. Sign in: aws sso login, or: aws configure"
-        )
+        return SetupError("no_credentials", "There are no AWS credentials. Sign in: aws sso login, or: aws configure")
     if isinstance(error, exceptions.InvalidRegionError):
         return BadInput("no_region", f"{error}. Give one that there is: --region us-east-1")
     if isinstance(error, exceptions.EndpointConnectionError | exceptions.ConnectionError | exceptions.HTTPClientError):
@@ -67,5 +65,5 @@ def said(error: Exception) -> PipelineError:
             "aws_unreachable", f"AWS cannot be reached ({error}). Check the network and the region, and try again."
         )
     if isinstance(error, exceptions.TokenRetrievalError | exceptions.SSOError | exceptions.UnauthorizedSSOTokenError):
-        return ArtifactError("expired", f"The sign-in has expired ({error}). Sign in again: aws sso login")
-    return ArtifactError("aws", " ".join(str(error).split()))
+        return SetupError("expired", f"The sign-in has expired ({error}). Sign in again: aws sso login")
+    return SetupError("aws", " ".join(str(error).split()))

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from adapters.models import InstalledModel
 from pipeline.embed import PREPROCESSINGS
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 from pipeline.ports import FaceEmbedder
 
 #: What the network was trained on: faces turned and scaled by their eyes and nose, a quarter of a face's width about
@@ -16,7 +16,7 @@ _CHIP_PADDING = 0.25
 
 
 def embedder(model: InstalledModel, threads: int) -> FaceEmbedder:  # noqa: ARG001 - dlib's networks run on one thread
-    """Load dlib's recogniser and its five-point landmarks. Raises ArtifactError if a file is missing or broken."""
+    """Load dlib's recogniser and its five-point landmarks. Raises SetupError if a file is missing or broken."""
     return _Embedder(model)
 
 
@@ -35,7 +35,7 @@ class _Embedder:
             self._landmarks = dlib.shape_predictor(str(model.files["landmarks"]))
             self._network = dlib.face_recognition_model_v1(str(model.files["recognition"]))
         except RuntimeError as error:
-            raise ArtifactError(
+            raise SetupError(
                 "broken_model",
                 f"The files {model.files['recognition']} and {model.files['landmarks']} cannot be loaded. "
                 f"Delete them, then run: faceq models get {model.id}",

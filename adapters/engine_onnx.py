@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from adapters.models import InstalledDetector, InstalledModel
 from pipeline.detect import Cascade
 from pipeline.embed import PREPROCESSINGS, standardise
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 from pipeline.ports import FaceDetector, FaceEmbedder
 
 # Read at the import. Without it ONNX Runtime, from 1.29 on, writes an id of this machine into the home folder and
@@ -22,13 +22,13 @@ _BATCH = 8
 
 
 def detector(files: InstalledDetector, min_face_size: int, threads: int) -> FaceDetector:
-    """Load MTCNN's three networks. Raises ArtifactError if a file is missing or broken."""
+    """Load MTCNN's three networks. Raises SetupError if a file is missing or broken."""
     pnet, rnet, onet = (_Network(files.files[name], threads, "faceq models get") for name in ("pnet", "rnet", "onet"))
     return Cascade(pnet, rnet, onet, min_face_size)
 
 
 def embedder(model: InstalledModel, threads: int) -> FaceEmbedder:
-    """Load InceptionResnetV1. Raises ArtifactError if the file is missing or broken."""
+    """Load InceptionResnetV1. Raises SetupError if the file is missing or broken."""
     return _Embedder(model, _Network(model.files["onnx"], threads, f"faceq models get {model.id}"))
 
 
@@ -53,7 +53,7 @@ class _Network:
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's own classes share no base but Exception
-            raise ArtifactError(
+            raise SetupError(
                 "broken_model", f"The model file {path} cannot be loaded. Delete it, then run: {command}"
             ) from error
         self._input = self._session.get_inputs()[0].name

@@ -15,7 +15,7 @@ from adapters.models import STAND_IN, InstalledDetector, InstalledModel
 from adapters.models.weights import read
 from pipeline.detect import Cascade, Floats, Network, suppress
 from pipeline.embed import standardise
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 from pipeline.ports import Face, FaceDetector, FaceEmbedder, Image
 
 
@@ -66,7 +66,7 @@ def detector(files: InstalledDetector, min_face_size: int, threads: int) -> Face
 
 
 def embedder(model: InstalledModel, threads: int) -> FaceEmbedder:
-    """Load InceptionResnetV1. Raises ArtifactError if the file is missing, broken or of another shape."""
+    """Load InceptionResnetV1. Raises SetupError if the file is missing, broken or of another shape."""
     torch.set_num_threads(threads)
     network = facenet_pytorch.InceptionResnetV1().eval()
     weights = {name: torch.from_numpy(values) for name, values in _weights(model).items()}
@@ -87,8 +87,8 @@ def _weights(model: InstalledModel) -> Mapping[str, NDArray[np.generic]]:
     return read(model.files["weights"])
 
 
-def _misfit(model: InstalledModel) -> ArtifactError:
-    return ArtifactError(
+def _misfit(model: InstalledModel) -> SetupError:
+    return SetupError(
         "broken_model", f"The weights of {model.id} do not fit InceptionResnetV1. Run: faceq models get {model.id}"
     )
 

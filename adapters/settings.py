@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 from pipeline.images import MAX_PIXELS
 
 REQUEST_QUEUE_URL = "REQUEST_QUEUE_URL"
@@ -126,10 +126,10 @@ class ModelSettings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "ModelSettings":
-        """Read the variables. Raises ArtifactError for a value that cannot be meant."""
+        """Read the variables. Raises SetupError for a value that cannot be meant."""
         engine = environ.get(FACEQ_ENGINE) or "onnx"
         if engine not in ENGINES:
-            raise ArtifactError("bad_setting", f"{FACEQ_ENGINE} is '{engine}'; set it to one of {', '.join(ENGINES)}.")
+            raise SetupError("bad_setting", f"{FACEQ_ENGINE} is '{engine}'; set it to one of {', '.join(ENGINES)}.")
         models = _folder(environ, FACEQ_MODELS_DIR)
         gallery = _s3_place(environ, FACEQ_GALLERY) or _folder(environ, FACEQ_GALLERY_DIR)
         if models is None or gallery is None:
@@ -166,10 +166,10 @@ class QueueSettings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], *required: str) -> "QueueSettings":
-        """Read the variables; those named in `required` must be set. Raises ArtifactError if one is not."""
+        """Read the variables; those named in `required` must be set. Raises SetupError if one is not."""
         for name in required:
             if not environ.get(name):
-                raise ArtifactError("bad_setting", f"The variable {name} is not set; deploy/template.yaml sets it.")
+                raise SetupError("bad_setting", f"The variable {name} is not set; deploy/template.yaml sets it.")
         return cls(
             region=environ.get(AWS_REGION) or environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION,
             request_queue_url=environ.get(REQUEST_QUEUE_URL, ""),
@@ -197,7 +197,7 @@ def _s3_place(environ: Mapping[str, str], name: str) -> S3Place | None:
         return None
     found = _S3_PLACE.fullmatch(text)
     if found is None:
-        raise ArtifactError("bad_setting", f"{name} is '{text}'; set it to s3://BUCKET/PREFIX.")
+        raise SetupError("bad_setting", f"{name} is '{text}'; set it to s3://BUCKET/PREFIX.")
     return S3Place(*found.groups())
 
 
@@ -206,24 +206,24 @@ def _number(environ: Mapping[str, str], name: str, default: int, least: int) -> 
     if not text:
         return default
     if not text.isascii() or not text.isdigit() or int(text) < least:
-        raise ArtifactError("bad_setting", f"{name} is '{text}'; set it to a whole number of at least {least}.")
+        raise SetupError("bad_setting", f"{name} is '{text}'; set it to a whole number of at least {least}.")
     return int(text)
 
 
 def template_parameters(environ: Mapping[str, str]) -> dict[str, str]:
-    """Read FACEQ_PARAMETERS. Raises ArtifactError for what is not Name=Value."""
+    """Read FACEQ_PARAMETERS. Raises SetupError for what is not Name=Value."""
     pairs = [text.partition("=") for text in environ.get(FACEQ_PARAMETERS, "").split()]
     for name, equals, value in pairs:
         if not name or not equals:
-            raise ArtifactError(
+            raise SetupError(
                 "bad_setting", f"{FACEQ_PARAMETERS} has '{name}{equals}{value}'; write Name=Value, parted by blanks."
             )
     return {name: value for name, _, value in pairs}
 
 
 def port(environ: Mapping[str, str], name: str, default: int) -> int:
-    """Read a variable that is a port. Raises ArtifactError if it is none."""
+    """Read a variable that is a port. Raises SetupError if it is none."""
     number = _number(environ, name, default, 1)
     if number > 65535:
-        raise ArtifactError("bad_setting", f"{name} is '{number}'; a port is at most 65535.")
+        raise SetupError("bad_setting", f"{name} is '{number}'; a port is at most 65535.")
     return number

@@ -10,7 +10,7 @@ from adapters import models
 from adapters.artifacts_directory import DirectoryStore
 from adapters.settings import ModelSettings, QueueSettings, S3Place
 from pipeline.embed import PREPROCESSINGS
-from pipeline.errors import ArtifactError, TransientError
+from pipeline.errors import SetupError, TransientError
 from pipeline.gallery import MANIFEST, Gallery, load
 from pipeline.handlers import detect_faces, recognise_faces
 from pipeline.ports import ArtifactStore, FaceDetector, FaceEmbedder, MessageSender
@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 
 def check_engine(engine: str) -> None:
-    """Raise ArtifactError if the packages of an engine are missing; none is imported."""
+    """Raise SetupError if the packages of an engine are missing; none is imported."""
     if engine == "torch" and not all(find_spec(name) for name in ("torch", "torchvision", "facenet_pytorch")):
-        raise ArtifactError("no_torch", "The engine 'torch' needs packages. Run: pip install '.[torch]'")
+        raise SetupError("no_torch", "The engine 'torch' needs packages. Run: pip install '.[torch]'")
 
 
 def detector(settings: ModelSettings) -> FaceDetector:
-    """Load MTCNN's three networks. Raises ArtifactError that names the command to run if they are missing."""
+    """Load MTCNN's three networks. Raises SetupError that names the command to run if they are missing."""
     files = models.installed_detector(settings.models)
     if settings.engine == "torch":
         check_engine(settings.engine)
@@ -41,7 +41,7 @@ def detector(settings: ModelSettings) -> FaceDetector:
 
 
 def embedder(settings: ModelSettings) -> FaceEmbedder:
-    """Load the recogniser. Raises ArtifactError that names the command to run if it is missing."""
+    """Load the recogniser. Raises SetupError that names the command to run if it is missing."""
     model = models.installed(settings.model, settings.models)
     if model.id == "dlib":
         from adapters import engine_dlib
@@ -69,7 +69,7 @@ def gallery_store(settings: ModelSettings) -> ArtifactStore:
 
 
 def checked_gallery(settings: ModelSettings) -> Gallery | None:
-    """Return the gallery, None if there is none. Raises ArtifactError if it does not fit the model."""
+    """Return the gallery, None if there is none. Raises SetupError if it does not fit the model."""
     gallery = load(gallery_store(settings))
     if gallery is not None:
         model = models.installed(settings.model, settings.models)
@@ -86,7 +86,7 @@ class CurrentGallery:
     ----------
     store : ArtifactStore
     model, preprocessing : str
-        What the embedder is; a gallery of another kind raises ArtifactError on each call until it is replaced.
+        What the embedder is; a gallery of another kind raises SetupError on each call until it is replaced.
     check_seconds : float
         How long to go without asking whether the gallery was written since; 0 asks on each call.
     clock : callable

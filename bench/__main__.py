@@ -19,7 +19,7 @@ from bench.report import SPREAD, Section, load, machine, show, spread, write
 from bench.sample_frames import ONE_FACE, TWO_FACES, frame, photographs, pictures
 from bench.service import Service
 from client.frames import Frame
-from pipeline.errors import ArtifactError, PipelineError
+from pipeline.errors import FaceqError, SetupError
 
 HERE: Final = Path(__file__).parent
 #: What the project promises of the service, with the model that `auto` takes.
@@ -40,7 +40,7 @@ def main() -> int:
     console = Console(highlight=False)
     try:
         sections, whole = _measure(arguments.quick, console)
-    except (PipelineError, RuntimeError) as error:
+    except (FaceqError, RuntimeError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     write(sections, arguments.output, "python -m bench" + (" --quick" if arguments.quick else ""))
@@ -201,7 +201,7 @@ def _engines(cache: Path) -> dict[str, str]:
         found["torch"] = network
     try:
         models.installed(DLIB, cache)
-    except ArtifactError:
+    except SetupError:
         return found
     return {**found, "dlib": DLIB}
 

@@ -12,7 +12,7 @@ from bench import image_size, replicas
 from bench.report import load, machine, show, write
 from deploy.docker_engine import engine
 from deploy.function_image import ROOT
-from pipeline.errors import PipelineError
+from pipeline.errors import FaceqError
 
 HERE: Final = Path(__file__).parent
 
@@ -36,7 +36,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="faceq-bench-") as folder:
             Path(folder).chmod(0o755)  # the containers' user reads the gallery in it
             sections += replicas.measure(Path(folder), runs, frames, console)
-    except (PipelineError, RuntimeError) as error:
+    except (FaceqError, RuntimeError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     about.rows.append(("load average at the end, ours included", load()))

@@ -31,7 +31,7 @@ from cli.send import cells, client_of_running_stack
 from cli.up import MODEL_NOTES
 from client.frames import Frame
 from client.service_client import Outcome
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 from pipeline.images import decode
 from pipeline.messages import NO_FACE, UNKNOWN
 
@@ -240,4 +240,4 @@ def _run(console: Console, *arguments: str) -> None:
     console.print(f"$ faceq {shown}", style="bold")
     done = subprocess.run([sys.executable, "-P", "-m", "cli.main", *arguments], check=False)
     if done.returncode != 0:
-        raise ArtifactError("demo", f"`faceq {shown}` failed, so the demo cannot go on.")
+        raise SetupError("demo", f"`faceq {shown}` failed, so the demo cannot go on.")

@@ -27,7 +27,7 @@ from deploy.cloudformation import Change, Event
 from deploy.docker_engine import FUNCTION_IMAGE
 from deploy.promotion import TEMPLATE, Done, Plan, Promotion, Wish
 from deploy.smoke import expected, smoke
-from pipeline.errors import ArtifactError, BadInput
+from pipeline.errors import BadInput, SetupError
 
 if TYPE_CHECKING:
     import boto3
@@ -325,7 +325,7 @@ class _Smoke:
         settings = ModelSettings.from_environment({**os.environ, "FACEQ_MODEL": model})
         try:
             models.installed(model, settings.models)
-        except ArtifactError:
+        except SetupError:
             return None
         store = S3Store(client(self._session), deployed.gallery, PREFIX)
         return expected(frame, wiring.detector(settings), wiring.embedder(settings), gallery.load(store))

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from adapters.aws_errors import failing
+from adapters.aws_errors import translated_aws_errors
 from cli.target import Profile, Region
 from client.deployed_stack import session
 from pipeline.errors import BadInput
@@ -85,7 +85,7 @@ def logs(
         raise BadInput("report_of_all", "--report is made of all calls: leave out --follow and --request-id.")
     functions = [function] if function is not None else list(Function)
     aws = session(region, profile)
-    with failing():
+    with translated_aws_errors():
         if report:
             _report(aws, functions, start_ms, since, as_json)
         else:

@@ -23,7 +23,7 @@ from client.stack_state import RunningStack, reachable_stack
 from deploy.docker_engine import FUNCTION_IMAGE, architecture, engine
 from local.lambda_service import StackError, read_template
 from local.supervisor import owner_of_port
-from pipeline.errors import ArtifactError, PipelineError
+from pipeline.errors import FaceqError, SetupError
 
 #: The ports that `faceq up` takes unless told otherwise, and their use.
 PORTS = {8000: "function URL", 8001: "Lambda API", 9324: "queues"}
@@ -125,7 +125,7 @@ def _docker() -> Iterator[Check]:
     """Look at what `docker compose up` needs. `faceq up` does without Docker: that there is none, is no trouble."""
     try:
         found = engine()
-    except ArtifactError as error:
+    except SetupError as error:
         yield Check("docker", None if error.code in {"no_docker", "no_engine"} else False, error.message)
         return
     yield Check("docker", True, f"engine {found.version} on {found.architecture}, Compose {found.compose}")
@@ -142,7 +142,7 @@ def _docker() -> Iterator[Check]:
 def _tried(name: str, look: Callable[[], str]) -> Check:
     try:
         return Check(name, True, look())
-    except PipelineError as error:
+    except FaceqError as error:
         return Check(name, False, error.message)
 
 
@@ -166,7 +166,7 @@ def _weights(settings: ModelSettings) -> str:
     model = models.installed(settings.model, settings.models).id
     for part in (models.DETECTOR, model):
         if not is_right(part, settings.models):
-            raise ArtifactError("wrong_weights", f"A file of {part} was changed. Run: faceq models get {model}")
+            raise SetupError("wrong_weights", f"A file of {part} was changed. Run: faceq models get {model}")
     return "every file has the SHA-256 that it was installed with"
 
 

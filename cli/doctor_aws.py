@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from adapters.aws_errors import failing
+from adapters.aws_errors import translated_aws_errors
 from cli.doctor import Check
 from client.deployed_stack import Deployed, account, deployed, session
-from pipeline.errors import PipelineError
+from pipeline.errors import FaceqError
 from pipeline.gallery import MANIFEST
 
 if TYPE_CHECKING:
@@ -66,15 +66,15 @@ def checks(stack: str, region: str | None, profile: str | None) -> Iterator[Chec
         identity = account(aws)
         yield Check("identity", True, f"{identity.arn}, in {identity.region}")
         there = deployed(aws, stack)
-    except PipelineError as error:  # without these there is nothing to look at
+    except FaceqError as error:  # without these there is nothing to look at
         yield Check("aws", False, error.message)
         return
     looks = (_stack, _functions, _url, _mappings, _queues, _gallery, _permissions)
     for look in looks:
         try:
-            with failing():
+            with translated_aws_errors():
                 yield from look(aws, there)
-        except PipelineError as error:
+        except FaceqError as error:
             yield Check(look.__name__.lstrip("_"), False, error.message)
 
 

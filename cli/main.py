@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from pipeline.errors import PipelineError
+from pipeline.errors import FaceqError
 
 #: The groups, each the `app` of the module of its name.
 GROUPS: Final = ("models", "people", "queues", "image", "deploy")
@@ -63,7 +63,7 @@ def main() -> None:
     try:
         word = sys.argv[1] if len(sys.argv) > 1 else None
         whole(word if word in COMMANDS else None)()
-    except PipelineError as error:
+    except FaceqError as error:
         print(f"faceq: {error.message}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:

@@ -15,7 +15,7 @@ from rich.table import Table
 from adapters import models
 from adapters.models import AUTO, CATALOGUE, InstalledModel
 from adapters.settings import ENGINES, Paths
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 app = typer.Typer(
     help="Get the networks that find and tell faces, once; nothing is fetched while frames are served.",
@@ -141,7 +141,7 @@ def _get(name: str, cache: Path) -> InstalledModel:
 def _is_installed(model: str, cache: Path) -> bool:
     try:
         models.installed(model, cache)
-    except ArtifactError:
+    except SetupError:
         return False
     return True
 

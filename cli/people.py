@@ -22,7 +22,7 @@ from client.enrolment import Enrolment, GalleryStore, course_gallery, enrol, imp
 from client.enrolment import renew as renewed
 from client.gallery_transfer import Changes, changes, copy
 from pipeline import gallery
-from pipeline.errors import BadInput, PipelineError
+from pipeline.errors import BadInput, FaceqError
 from pipeline.gallery import PHOTO_PREFIX, Gallery, person_name
 from pipeline.ports import FaceDetector, FaceEmbedder
 
@@ -348,7 +348,7 @@ def diff(stack: StackName = STACK, region: Region = None, profile: Profile = Non
     """
     try:
         difference = changes(gallery.load(_on_aws(stack, region, profile)), gallery.load(_here()))
-    except PipelineError as error:
+    except FaceqError as error:
         print(f"faceq: {error.message}", file=sys.stderr)
         raise typer.Exit(2) from None
     if as_json:
@@ -419,7 +419,7 @@ def _here() -> DirectoryStore:
 
 
 def _on_aws(stack: str, region: str | None, profile: str | None) -> GalleryStore:
-    """Return the store of a deployed stack's gallery. Raises BadInput if it has none, PipelineError as `aws` does."""
+    """Return the store of a deployed stack's gallery. Raises BadInput if it has none, FaceqError as `aws` does."""
     session, deployed = aws(stack, region, profile)
     if not deployed.gallery:
         raise BadInput("no_gallery_bucket", f"The stack {stack} has no bucket for a gallery. Run: faceq deploy")

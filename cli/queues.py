@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from adapters.aws_errors import failing
+from adapters.aws_errors import translated_aws_errors
 from cli.target import Profile, Region, StackName, Target, Where, aws
 from cli.up import stack_here
 from client import queue_operations
@@ -137,7 +137,7 @@ def reached(
         names = [url.rsplit("/", 1)[-1] for url in urls]
         if name is not None and name not in names:
             raise BadInput("queue", f"The stack {stack} has no queue {name}. It has: {', '.join(names)}.")
-        with _saying(), failing():
+        with _saying(), translated_aws_errors():
             yield Reached(session.client("sqs"), urls)
         return
     from botocore.exceptions import BotoCoreError, ClientError

@@ -73,7 +73,7 @@ def send(
 
 
 def service_client(target: Where, stack: str, region: str | None, profile: str | None) -> ServiceClient:
-    """Return a client of the stack that runs here, or of the one on AWS. Raises PipelineError if there is none."""
+    """Return a client of the stack that runs here, or of the one on AWS. Raises FaceqError if there is none."""
     if target is Where.LOCAL:
         return client_of_running_stack()
     return client_on_aws(*aws(stack, region, profile))

@@ -31,7 +31,7 @@ Profile = Annotated[
 def aws(stack: str, region: str | None, profile: str | None) -> "tuple[boto3.Session, Deployed]":
     """Return a session of a person's credentials and what the stack of this name offers.
 
-    Raises PipelineError as adapters.aws_errors does: no credentials, no region, no such stack.
+    Raises FaceqError as adapters.aws_errors does: no credentials, no region, no such stack.
     """
     from client.deployed_stack import deployed, session  # boto3 takes a third of a second to import
 

@@ -19,7 +19,7 @@ from rich.table import Table
 from adapters.settings import ENGINES, FACEQ_ENGINE, FACEQ_MODEL, ModelSettings, Paths
 from client import stack_state
 from client.stack_state import RunningStack, running_stack
-from pipeline.errors import ArtifactError, BadInput
+from pipeline.errors import BadInput, SetupError
 
 if TYPE_CHECKING:
     from local.supervisor import Options
@@ -98,7 +98,7 @@ def up(
     try:
         asyncio.run(_run(options))
     except StackError as error:
-        raise ArtifactError("stack", str(error)) from None
+        raise SetupError("stack", str(error)) from None
 
 
 async def _run(options: "Options") -> None:
@@ -159,9 +159,9 @@ def _start_detached(arguments: list[str]) -> None:
         return
     if process.returncode is not None:
         lines = output.read_text(errors="replace").strip().splitlines()
-        raise ArtifactError("stack", (lines[-1] if lines else "the stack ended").removeprefix("faceq: "))
+        raise SetupError("stack", (lines[-1] if lines else "the stack ended").removeprefix("faceq: "))
     process.terminate()
-    raise ArtifactError("stack", f"The stack was not ready within {READY_SECONDS} s; {output} shows how far it came.")
+    raise SetupError("stack", f"The stack was not ready within {READY_SECONDS} s; {output} shows how far it came.")
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]") -> RunningStack | None:

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from adapters.aws_errors import failing
+from adapters.aws_errors import translated_aws_errors
 from pipeline.errors import BadInput
 
 if TYPE_CHECKING:
@@ -91,17 +91,17 @@ def session(region: str | None = None, profile: str | None = None) -> "boto3.Ses
 
 
 def account(session: "boto3.Session") -> Account:
-    """Ask AWS who calls. Raises PipelineError as `said` makes it."""
-    with failing():
+    """Ask AWS who calls. Raises FaceqError as `aws_errors.to_faceq_error` returns it."""
+    with translated_aws_errors():
         identity = session.client("sts").get_caller_identity()
     return Account(identity["Account"], identity["Arn"], str(session.region_name))
 
 
 def deployed(session: "boto3.Session", stack: str = STACK) -> Deployed:
-    """Return what the stack of this name offers. Raises BadInput if there is none, PipelineError as `said` makes it."""
+    """Return what the stack of this name offers. Raises BadInput if there is none, FaceqError as `aws_errors.to_faceq_error` returns it."""
     from botocore.exceptions import ClientError
 
-    with failing():
+    with translated_aws_errors():
         try:
             found = session.client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
         except ClientError as error:

@@ -94,7 +94,7 @@ def enrol(
     ------
     BadInput
         `person` cannot be a name.
-    ArtifactError
+    SetupError
         The gallery is broken, or made with another model.
     TransientError
         The gallery cannot be read or written.

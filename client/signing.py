@@ -6,7 +6,7 @@ import requests
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 
-from adapters.aws_errors import failing
+from adapters.aws_errors import translated_aws_errors
 
 if TYPE_CHECKING:
     import boto3
@@ -29,11 +29,11 @@ class SigV4(requests.auth.AuthBase):
         self._session = session
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the signature's headers. Raises PipelineError (see adapters.aws_errors) without valid credentials."""
+        """Add the signature's headers. Raises FaceqError (see adapters.aws_errors) without valid credentials."""
         # Only what no proxy changes is signed: the content type, the host, the time and the body.
         headers = {name: value for name, value in request.headers.items() if name.lower() == "content-type"}
         signed = AWSRequest(method=request.method, url=request.url, data=request.body or b"", headers=headers)
-        with failing():
+        with translated_aws_errors():
             credentials = self._session.get_credentials()
             frozen = None if credentials is None else credentials.get_frozen_credentials()
             SigV4Auth(frozen, "lambda", self._session.region_name).add_auth(signed)

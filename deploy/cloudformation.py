@@ -17,9 +17,9 @@ from typing import Any, Final
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
-from adapters.aws_errors import failing
+from adapters.aws_errors import translated_aws_errors
 from deploy.review import INLINE_BYTES
-from pipeline.errors import ArtifactError, BadInput
+from pipeline.errors import BadInput, SetupError
 
 #: Time between two looks at a stack, seconds: CloudFormation allows few calls.
 LOOK_SECONDS: Final = 2.0
@@ -127,7 +127,7 @@ class Drift:
     differences: Sequence[str]
 
 
-class StackFailedError(ArtifactError):
+class StackFailedError(SetupError):
     """A stack did not become what it should.
 
     Parameters
@@ -171,17 +171,17 @@ class Stack:
         self._look_seconds = look_seconds
 
     def state(self) -> State | None:
-        """Return what the stack is, None if there is none or one without resources. Raises PipelineError."""
+        """Return what the stack is, None if there is none or one without resources. Raises FaceqError."""
         found = self._describe()
         return None if found is None or found.status in _NOTHING else found
 
     def exists(self) -> bool:
-        """Tell whether there is a stack, in whatever state. Raises PipelineError."""
+        """Tell whether there is a stack, in whatever state. Raises FaceqError."""
         return self._describe() is not None
 
     def template(self) -> str:
-        """Return the template as it was given. Raises PipelineError."""
-        with failing():
+        """Return the template as it was given. Raises FaceqError."""
+        with translated_aws_errors():
             body: object = self._client.get_template(StackName=self.name, TemplateStage="Original")["TemplateBody"]
         return body if isinstance(body, str) else _json(body)
 
@@ -205,7 +205,7 @@ class Stack:
         ------
         BadInput
             The template is larger than a call takes.
-        PipelineError
+        FaceqError
             AWS refuses the template or a value.
 
         """
@@ -214,7 +214,7 @@ class Stack:
                 "template_too_large", f"The template has {len(template.encode())} bytes; AWS takes {INLINE_BYTES}."
             )
         is_first = self.state() is None
-        with failing():
+        with translated_aws_errors():
             made = self._client.create_change_set(
                 StackName=self.name,
                 ChangeSetName=f"faceq-{uuid.uuid4().hex[:12]}",
@@ -238,24 +238,24 @@ class Stack:
         return found
 
     def discard(self, change_set: ChangeSet) -> None:
-        """Throw a change set away, and the empty stack that a first one made. Raises PipelineError."""
-        with failing():
+        """Throw a change set away, and the empty stack that a first one made. Raises FaceqError."""
+        with translated_aws_errors():
             self._client.delete_change_set(ChangeSetName=change_set.arn, StackName=self.name)
             if change_set.is_first and (found := self._describe()) is not None and found.status in _NOTHING:
                 self._client.delete_stack(StackName=self.name)
 
     def execute(self, change_set: ChangeSet, tell: Callable[[Event], None]) -> State:
-        """Do what a change set says, telling each event. Raises StackFailedError, and PipelineError."""
+        """Do what a change set says, telling each event. Raises StackFailedError, and FaceqError."""
         # A first stack that fails is deleted, and is known by its id only.
         made = Stack(self._client, change_set.stack_id, self._look_seconds)
         seen = {event.id for event in made._events()}
-        with failing():
+        with translated_aws_errors():
             self._client.execute_change_set(ChangeSetName=change_set.arn, StackName=self.name)
         return made._finished(seen, tell, ("CREATE_COMPLETE", "UPDATE_COMPLETE"), self.name)
 
     def delete(self, tell: Callable[[Event], None]) -> None:
-        """Delete the stack with what is in it. Raises StackFailedError, and PipelineError."""
-        with failing():
+        """Delete the stack with what is in it. Raises StackFailedError, and FaceqError."""
+        with translated_aws_errors():
             found = self._client.describe_stacks(StackName=self.name)["Stacks"][0]
             seen = {event.id for event in self._events()}
             self._client.delete_stack(StackName=found["StackId"])
@@ -264,8 +264,8 @@ class Stack:
         gone._finished(seen, tell, ("DELETE_COMPLETE",), self.name)
 
     def drift(self) -> list[Drift]:
-        """Return what was changed by hand since the last deploy. Raises PipelineError."""
-        with failing():
+        """Return what was changed by hand since the last deploy. Raises FaceqError."""
+        with translated_aws_errors():
             detection = self._client.detect_stack_drift(StackName=self.name)["StackDriftDetectionId"]
             while True:
                 found = self._client.describe_stack_drift_detection_status(StackDriftDetectionId=detection)
@@ -290,8 +290,8 @@ class Stack:
         ]
 
     def resources(self) -> list[tuple[str, str, str]]:
-        """Return logical id, type and physical id of each resource. Raises PipelineError."""
-        with failing():
+        """Return logical id, type and physical id of each resource. Raises FaceqError."""
+        with translated_aws_errors():
             pages = self._client.get_paginator("list_stack_resources").paginate(StackName=self.name)
             return [
                 (one["LogicalResourceId"], one["ResourceType"], one.get("PhysicalResourceId", ""))
@@ -300,7 +300,7 @@ class Stack:
             ]
 
     def _describe(self) -> State | None:
-        with failing():
+        with translated_aws_errors():
             try:
                 found = self._client.describe_stacks(StackName=self.name)["Stacks"][0]
             except ClientError as error:
@@ -366,7 +366,7 @@ class Stack:
 
     def _events(self) -> Iterator[Event]:
         """Yield the events, newest first."""
-        with failing():
+        with translated_aws_errors():
             try:
                 pages = self._client.get_paginator("describe_stack_events").paginate(StackName=self.name)
                 for page in pages:

@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 #: docker-compose.yml says `provenance` and `sbom` of a build, which Compose knows since this version.
 LEAST_COMPOSE: Final = (2, 39)
@@ -32,17 +32,17 @@ def engine() -> Engine:
 
     Raises
     ------
-    ArtifactError
+    SetupError
         There is no command `docker`, no engine that answers it, or no Compose of `LEAST_COMPOSE` or newer.
 
     """
     if shutil.which("docker") is None:
-        raise ArtifactError("no_docker", "There is no command docker. Install Docker, or run without it: faceq up")
+        raise SetupError("no_docker", "There is no command docker. Install Docker, or run without it: faceq up")
     asked = docker("version", "--format", "{{json .Server}}")
     server = json.loads(asked.stdout.strip() or "null") if asked.returncode == 0 else None
     if server is None:
         why = " ".join(asked.stderr.split()) or "it does not answer"
-        raise ArtifactError(
+        raise SetupError(
             "no_engine", f"The Docker engine does not run ({why}). Start Docker, or run without it: faceq up"
         )
     compose = docker("compose", "version", "--short")
@@ -51,7 +51,7 @@ def engine() -> Engine:
     if numbers is None or (int(numbers[1]), int(numbers[2])) < LEAST_COMPOSE:
         old = shutil.which("docker-compose") is not None and numbers is None
         found = "only the old docker-compose" if old else f"version {version}" if numbers else "no Compose plugin"
-        raise ArtifactError(
+        raise SetupError(
             "no_compose",
             f"faceq needs the Compose plugin {'.'.join(map(str, LEAST_COMPOSE))} or newer (`docker compose`); there is "
             f"{found}. Update Docker.",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deploy.docker_engine import docker, engine
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 ROOT: Final = Path(__file__).parents[1]
 #: What Lambda has processors for, by the name that Docker gives the platform.
@@ -112,13 +112,13 @@ def build(recipe: Recipe, progress: Callable[[str], None]) -> None:
 
     Raises
     ------
-    ArtifactError
+    SetupError
         Docker, Compose or buildx is missing, the engine does not run, or the build fails: with Docker's last words.
 
     """
     engine()
     if docker("buildx", "version").returncode:
-        raise ArtifactError(
+        raise SetupError(
             "no_buildx", "The command `docker buildx` is missing: install Docker's plugin of that name (docker-buildx)."
         )
     with tempfile.TemporaryDirectory(prefix="faceq-image-") as folder:
@@ -136,12 +136,12 @@ def build(recipe: Recipe, progress: Callable[[str], None]) -> None:
 
 
 def inspect(tag: str) -> Image:
-    """Look at an image that the engine has. Raises ArtifactError if there is none, or no engine."""
+    """Look at an image that the engine has. Raises SetupError if there is none, or no engine."""
     here = f"linux/{engine().architecture}"
     found = docker("image", "inspect", tag)
     history = docker("history", "--no-trunc", "--human=false", "--format", "{{json .}}", tag)
     if found.returncode or history.returncode:
-        raise ArtifactError("no_image", f"There is no image {tag}. Build it with: faceq image build --tag {tag}")
+        raise SetupError("no_image", f"There is no image {tag}. Build it with: faceq image build --tag {tag}")
     return read(json.loads(found.stdout)[0], [json.loads(line) for line in history.stdout.splitlines()], here)
 
 
@@ -261,4 +261,4 @@ def _run(arguments: Sequence[str], progress: Callable[[str], None]) -> None:
             lines.append(line.rstrip("\n"))
             progress(lines[-1])
     if build.returncode:
-        raise ArtifactError("build_failed", f"The build failed: {last_words(lines) or 'Docker does not say why'}")
+        raise SetupError("build_failed", f"The build failed: {last_words(lines) or 'Docker does not say why'}")

@@ -26,7 +26,7 @@ from botocore.exceptions import ClientError
 from adapters import artifacts_s3
 from adapters.artifacts_directory import DirectoryStore
 from adapters.artifacts_s3 import S3Store
-from adapters.aws_errors import failing
+from adapters.aws_errors import translated_aws_errors
 from client.deployed_stack import Account, Deployed, account, deployed
 from client.gallery_transfer import copy
 from deploy import registry, releases, resolve, review
@@ -38,7 +38,7 @@ from deploy.releases import Release, Releases
 from deploy.smoke import SmokeError
 from deploy.tested_images import tested
 from pipeline import gallery
-from pipeline.errors import ArtifactError, BadInput, PipelineError
+from pipeline.errors import BadInput, FaceqError, SetupError
 from pipeline.gallery import Gallery
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Done:
     smoke: str
 
 
-class RolledBackError(ArtifactError):
+class RolledBackError(SetupError):
     """A deploy failed and the stack is as it was before."""
 
 
@@ -203,7 +203,7 @@ class Promotion:
     # Looking
 
     def plan(self, wish: Wish) -> Plan:
-        """Find out what `deploy` would do, and change nothing. Raises PipelineError."""
+        """Find out what `deploy` would do, and change nothing. Raises FaceqError."""
         image = inspect(wish.image)
         base = self._settled(self._base)
         main = self._settled(self._main)
@@ -247,19 +247,19 @@ class Promotion:
         )
 
     def state(self) -> State | None:
-        """Return what the main stack is. Raises PipelineError."""
+        """Return what the main stack is. Raises FaceqError."""
         return self._main.state()
 
     def deployed(self) -> Deployed:
-        """Return what the main stack offers. Raises PipelineError."""
+        """Return what the main stack offers. Raises FaceqError."""
         return deployed(self._session, self.name)
 
     def images(self) -> dict[str, str]:
-        """Return each deployed function's image, `repository@sha256:...`, as Lambda tells it. Raises PipelineError."""
+        """Return each deployed function's image, `repository@sha256:...`, as Lambda tells it. Raises FaceqError."""
         functions = [physical for _, kind, physical in self._main.resources() if kind == "AWS::Lambda::Function"]
         client = self._session.client("lambda")
         found: dict[str, str] = {}
-        with failing():
+        with translated_aws_errors():
             for function in functions:
                 code = client.get_function(FunctionName=function, Qualifier="live")["Code"]
                 found[function] = code.get("ResolvedImageUri") or code["ImageUri"]
@@ -279,7 +279,7 @@ class Promotion:
         ------
         RolledBackError
             It failed, and what ran before runs again.
-        PipelineError
+        FaceqError
             It failed before anything that runs was changed, or going back failed too.
 
         """
@@ -309,7 +309,7 @@ class Promotion:
         target = self.target(to)
         repository, _, digest = target.image.partition("@")
         self._settled(self._main)
-        with failing():
+        with translated_aws_errors():
             try:
                 self._ecr.describe_images(
                     repositoryName=repository.rpartition("/")[2], imageIds=[{"imageDigest": digest}]
@@ -339,7 +339,7 @@ class Promotion:
         return earlier
 
     def destroy(self, *, with_bucket: bool) -> None:
-        """Delete both stacks, and the bucket with all versions of what is in it if told to. Raises PipelineError."""
+        """Delete both stacks, and the bucket with all versions of what is in it if told to. Raises FaceqError."""
         for stack in (self._main, self._base):
             if stack.exists():
                 self._watcher.step(f"delete the stack {stack.name}")
@@ -349,7 +349,7 @@ class Promotion:
             self._delete_bucket()
 
     def remains(self) -> list[tuple[str, str, str]]:
-        """Return logical id, type and physical id of all that `destroy` removes. Raises PipelineError."""
+        """Return logical id, type and physical id of all that `destroy` removes. Raises FaceqError."""
         return [
             resource
             for stack in (self._main, self._base)
@@ -381,14 +381,14 @@ class Promotion:
             self.releases.finish(release, releases.FAILED, error.message)
             raise self._gone_back(error, before) from error
         except BaseException as error:
-            reason = error.message if isinstance(error, PipelineError) else "interrupted"
+            reason = error.message if isinstance(error, FaceqError) else "interrupted"
             self.releases.finish(release, releases.FAILED, reason)
             raise
         return Done(self.releases.finish(release, releases.DEPLOYED), self.deployed(), answered)
 
-    def _gone_back(self, error: PipelineError, before: Release | None) -> ArtifactError:
+    def _gone_back(self, error: FaceqError, before: Release | None) -> SetupError:
         if before is None:
-            return ArtifactError(error.code, f"{error.message} {_where(None)}")
+            return SetupError(error.code, f"{error.message} {_where(None)}")
         self._watcher.step(f"go back to release {before.number}")
         change_set = self._main.prepare(before.template, before.parameters)
         if change_set is not None:
@@ -441,7 +441,7 @@ class Promotion:
 
     def _has_bucket(self) -> bool:
         """Tell whether the bucket is there, left by an earlier stack. Raises BadInput if it is somebody else's."""
-        with failing():
+        with translated_aws_errors():
             try:
                 self._s3.head_bucket(Bucket=self.bucket, ExpectedBucketOwner=self.account.id)
             except ClientError as error:
@@ -459,7 +459,7 @@ class Promotion:
 
     def _repository(self) -> str:
         """Return where the repository will be. Raises BadInput if there is one that the base stack did not make."""
-        with failing():
+        with translated_aws_errors():
             try:
                 found = self._ecr.describe_repositories(repositoryNames=[self.name])["repositories"][0]
             except ClientError as error:
@@ -494,7 +494,7 @@ class Promotion:
         return S3Store(artifacts_s3.client(self._session), self.bucket, artifacts_s3.PREFIX)
 
     def _delete_bucket(self) -> None:
-        with failing():
+        with translated_aws_errors():
             try:
                 pages = self._s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket)
                 for page in pages:
@@ -578,7 +578,7 @@ def _misfits(image: Image, enrolled: Gallery | None) -> list[str]:
         return []
     try:
         enrolled.check(model, preprocessing)
-    except ArtifactError as error:
+    except SetupError as error:
         return [f"{error.message} Or build the image with it: faceq image build --model {enrolled.model}"]
     return []
 

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from adapters.aws_errors import failing
+from adapters.aws_errors import translated_aws_errors
 from deploy.docker_engine import docker as docker_command
-from pipeline.errors import ArtifactError, PipelineError, TransientError
+from pipeline.errors import FaceqError, SetupError, TransientError
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -81,10 +81,10 @@ def known_digest(image: str, repository_uri: str, ecr: "BaseClient") -> str | No
 
     Raises
     ------
-    ArtifactError
+    SetupError
         There is no such local image, or no engine.
-    PipelineError
-        As `adapters.aws_errors.said` makes it.
+    FaceqError
+        As `adapters.aws_errors.to_faceq_error` makes it.
 
     """
     with _engine() as client:
@@ -107,7 +107,7 @@ def push(image: str, repository_uri: str, ecr: "BaseClient", progress: Progress)
 
     Raises
     ------
-    ArtifactError
+    SetupError
         There is no such image or engine, the registry refuses, or what lies there is not this image.
     TransientError
         The registry cannot be reached. What has been pushed so far is not pushed again.
@@ -132,7 +132,7 @@ def tag_of(image_id: str) -> str:
 def _digest_of(tag: str, repository_uri: str, ecr: "BaseClient") -> str | None:
     from botocore.exceptions import ClientError
 
-    with failing():
+    with translated_aws_errors():
         try:
             found = ecr.describe_images(**_repository(repository_uri), imageIds=[{"imageTag": tag}])["imageDetails"]
         except ClientError as error:
@@ -171,14 +171,14 @@ def _pushed(
 
 
 def _password(ecr: "BaseClient") -> tuple[str, str]:
-    with failing():
+    with translated_aws_errors():
         token = ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
     user, _, password = base64.b64decode(token).decode().partition(":")
     return user, password
 
 
 def _digest_in(said: Iterable[Mapping[str, Any]], repository_uri: str, progress: Progress) -> str:
-    """Follow what the engine says of a push; return the digest it ends with. Raises PipelineError if it fails."""
+    """Follow what the engine says of a push; return the digest it ends with. Raises FaceqError if it fails."""
     digest = None
     for line in said:
         if "error" in line:
@@ -188,22 +188,20 @@ def _digest_in(said: Iterable[Mapping[str, Any]], repository_uri: str, progress:
             progress(line["id"], line["status"], bytes_done.get("current", 0), bytes_done.get("total", 0))
         digest = (line.get("aux") or {}).get("Digest", digest)
     if digest is None:
-        raise ArtifactError("push", f"Docker pushed to {repository_uri} and named no digest. Update Docker.")
+        raise SetupError("push", f"Docker pushed to {repository_uri} and named no digest. Update Docker.")
     return str(digest)
 
 
-def _refusal(words: str, repository_uri: str) -> PipelineError:
+def _refusal(words: str, repository_uri: str) -> FaceqError:
     """Say what to do about an error of the engine or the registry."""
     if _EXPIRED.search(words):
-        return ArtifactError(
-            "expired", f"The credentials expired while pushing ({words}). Sign in again: aws sso login"
-        )
+        return SetupError("expired", f"The credentials expired while pushing ({words}). Sign in again: aws sso login")
     if _NO_REPOSITORY.search(words):
-        return ArtifactError(
+        return SetupError(
             "no_repository", f"There is no repository {repository_uri} ({words}). faceq deploy makes it: run it again."
         )
     if _REFUSED.search(words):
-        return ArtifactError(
+        return SetupError(
             "push_refused",
             f"{repository_uri} does not take the image ({words}). Ask who administers the account for the actions "
             "ecr:PutImage and those of layers; docs/operations.md lists them.",
@@ -214,7 +212,7 @@ def _refusal(words: str, repository_uri: str) -> PipelineError:
             f"The registry cannot be reached ({words}). Check the network and run the same command again; layers that "
             "are there are not pushed again.",
         )
-    return ArtifactError("push", f"Docker cannot push to {repository_uri}: {words}")
+    return SetupError("push", f"Docker cannot push to {repository_uri}: {words}")
 
 
 def _prove(image_id: str, digest: str, repository_uri: str, ecr: "BaseClient") -> None:
@@ -223,23 +221,23 @@ def _prove(image_id: str, digest: str, repository_uri: str, ecr: "BaseClient") -
     An engine's image id is the digest of the image's configuration, which a plain manifest names; with Docker's
     containerd image store it is the manifest's own digest.
     """
-    with failing():
+    with translated_aws_errors():
         answer = ecr.batch_get_image(
             **_repository(repository_uri), imageIds=[{"imageDigest": digest}], acceptedMediaTypes=[*PLAIN, *_INDEXES]
         )
     if not answer["images"]:
-        raise ArtifactError(
+        raise SetupError(
             "not_pushed", f"{repository_uri} has no image {digest} after the push. Run the same command again."
         )
     manifest = json.loads(answer["images"][0]["imageManifest"])
     kind = answer["images"][0].get("imageManifestMediaType") or manifest.get("mediaType", "")
     if kind not in PLAIN:
-        raise ArtifactError(
+        raise SetupError(
             "not_plain",
             f"The image is an index of several ({kind}), which Lambda does not take. Build it again: faceq image build",
         )
     if image_id not in (manifest["config"]["digest"], digest):
-        raise ArtifactError(
+        raise SetupError(
             "other_image",
             f"{repository_uri}@{digest} is {manifest['config']['digest'][:19]}, not the local image {image_id[:19]}. "
             "Somebody pushed another under its tag: remove that with aws ecr batch-delete-image, and deploy again.",
@@ -248,7 +246,7 @@ def _prove(image_id: str, digest: str, repository_uri: str, ecr: "BaseClient") -
 
 @contextmanager
 def _engine() -> "Iterator[DockerClient]":
-    """Talk to the engine that the command `docker` talks to; turn what goes wrong into a PipelineError of one line."""
+    """Talk to the engine that the command `docker` talks to; turn what goes wrong into a FaceqError of one line."""
     from docker.errors import APIError, DockerException
     from requests.exceptions import RequestException
 
@@ -257,13 +255,13 @@ def _engine() -> "Iterator[DockerClient]":
         client = _client()
         yield client
     except APIError as error:
-        raise ArtifactError("engine", f"Docker says: {' '.join(str(error.explanation or error).split())}") from error
+        raise SetupError("engine", f"Docker says: {' '.join(str(error.explanation or error).split())}") from error
     except RequestException as error:
         raise TransientError(
             "engine", f"The Docker engine stopped answering ({error}). Run the command again."
         ) from error
     except DockerException as error:
-        raise ArtifactError("no_engine", f"The Docker engine does not run ({error}). Start Docker.") from error
+        raise SetupError("no_engine", f"The Docker engine does not run ({error}). Start Docker.") from error
     finally:
         if client is not None:
             client.close()
@@ -287,4 +285,4 @@ def _image(client: "DockerClient", name: str) -> "Image":
     try:
         return client.images.get(name)
     except ImageNotFound:
-        raise ArtifactError("no_image", f"There is no image {name}. Build it: faceq image build") from None
+        raise SetupError("no_image", f"There is no image {name}. Build it: faceq image build") from None

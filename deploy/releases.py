@@ -9,7 +9,7 @@ from typing import Final
 from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
-from adapters.aws_errors import failing
+from adapters.aws_errors import translated_aws_errors
 from pipeline.errors import BadInput
 
 _PREFIX: Final = "releases/"
@@ -71,19 +71,19 @@ class Releases:
         self._bucket = bucket
 
     def all(self) -> list[Release]:
-        """Return every release, oldest first; an empty list where there is no bucket yet. Raises PipelineError."""
+        """Return every release, oldest first; an empty list where there is no bucket yet. Raises FaceqError."""
         return [*self.newest_first()][::-1]
 
     def newest_first(self) -> Iterator[Release]:
-        """Yield the releases from the last one back; each is read when it is asked for. Raises PipelineError."""
+        """Yield the releases from the last one back; each is read when it is asked for. Raises FaceqError."""
         for number in reversed(self._numbers()):
-            with failing():
+            with translated_aws_errors():
                 release = self._read(_name(number))
             yield release
 
     def get(self, number: int) -> Release:
         """Return one release. Raises BadInput if there is none."""
-        with failing():
+        with translated_aws_errors():
             try:
                 return self._read(_name(number))
             except ClientError as error:
@@ -97,7 +97,7 @@ class Releases:
         while True:
             number += 1
             numbered = replace(release, number=number)
-            with failing():
+            with translated_aws_errors():
                 try:
                     self._put(numbered, IfNoneMatch="*")  # S3 API reference, PutObject, conditional writes
                 except ClientError as error:
@@ -109,12 +109,12 @@ class Releases:
     def finish(self, release: Release, outcome: str, reason: str = "") -> Release:
         """Record what became of a release."""
         finished = replace(release, outcome=outcome, reason=reason)
-        with failing():
+        with translated_aws_errors():
             self._put(finished)
         return finished
 
     def _numbers(self) -> list[int]:
-        with failing():
+        with translated_aws_errors():
             try:
                 pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=_PREFIX)
                 return sorted(int(Path(one["Key"]).stem) for page in pages for one in page.get("Contents", ()))

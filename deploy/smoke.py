@@ -8,7 +8,7 @@ import numpy as np
 from client.frames import Frame
 from client.service_client import Outcome, ServiceClient
 from pipeline.embed import PREPROCESSINGS, cut
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 from pipeline.gallery import Gallery
 from pipeline.images import decode
 from pipeline.messages import ERROR, NO_FACE, UNKNOWN
@@ -18,7 +18,7 @@ from pipeline.ports import FaceDetector, FaceEmbedder
 AGAIN_SECONDS: Final = 3.0
 
 
-class SmokeError(ArtifactError):
+class SmokeError(SetupError):
     """The deployed service does not answer a frame, or answers it wrongly."""
 
 

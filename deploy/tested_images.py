@@ -9,7 +9,7 @@ from typing import Final
 
 from adapters.settings import Paths
 from deploy.function_image import inspect
-from pipeline.errors import PipelineError
+from pipeline.errors import FaceqError
 
 #: In the folder of a person's state.
 _FILE: Final = "tested-images.json"
@@ -47,7 +47,7 @@ def main() -> int:
     """Record the image that the command line names."""
     try:
         record(inspect(sys.argv[1]).id)
-    except PipelineError as error:
+    except FaceqError as error:
         sys.stderr.write(f"faceq: {error.message}\n")
         return 1
     return 0

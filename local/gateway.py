@@ -44,7 +44,7 @@ from local.http_server import LOOPBACK
 from local.lambda_service import WAIT_SECONDS, Child, Front, StackError, gallery_notice, queues_of, read_template
 from local.runtimes import FunctionInitError
 from local.runtimes.rie import REFRESH_SECONDS, RieRuntime
-from pipeline.errors import PipelineError
+from pipeline.errors import FaceqError
 
 #: The ports that the gateway listens on, in its container.
 URL_PORT: Final = 8000
@@ -145,7 +145,7 @@ class Gateway:
     def _check_gallery(self) -> None:
         try:
             notice = gallery_notice(checked_gallery(self._settings))
-        except PipelineError as error:
+        except FaceqError as error:
             notice = f"{error.message} Until then frames with faces are answered Error."
         if notice:
             tell(notice)
@@ -207,7 +207,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         asyncio.run(_run(Gateway(os.environ, arguments.host)))
-    except (StackError, FunctionInitError, PipelineError) as error:
+    except (StackError, FunctionInitError, FaceqError) as error:
         tell(f"faceq: {error}")
         return 1
     except OSError as error:

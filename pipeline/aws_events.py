@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.errors import BadInput, PipelineError
+from pipeline.errors import BadInput, FaceqError
 from pipeline.messages import Json
 
 
@@ -58,7 +58,7 @@ def accepted() -> dict[str, Json]:
     return {"statusCode": 200, "body": "Face detection completed"}
 
 
-def refusal(status: int, error: PipelineError) -> dict[str, Json]:
+def refusal(status: int, error: FaceqError) -> dict[str, Json]:
     """Return an answer that says what is wrong and how to mend it: `{"error": code, "message": sentence}`."""
     return {
         "statusCode": status,

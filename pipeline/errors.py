@@ -1,7 +1,7 @@
-"""What went wrong, sorted by what the caller does next."""
+"""The one tree of errors, sorted by what the caller does next."""
 
 
-class PipelineError(Exception):
+class FaceqError(Exception):
     """A failure with a stable code for programs and a sentence for people.
 
     Parameters
@@ -19,7 +19,7 @@ class PipelineError(Exception):
         self.message = message
 
 
-class BadInput(PipelineError):  # noqa: N818 - named for the input, as HTTP frameworks name theirs
+class BadInput(FaceqError):  # noqa: N818 - named for the input, as HTTP frameworks name theirs
     """The input can never be processed: refuse it, do not retry.
 
     Parameters
@@ -34,9 +34,12 @@ class BadInput(PipelineError):  # noqa: N818 - named for the input, as HTTP fram
         self.status = status
 
 
-class TransientError(PipelineError):
+class TransientError(FaceqError):
     """Something outside failed for now: the same call may succeed later."""
 
 
-class ArtifactError(PipelineError):
-    """A model or gallery is missing, broken or of another kind: do not start; the message names the mending command."""
+class SetupError(FaceqError):
+    """Something that faceq needs (a model, a gallery, a setting, credentials) is missing or unusable.
+
+    Do not retry; the message names the command that puts it right.
+    """

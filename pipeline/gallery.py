@@ -23,7 +23,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ArtifactError, BadInput, TransientError
+from pipeline.errors import BadInput, SetupError, TransientError
 from pipeline.messages import ERROR, NO_FACE, UNKNOWN, Json
 from pipeline.ports import ArtifactStore
 
@@ -189,7 +189,7 @@ class Gallery:
     def join(self, other: "Gallery") -> "Gallery":
         """Return the gallery with everybody of `other` too; the threshold stays.
 
-        The preprocessing becomes `unknown` if that of either is. Raises ArtifactError if the vectors of the two cannot
+        The preprocessing becomes `unknown` if that of either is. Raises SetupError if the vectors of the two cannot
         be compared, BadInput for a photo that is of one person here and of another there.
         """
         if not self.photos:
@@ -197,7 +197,7 @@ class Gallery:
         if not other.photos:
             return self
         if other.dimensions != self.dimensions:
-            raise ArtifactError(
+            raise SetupError(
                 "other_model",
                 f"Vectors of length {other.dimensions} cannot join those of length {self.dimensions}. {_MEND}",
             )
@@ -240,20 +240,20 @@ class Gallery:
         raise BadInput("unknown_person", f"Nobody is enrolled as '{name}'. {hint}", status=404)
 
     def check(self, model: str, preprocessing: str) -> None:
-        """Raise ArtifactError if vectors made by `model` and `preprocessing` cannot be compared with these.
+        """Raise SetupError if vectors made by `model` and `preprocessing` cannot be compared with these.
 
         A gallery of nobody fits every model. An `unknown` preprocessing is let through; see `caveat`.
         """
         if not self.photos:
             return
         if model != self.model:
-            raise ArtifactError(
+            raise SetupError(
                 "other_model",
                 f"The gallery was made with model '{self.model}', but '{model}' is to be used. {_MEND} "
                 f"Or go back to it: set FACEQ_MODEL={self.model}.",
             )
         if self.preprocessing not in (preprocessing, UNKNOWN_PREPROCESSING):
-            raise ArtifactError(
+            raise SetupError(
                 "other_preprocessing",
                 f"The gallery's faces were cut for '{self.preprocessing}', but '{preprocessing}' is to be used. "
                 f"{_MEND}",
@@ -293,7 +293,7 @@ def load(store: ArtifactStore) -> Gallery | None:
 
     Raises
     ------
-    ArtifactError
+    SetupError
         It is broken, or of a format that this version does not know.
     TransientError
         The store cannot be reached, or the gallery was replaced faster than it could be read.
@@ -302,7 +302,7 @@ def load(store: ArtifactStore) -> Gallery | None:
     try:
         return _load(store)
     except _BrokenError as error:
-        raise ArtifactError("broken_gallery", f"The gallery is broken: {error}. {_RESTART}") from None
+        raise SetupError("broken_gallery", f"The gallery is broken: {error}. {_RESTART}") from None
 
 
 def save(store: ArtifactStore, gallery: Gallery) -> None:
@@ -331,11 +331,11 @@ def export_json(gallery: Gallery) -> bytes:
 
 
 def import_json(content: bytes) -> Gallery:
-    """Read what `export_json` wrote. Raises ArtifactError if it is not that."""
+    """Read what `export_json` wrote. Raises SetupError if it is not that."""
     try:
         return _imported(content)
     except _BrokenError as error:
-        raise ArtifactError(
+        raise SetupError(
             "broken_export", f"The file is not what `faceq people export` writes: {error}. Export it again."
         ) from None
 

@@ -190,7 +190,7 @@ class RecognitionResult:
         Milliseconds that each step took.
     truncated : bool
         True if the frame had more faces than a queue message holds.
-    error : PipelineError fields or None
+    error : FaceqError fields or None
         `{"code", "message"}` where `result` is `Error`.
 
     """

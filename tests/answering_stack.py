@@ -8,7 +8,7 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from pipeline.errors import PipelineError
+from pipeline.errors import FaceqError
 
 
 @dataclass
@@ -33,5 +33,5 @@ class Stack:
         register(app)
         environment = {"FACEQ_STATE_DIR": str(self.folder), "COLUMNS": "120", "TERM": "dumb"}
         result = CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
-        assert isinstance(result.exception, SystemExit | PipelineError | None), repr(result.exception)
+        assert isinstance(result.exception, SystemExit | FaceqError | None), repr(result.exception)
         return result

@@ -15,7 +15,7 @@ from adapters.settings import Paths
 from client.frames import Frame
 from local.runtimes.embedded import EmbeddedRuntime
 from local.template import Function
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 from tests.functional import targets
 from tests.functional.targets import Home, Service
 from tests.queue_server import running_elasticmq, running_queue_server
@@ -109,7 +109,7 @@ def model() -> None:
     """A recogniser in the cache; without one each test says at once what to run."""
     try:
         installed("auto", Paths.from_environment(os.environ).models)
-    except ArtifactError as error:
+    except SetupError as error:
         pytest.fail(error.message)
 
 

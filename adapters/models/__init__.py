@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 #: Called with a file's name, the bytes that are there, and the bytes that there will be.
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -175,7 +175,7 @@ def installed(name: str, cache: Path) -> InstalledModel:
 
     Raises
     ------
-    ArtifactError
+    SetupError
         It is not installed, or not whole; the message names the command that mends it.
 
     """
@@ -183,7 +183,7 @@ def installed(name: str, cache: Path) -> InstalledModel:
         for choice in (VGGFACE2, DLIB):
             if (cache / choice / MANIFEST).exists():
                 return replace(installed(choice, cache), note="" if choice == VGGFACE2 else _DLIB_NOTE)
-        raise ArtifactError("not_installed", "No model is installed. Run: faceq models get")
+        raise SetupError("not_installed", "No model is installed. Run: faceq models get")
     model = model_id(name)
     if model == DLIB:
         check_dlib()
@@ -204,7 +204,7 @@ def installed(name: str, cache: Path) -> InstalledModel:
 
 
 def installed_detector(cache: Path) -> InstalledDetector:
-    """Find MTCNN in the cache. Raises ArtifactError if it is not installed or not whole."""
+    """Find MTCNN in the cache. Raises SetupError if it is not installed or not whole."""
     return InstalledDetector(cache / DETECTOR, _paths(read_manifest(DETECTOR, cache), cache))
 
 
@@ -228,7 +228,7 @@ def get(
 
     Raises
     ------
-    ArtifactError
+    SetupError
         With what to do about it.
 
     """
@@ -238,11 +238,11 @@ def get(
 
 
 def model_id(name: str) -> str:
-    """Return the id that a model's name or weight file stands for. Raises ArtifactError if there is none such."""
+    """Return the id that a model's name or weight file stands for. Raises SetupError if there is none such."""
     if name in CATALOGUE or _FILE_ID.fullmatch(name):
         return name
     if not name.endswith((".pt", ".pth")):
-        raise ArtifactError(
+        raise SetupError(
             "unknown_model",
             f"There is no model {name!r}. Take one of {', '.join(CATALOGUE)}, or the path of a .pt or .pth file.",
         )
@@ -250,29 +250,27 @@ def model_id(name: str) -> str:
         with Path(name).open("rb") as file:
             return f"file-{hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
     except OSError as error:
-        raise ArtifactError("not_readable", f"The weights {name} cannot be read: {error.strerror}.") from error
+        raise SetupError("not_readable", f"The weights {name} cannot be read: {error.strerror}.") from error
 
 
 def check_dlib() -> None:
-    """Raise ArtifactError if the Python module that runs dlib's models is missing."""
+    """Raise SetupError if the Python module that runs dlib's models is missing."""
     if find_spec("dlib") is None:
-        raise ArtifactError("no_dlib", "The model 'dlib' needs a package. Run: pip install '.[dlib]'")
+        raise SetupError("no_dlib", "The model 'dlib' needs a package. Run: pip install '.[dlib]'")
 
 
 def read_manifest(model: str, cache: Path) -> dict[str, Any]:
-    """Return a manifest whose files are there in their size. Raises ArtifactError if there is none."""
+    """Return a manifest whose files are there in their size. Raises SetupError if there is none."""
     try:
         manifest = json.loads((cache / model / MANIFEST).read_text("utf-8"))
         if manifest["builder"] != BUILDER:
-            raise ArtifactError(
-                "older_model", f"The model '{model}' was made by another version. Run: {_command(model)}"
-            )
+            raise SetupError("older_model", f"The model '{model}' was made by another version. Run: {_command(model)}")
         if any((cache / file["path"]).stat().st_size != file["size"] for file in manifest["files"].values()):
             raise _broken(model)
     except FileNotFoundError:
         if (cache / model / MANIFEST).exists():
             raise _broken(model) from None
-        raise ArtifactError("not_installed", f"The model '{model}' is not installed. Run: {_command(model)}") from None
+        raise SetupError("not_installed", f"The model '{model}' is not installed. Run: {_command(model)}") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _broken(model) from error
     return manifest  # type: ignore[no-any-return]
@@ -282,8 +280,8 @@ def _paths(manifest: dict[str, Any], cache: Path) -> Mapping[str, Path]:
     return MappingProxyType({key: cache / file["path"] for key, file in manifest["files"].items()})
 
 
-def _broken(model: str) -> ArtifactError:
-    return ArtifactError("broken_model", f"The files of the model '{model}' are not whole. Run: {_command(model)}")
+def _broken(model: str) -> SetupError:
+    return SetupError("broken_model", f"The files of the model '{model}' are not whole. Run: {_command(model)}")
 
 
 def _command(model: str) -> str:

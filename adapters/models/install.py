@@ -40,7 +40,7 @@ from adapters.models.fetch import (
     package_files,
     write,
 )
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 #: The detector's, in the order of the package's files.
 _NETWORKS: Final[tuple[Literal["pnet", "rnet", "onet"], ...]] = ("pnet", "rnet", "onet")
@@ -69,7 +69,7 @@ def install(name: str, cache: Path, progress: Progress | None, on_wait: Callable
             _ensure(DETECTOR, cache, lambda: _make_detector(cache))
             return _auto(cache, report) if name == AUTO else _model(name, cache, report)
     except OSError as error:
-        raise ArtifactError(
+        raise SetupError(
             "not_writable", f"The models' folder {cache} cannot be written: {error.strerror or error}."
         ) from error
 
@@ -82,14 +82,14 @@ def _auto(cache: Path, progress: Progress) -> InstalledModel:
             return installed(AUTO, cache)
     try:
         return _model(VGGFACE2, cache, progress)
-    except ArtifactError as error:
+    except SetupError as error:
         if error.code not in ("cannot_download", "wrong_file"):
             raise
         unreachable = error
     try:
         return replace(_model(DLIB, cache, progress), note=f"dlib is used, for vggface2 is out of reach: {unreachable}")
-    except ArtifactError as error:
-        raise ArtifactError(error.code, f"{unreachable} Or take dlib: {error}") from error
+    except SetupError as error:
+        raise SetupError(error.code, f"{unreachable} Or take dlib: {error}") from error
 
 
 def _model(name: str, cache: Path, progress: Progress) -> InstalledModel:
@@ -112,7 +112,7 @@ def _ensure(model: str, cache: Path, make: Callable[[], None]) -> None:
         _ = installed_detector(cache) if model == DETECTOR else installed(model, cache)
         if is_right(model, cache):
             return
-    except ArtifactError:  # not installed
+    except SetupError:  # not installed
         pass
     (cache / model / MANIFEST).unlink(missing_ok=True)
     make()
@@ -133,7 +133,7 @@ def bundle(name: str, cache: Path, engine: str, folder: Path) -> InstalledModel:
 
     Raises
     ------
-    ArtifactError
+    SetupError
         The model is not installed, or the engine has no weights of it to load.
 
     """
@@ -141,7 +141,7 @@ def bundle(name: str, cache: Path, engine: str, folder: Path) -> InstalledModel:
     installed_detector(cache)
     unused = {"onnx": "weights", "torch": "onnx"}[engine]
     if model.files.keys() == {unused}:
-        raise ArtifactError("no_weights", f"The engine {engine} cannot load the model '{model.id}': take another one.")
+        raise SetupError("no_weights", f"The engine {engine} cannot load the model '{model.id}': take another one.")
     for kept in (DETECTOR, model.id):
         manifest = read_manifest(kept, cache)
         manifest["files"].pop(unused, None)
@@ -154,7 +154,7 @@ def bundle(name: str, cache: Path, engine: str, folder: Path) -> InstalledModel:
 def is_right(model: str, cache: Path) -> bool:
     """Return whether each file of an installed model, or of `DETECTOR`, has the SHA-256 that its manifest tells.
 
-    Raises ArtifactError if it is not installed.
+    Raises SetupError if it is not installed.
     """
     try:
         files = read_manifest(model, cache)["files"].values()
@@ -191,7 +191,7 @@ def _make_from_file(model: str, name: str, cache: Path) -> None:
     if name != model:
         write(weights, Path(name).read_bytes())
     elif not weights.exists():
-        raise ArtifactError("not_installed", f"The weights of {model} are gone. Run: faceq models get FILE.pt")
+        raise SetupError("not_installed", f"The weights of {model} are gone. Run: faceq models get FILE.pt")
     _make_facenet(model, weights, cache, source=Path(name).name)
 
 
@@ -214,12 +214,12 @@ def _fetch_release(model: str, cache: Path, progress: Progress) -> Path:
     target = cache / FILES / file.name
     try:
         download(file, target, progress)
-    except ArtifactError as error:
+    except SetupError as error:
         there = ""
         if target.exists():
             how = difference(target.stat().st_size, digest(target), file)
             there = f" (the file that lies there is another one: {how})"
-        raise ArtifactError(
+        raise SetupError(
             error.code,
             f"{error}. Bring {file.path} ({file.size:,} bytes) into {cache / FILES}{there}, "
             f"then run: faceq models get {model}",

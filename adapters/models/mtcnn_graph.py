@@ -70,7 +70,7 @@ def build(name: Literal["pnet", "rnet", "onet"], weights: Mapping[str, NDArray[n
 
     Raises
     ------
-    ArtifactError
+    SetupError
         A tensor is missing or does not fit; the message names it.
 
     """

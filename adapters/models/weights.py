@@ -26,7 +26,7 @@ from typing import Final, NamedTuple, NoReturn, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 Array: TypeAlias = NDArray[np.generic]
 
@@ -84,7 +84,7 @@ def read(path: Path) -> dict[str, Array]:
 
     Raises
     ------
-    ArtifactError
+    SetupError
         The file cannot be read, is damaged, is too large, or holds anything else; the message names it.
 
     """
@@ -119,7 +119,7 @@ def read_gallery_file(content: bytes, name: str) -> tuple[NDArray[np.float32], l
 
     Raises
     ------
-    ArtifactError
+    SetupError
         The file is damaged, is too large, or holds anything else; the message names it.
 
     """
@@ -154,15 +154,15 @@ def _refuse(reason: str) -> NoReturn:
 
 @contextmanager
 def _refusing(name: str) -> Iterator[None]:
-    """Turn everything that goes wrong with the file `name` into one ArtifactError of one line."""
+    """Turn everything that goes wrong with the file `name` into one SetupError of one line."""
     try:
         yield
     except OSError as error:
-        raise ArtifactError("not_readable", f"{name!r} cannot be read: {error.strerror or 'it is damaged'}.") from error
+        raise SetupError("not_readable", f"{name!r} cannot be read: {error.strerror or 'it is damaged'}.") from error
     except _Refused as error:
-        raise ArtifactError("broken_file", f"{name!r} is refused: {error}.") from error
+        raise SetupError("broken_file", f"{name!r} is refused: {error}.") from error
     except Exception as error:  # pickle, zipfile and numpy raise all sorts where a file is damaged
-        raise ArtifactError("broken_file", f"{name!r} is refused: it is damaged or no PyTorch file.") from error
+        raise SetupError("broken_file", f"{name!r} is refused: it is damaged or no PyTorch file.") from error
 
 
 class _Storage(NamedTuple):

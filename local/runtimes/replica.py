@@ -15,7 +15,7 @@ from typing import Final
 from adapters.settings import DEFAULT_REGION, template_parameters
 from local.runtimes.rie_protocol import rie_timeout
 from local.template import FILE, Function, TemplateError, play
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 EMULATOR: Final = "/usr/local/bin/aws-lambda-rie"
 #: Where the containers' queues are, unless AWS_ENDPOINT_URL_SQS says else: the service's name in docker-compose.yml.
@@ -49,7 +49,7 @@ def main() -> int:
     region = os.environ.get("AWS_REGION") or DEFAULT_REGION
     try:
         played = play(template_parameters(os.environ), region, os.environ.get("AWS_ENDPOINT_URL_SQS") or _SQS_ENDPOINT)
-    except (TemplateError, ArtifactError) as error:
+    except (TemplateError, SetupError) as error:
         sys.stderr.write(f"faceq: deploy/template.yaml: {error}\n")
         return 1
     functions = {function.handler: function for function in played.functions.values()}

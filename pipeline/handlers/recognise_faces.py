@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline import aws_events
 from pipeline.aws_events import SqsRecord
 from pipeline.embed import PREPROCESSINGS
-from pipeline.errors import ArtifactError, BadInput, PipelineError, TransientError
+from pipeline.errors import BadInput, FaceqError, SetupError, TransientError
 from pipeline.gallery import Gallery
 from pipeline.images import decode
 from pipeline.messages import (
@@ -42,7 +42,7 @@ class Collaborators:
     Parameters
     ----------
     gallery : callable
-        Returns the gallery as it is now, None where nobody is enrolled. Raises ArtifactError if it does not fit the
+        Returns the gallery as it is now, None where nobody is enrolled. Raises SetupError if it does not fit the
         embedder, TransientError if it cannot be read for now.
     clock : callable
         Returns seconds; only differences are used.
@@ -103,7 +103,7 @@ def _recognise(frames: Sequence[_Frame], with_: Collaborators) -> list[str]:
     try:
         gallery = with_.gallery()
         vectors = with_.embedder.embed(np.concatenate([frame.crops for frame in frames]))
-    except ArtifactError as error:
+    except SetupError as error:
         return [frame.record.message_id for frame in frames if not _answer_error(frame.record, error, with_)]
     except Exception as error:  # noqa: BLE001 - whatever it is, the frames must not be lost
         return _retry([frame.record for frame in frames], error, with_)
@@ -165,7 +165,7 @@ def _answer(
     )
 
 
-def _answer_error(record: SqsRecord, error: PipelineError, with_: Collaborators) -> bool:
+def _answer_error(record: SqsRecord, error: FaceqError, with_: Collaborators) -> bool:
     """Tell the client why there is no name; False if that failed or if nobody can be told. Writes the frame's line."""
     request_id = request_id_of(record.body)
     line = {
@@ -199,7 +199,7 @@ def _retry(records: Sequence[SqsRecord], error: Exception, with_: Collaborators)
     for record in records:
         reason = " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
         if record.receive_count >= with_.max_receive_count:
-            final = PipelineError("retries_exhausted", f"The frame failed {record.receive_count} times: {reason}")
+            final = FaceqError("retries_exhausted", f"The frame failed {record.receive_count} times: {reason}")
             _answer_error(record, final, with_)
         else:
             log.error(

@@ -13,7 +13,7 @@ from adapters import models
 from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
 from adapters.settings import Paths
 from pipeline.embed import PREPROCESSINGS, cut
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 from pipeline.images import decode
 from pipeline.ports import FaceDetector, FaceEmbedder, Image
 from tests.fakes import ColourEmbedder, PatchDetector
@@ -39,7 +39,7 @@ def models_folder() -> Path:
 def installed(name: str) -> models.InstalledModel:
     try:
         return models.installed(name, models_folder())
-    except ArtifactError as error:
+    except SetupError as error:
         pytest.skip(error.message)
 
 
@@ -49,7 +49,7 @@ def load_detector(engine: str) -> FaceDetector:
         return PatchDetector()
     try:
         files = models.installed_detector(models_folder())
-    except ArtifactError as error:
+    except SetupError as error:
         pytest.skip(error.message)
     detector: FaceDetector = import_module(f"adapters.engine_{engine}").detector(files, MIN_FACE_SIZE, threads=1)
     return detector
@@ -254,5 +254,5 @@ def test_a_broken_file_is_an_artifact_error(name: str, tmp_path: Path) -> None:
     for path in broken.values():
         path.write_bytes(b"not a model")
     fields = {name: getattr(whole, name) for name in whole.__dataclass_fields__}
-    with pytest.raises(ArtifactError, match="faceq models get"):
+    with pytest.raises(SetupError, match="faceq models get"):
         import_module(f"adapters.engine_{engine}").embedder(models.InstalledModel(**{**fields, "files": broken}), 1)

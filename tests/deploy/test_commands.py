@@ -17,7 +17,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from cli import bench, deploy_logs, doctor, queues, send
-from pipeline.errors import ArtifactError, BadInput, PipelineError
+from pipeline.errors import BadInput, FaceqError, SetupError
 from tests.builders import RED, picture
 from tests.deploy.cloud import ACCOUNT, REGION, ROOT, Cloud, misleading, running_cloud
 from tests.polling import eventually
@@ -118,7 +118,7 @@ def run(
         **(variables or {}),
     }
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=typed, env=environment)
-    assert isinstance(result.exception, SystemExit | PipelineError | None), repr(result.exception)
+    assert isinstance(result.exception, SystemExit | FaceqError | None), repr(result.exception)
     return result
 
 
@@ -135,7 +135,7 @@ LOGS = alone(lambda app: app.command("logs")(deploy_logs.logs))
 
 def reason(result: Result) -> str:
     """The one line that a person is told."""
-    assert isinstance(result.exception, PipelineError), result.output
+    assert isinstance(result.exception, FaceqError), result.output
     assert "\n" not in result.exception.message
     return result.exception.message
 
@@ -199,7 +199,7 @@ def test_another_region_is_said_to_have_no_stack(cloud: Cloud) -> None:
 def test_a_missing_permission_is_one_line_in_aws_words(cloud: Cloud) -> None:
     cloud.fail("sqs", "PurgeQueue", "AccessDenied", "User: x is not authorized to perform: sqs:PurgeQueue", status=403)
     failed = run(cloud, QUEUES, "purge", RESPONSES, "--target", "aws", "--yes")
-    assert isinstance(failed.exception, ArtifactError)
+    assert isinstance(failed.exception, SetupError)
     assert "sqs:PurgeQueue" in reason(failed)
 
 

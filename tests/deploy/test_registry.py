@@ -11,7 +11,7 @@ import pytest
 
 from deploy import registry
 from deploy.registry import Pushed
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 from tests.deploy.cloud import ACCOUNT, Cloud
 
 pytestmark = pytest.mark.docker
@@ -109,7 +109,7 @@ def test_the_image_keeps_its_names(registry_cloud: Cloud, image: str, repository
 
 def test_a_failed_push_leaves_no_tag(registry_cloud: Cloud, image: str, repository: str) -> None:
     registry_cloud.break_push(403, "DENIED", "User is not authorized to perform: ecr:InitiateLayerUpload")
-    with pytest.raises(ArtifactError) as refused:
+    with pytest.raises(SetupError) as refused:
         pushed(registry_cloud, image, repository)
     assert refused.value.code == "push_refused"
     assert "ecr:PutImage" in refused.value.message
@@ -142,7 +142,7 @@ def test_another_image_under_the_tag_is_refused(registry_cloud: Cloud, image: st
     registry_cloud.client("ecr").put_image(
         repositoryName=REPOSITORY, imageManifest=json.dumps(foreign), imageTag=registry.tag_of(image_id(image))
     )
-    with pytest.raises(ArtifactError) as refused:
+    with pytest.raises(SetupError) as refused:
         pushed(registry_cloud, image, repository)
     assert refused.value.code == "other_image"
 
@@ -157,13 +157,13 @@ def test_an_index_is_refused(registry_cloud: Cloud, image: str, repository: str)
     registry_cloud.client("ecr").put_image(
         repositoryName=REPOSITORY, imageManifest=json.dumps(index), imageTag=registry.tag_of(image_id(image))
     )
-    with pytest.raises(ArtifactError) as refused:
+    with pytest.raises(SetupError) as refused:
         pushed(registry_cloud, image, repository)
     assert refused.value.code == "not_plain"
 
 
 def test_a_repository_that_is_not_there_is_said(registry_cloud: Cloud, image: str, repository: str) -> None:
-    with pytest.raises(ArtifactError) as refused:
+    with pytest.raises(SetupError) as refused:
         pushed(registry_cloud, image, f"{repository}-of-nobody")
     assert refused.value.code == "no_repository"
     assert "faceq deploy" in refused.value.message
@@ -175,7 +175,7 @@ def test_a_repository_of_another_owner_is_said(registry_cloud: Cloud, image: str
         "ecr", "DescribeImages", "AccessDeniedException",
         f"User: arn:aws:iam::{ACCOUNT}:user/me is not authorized to perform: ecr:DescribeImages",
     )  # fmt: skip
-    with pytest.raises(ArtifactError) as refused:
+    with pytest.raises(SetupError) as refused:
         pushed(registry_cloud, image, "210987654321.dkr.ecr.us-east-1.amazonaws.com/faceq")
     assert refused.value.code == "forbidden"
     assert [call.parameters["registryId"] for call in registry_cloud.calls()] == ["210987654321"]
@@ -184,14 +184,14 @@ def test_a_repository_of_another_owner_is_said(registry_cloud: Cloud, image: str
 def test_a_wrong_password_is_said(registry_cloud: Cloud, image: str, repository: str) -> None:
     """The registry's own refusal comes in one line."""
     registry_cloud.password("d3Jvbmc6d3Jvbmc=")
-    with pytest.raises(ArtifactError) as refused:
+    with pytest.raises(SetupError) as refused:
         pushed(registry_cloud, image, repository)
     assert refused.value.code == "push_refused"
     assert "\n" not in refused.value.message
 
 
 def test_an_image_that_is_not_there_is_said(registry_cloud: Cloud, repository: str) -> None:
-    with pytest.raises(ArtifactError) as missing:
+    with pytest.raises(SetupError) as missing:
         pushed(registry_cloud, "faceq-test-nothing:one", repository)
     assert missing.value.code == "no_image"
     assert "faceq image build" in missing.value.message

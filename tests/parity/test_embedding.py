@@ -10,7 +10,7 @@ from PIL import Image as Pillow
 
 from adapters import engine_onnx, models
 from adapters.models import facenet_graph, weights
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 from pipeline.ports import FaceEmbedder
 
 pytestmark = pytest.mark.timeout(600)
@@ -120,5 +120,5 @@ def test_the_published_distances_of_five_faces(models_folder: Path, fixtures: Pa
 def installed(name: str, folder: Path) -> models.InstalledModel:
     try:
         return models.installed(name, folder)
-    except ArtifactError as error:
+    except SetupError as error:
         pytest.skip(f"{error.message} (the weights are a release file that this machine may not reach)")

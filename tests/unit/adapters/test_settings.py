@@ -16,7 +16,7 @@ from adapters.settings import (
     port,
     template_parameters,
 )
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 from pipeline.images import MAX_PIXELS
 
 FOLDERS = {"FACEQ_MODELS_DIR": "/models", "FACEQ_GALLERY_DIR": "/gallery"}
@@ -111,7 +111,7 @@ def test_a_gallery_on_s3_beats_the_folder(text: str, place: S3Place, others: dic
     ],
 )
 def test_what_is_no_place_on_s3_is_refused(text: str) -> None:
-    with pytest.raises(ArtifactError, match=r"FACEQ_GALLERY is .*; set it to s3://BUCKET/PREFIX"):
+    with pytest.raises(SetupError, match=r"FACEQ_GALLERY is .*; set it to s3://BUCKET/PREFIX"):
         ModelSettings.from_environment({"FACEQ_GALLERY": text, **FOLDERS})
 
 
@@ -141,7 +141,7 @@ def test_threads_follow_the_processor_share_of_the_memory_size(memory_mb: str, p
     ],
 )
 def test_a_value_that_cannot_be_meant_is_refused_by_name(name: str, value: str) -> None:
-    with pytest.raises(ArtifactError) as refused:
+    with pytest.raises(SetupError) as refused:
         ModelSettings.from_environment({name: value})
     assert refused.value.code == "bad_setting"
     assert name in refused.value.message
@@ -151,7 +151,7 @@ def test_a_value_that_cannot_be_meant_is_refused_by_name(name: str, value: str) 
 
 def test_a_function_says_which_queue_it_lacks() -> None:
     environ = {"REQUEST_QUEUE_URL": "http://127.0.0.1:1/q"}
-    with pytest.raises(ArtifactError, match="RESPONSE_QUEUE_URL"):
+    with pytest.raises(SetupError, match="RESPONSE_QUEUE_URL"):
         QueueSettings.from_environment(environ, "REQUEST_QUEUE_URL", "RESPONSE_QUEUE_URL")
     settings = QueueSettings.from_environment(environ, "REQUEST_QUEUE_URL")
     assert settings == QueueSettings("us-east-1", "http://127.0.0.1:1/q", "", 5)
@@ -171,7 +171,7 @@ def test_the_region_is_awss_variable_then_the_default(environ: dict[str, str], r
 
 @pytest.mark.parametrize("value", ["0", "five"])
 def test_a_receive_count_is_at_least_one(value: str) -> None:
-    with pytest.raises(ArtifactError, match="MAX_RECEIVE_COUNT"):
+    with pytest.raises(SetupError, match="MAX_RECEIVE_COUNT"):
         QueueSettings.from_environment({"MAX_RECEIVE_COUNT": value})
 
 
@@ -182,7 +182,7 @@ def test_parameters_of_the_template_are_parted_by_blanks() -> None:
 
 @pytest.mark.parametrize("text", ["Prefix", "=a", "Prefix = a"])
 def test_what_is_no_parameter_is_shown(text: str) -> None:
-    with pytest.raises(ArtifactError, match="write Name=Value"):
+    with pytest.raises(SetupError, match="write Name=Value"):
         template_parameters({"FACEQ_PARAMETERS": text})
 
 
@@ -190,7 +190,7 @@ def test_ports_are_ports() -> None:
     assert port({}, "FACEQ_PORT", 8000) == 8000
     assert port({"FACEQ_PORT": "81"}, "FACEQ_PORT", 8000) == 81
     for text in ("x", "0", "65536"):
-        with pytest.raises(ArtifactError, match="FACEQ_PORT"):
+        with pytest.raises(SetupError, match="FACEQ_PORT"):
             port({"FACEQ_PORT": text}, "FACEQ_PORT", 8000)
 
 

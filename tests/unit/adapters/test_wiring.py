@@ -10,7 +10,7 @@ from adapters.artifacts_s3 import S3Store
 from adapters.settings import ModelSettings
 from adapters.wiring import S3_CHECK_SECONDS, CurrentGallery, gallery_store
 from pipeline import gallery
-from pipeline.errors import ArtifactError, TransientError
+from pipeline.errors import SetupError, TransientError
 from pipeline.gallery import Gallery
 from tests.builders import BLUE, RED, gallery_of
 from tests.fakes import ColourEmbedder, MemoryStore
@@ -127,7 +127,7 @@ def test_a_gallery_that_breaks_is_an_error_on_each_call_until_it_is_mended(
     store.write(gallery.MANIFEST, b"{")
     clock.now += S3_CHECK_SECONDS
     for _ in range(2):
-        with pytest.raises(ArtifactError):
+        with pytest.raises(SetupError):
             current()
     gallery.save(store, BO)
     assert people(current()) == ["Bo"]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from adapters.models import CATALOGUE, DLIB
 from cli import models
-from pipeline.errors import ArtifactError, PipelineError
+from pipeline.errors import FaceqError, SetupError
 from tests.unit.models.test_fetch import serving, status
 from tests.unit.models.test_installed import cache, release_from
 
@@ -29,7 +29,7 @@ def faceq_models(cache: Path) -> Faceq:
 
     def run(*arguments: str) -> Result:
         result = CliRunner().invoke(models.app, arguments, env={"FACEQ_MODELS_DIR": str(cache), "COLUMNS": "120"})
-        assert isinstance(result.exception, SystemExit | PipelineError | None), repr(result.exception)
+        assert isinstance(result.exception, SystemExit | FaceqError | None), repr(result.exception)
         return result
 
     return run
@@ -73,7 +73,7 @@ def test_get_says_once_that_it_waits_for_another(faceq_models: Faceq, cache: Pat
 
 def test_get_of_an_unknown_model_is_one_line(faceq_models: Faceq) -> None:
     result = faceq_models("get", "vggface3")
-    assert isinstance(result.exception, ArtifactError)
+    assert isinstance(result.exception, SetupError)
     assert "no model 'vggface3'" in result.exception.message
 
 

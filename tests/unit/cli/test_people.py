@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from adapters.artifacts_directory import DirectoryStore
 from cli import people
 from pipeline import gallery
-from pipeline.errors import ArtifactError, BadInput, PipelineError
+from pipeline.errors import BadInput, FaceqError, SetupError
 from pipeline.gallery import PHOTO_PREFIX, Gallery, Photo
 from tests.fakes import ColourEmbedder, PatchDetector
 
@@ -50,7 +50,7 @@ def faceq_people(tmp_path: Path) -> Callable[..., Result]:
     def run(*arguments: str, answer: str = "") -> Result:
         environment = {"FACEQ_GALLERY_DIR": str(tmp_path / "gallery"), "FACEQ_MODELS_DIR": str(tmp_path / "models")}
         result = CliRunner().invoke(people.app, arguments, input=answer, env=environment)
-        assert isinstance(result.exception, SystemExit | PipelineError | None), repr(result.exception)
+        assert isinstance(result.exception, SystemExit | FaceqError | None), repr(result.exception)
         return result
 
     return run
@@ -167,7 +167,7 @@ def test_a_gallery_of_another_model_is_refused_until_it_is_emptied(
 ) -> None:
     save_two(store, model="dlib")
     (photos / "a.png").write_bytes(picture(RED))
-    with pytest.raises(ArtifactError, match="faceq people remove --all"):
+    with pytest.raises(SetupError, match="faceq people remove --all"):
         add(store, "Ada", photos)
     assert faceq_people("remove", "--all", "--yes").exit_code == 0
     assert add(store, "Ada", photos) == 0
@@ -270,7 +270,7 @@ def test_even_a_broken_gallery_can_be_removed(store: DirectoryStore, faceq_peopl
     save_two(store)
     store.write(gallery.MANIFEST, b"{")
     broken = faceq_people("list").exception
-    assert isinstance(broken, ArtifactError)
+    assert isinstance(broken, SetupError)
     assert "faceq people remove --all" in broken.message
     assert faceq_people("remove", "--all", "--yes").exit_code == 0
     assert store.names() == []
@@ -298,7 +298,7 @@ def test_importing_into_a_gallery_of_another_model_changes_nothing(
 ) -> None:
     (tmp_path / "dlib.json").write_bytes(gallery.export_json(save_two(store, model="dlib")))
     two = save_two(store)
-    assert isinstance(faceq_people("import", str(tmp_path / "dlib.json")).exception, ArtifactError)
+    assert isinstance(faceq_people("import", str(tmp_path / "dlib.json")).exception, SetupError)
     assert isinstance(faceq_people("import", str(tmp_path / "absent.json")).exception, BadInput)
     back = gallery.load(store)
     assert back is not None

@@ -16,7 +16,7 @@ from adapters.artifacts_s3 import PREFIX, S3Store
 from cli import people
 from client.enrolment import GalleryStore
 from pipeline import gallery
-from pipeline.errors import BadInput, PipelineError
+from pipeline.errors import BadInput, FaceqError
 from pipeline.gallery import PHOTO_PREFIX, Gallery, Photo
 from tests.aws_server import CREDENTIALS, running_aws_server, s3_client
 from tests.builders import GREEN, RED, picture
@@ -86,7 +86,7 @@ def run(tmp_path: Path, endpoint: str, stack: str) -> People:
             "FACEQ_MODELS_DIR": str(tmp_path / "models"),
         }
         result = CliRunner().invoke(people.app, [*arguments, "--stack", stack], input=answer, env=environment)
-        assert isinstance(result.exception, SystemExit | PipelineError | None), repr(result.exception)
+        assert isinstance(result.exception, SystemExit | FaceqError | None), repr(result.exception)
         return result
 
     return run
@@ -259,7 +259,7 @@ def test_a_stack_without_a_gallery_says_so(endpoint: str, run: People) -> None:
 def test_a_bucket_that_is_gone_is_one_line(there: S3Store, endpoint: str, stack: str, run: People) -> None:
     s3_client(endpoint).delete_bucket(Bucket=f"{stack}-gallery")
     failed = run("list", "--target", "aws")
-    assert isinstance(failed.exception, PipelineError)
+    assert isinstance(failed.exception, FaceqError)
     assert failed.exception.message.startswith(f"Cannot read s3://{stack}-gallery/gallery/gallery.json: ")
     assert "\n" not in failed.exception.message
 

@@ -12,7 +12,7 @@ import requests
 from botocore.credentials import RefreshableCredentials
 
 from client.signing import SigV4
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 URL = "https://abc123.lambda-url.eu-central-1.on.aws/"
 HOST = "abc123.lambda-url.eu-central-1.on.aws"
@@ -100,5 +100,5 @@ def test_without_credentials_nothing_is_sent(monkeypatch: pytest.MonkeyPatch, tm
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, f"{tmp_path}/none")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with pytest.raises(ArtifactError, match="aws configure"):
+    with pytest.raises(SetupError, match="aws configure"):
         posted(SigV4(boto3.Session(region_name="eu-central-1")))

@@ -8,7 +8,7 @@ import pytest
 from botocore.stub import ANY, Stubber
 
 from deploy.cloudformation import Change, Detail, Event, Stack, StackFailedError
-from pipeline.errors import BadInput, PipelineError
+from pipeline.errors import BadInput, FaceqError
 
 ARN = "arn:aws:cloudformation:us-east-1:123456789012:changeSet/faceq-1/1"
 STACK_ARN = "arn:aws:cloudformation:us-east-1:123456789012:stack/faceq/1"
@@ -245,7 +245,7 @@ def test_what_was_changed_by_hand_is_told(stubbed: tuple[Stack, Stubber]) -> Non
 def test_an_error_of_aws_is_one_line_that_says_what_to_do(stubbed: tuple[Stack, Stubber], code: str, says: str) -> None:
     stack, stub = stubbed
     stub.add_client_error("describe_stacks", code, "in AWS's words")
-    with pytest.raises(PipelineError, match=says) as failed:
+    with pytest.raises(FaceqError, match=says) as failed:
         stack.state()
     assert "in AWS's words" in str(failed.value)
     assert "\n" not in str(failed.value)

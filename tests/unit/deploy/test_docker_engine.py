@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from deploy.docker_engine import architecture, engine
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 VERSION = """#!/bin/sh
 case "$*" in
@@ -32,8 +32,8 @@ def script(
     file.chmod(0o755)
 
 
-def refusal() -> ArtifactError:
-    with pytest.raises(ArtifactError) as caught:
+def refusal() -> SetupError:
+    with pytest.raises(SetupError) as caught:
         engine()
     assert "\n" not in caught.value.message
     return caught.value

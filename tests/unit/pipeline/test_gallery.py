@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from pipeline import gallery
-from pipeline.errors import ArtifactError, BadInput, TransientError
+from pipeline.errors import BadInput, SetupError, TransientError
 from pipeline.gallery import MANIFEST, PHOTO_PREFIX, Gallery, Match, Photo, person_name
 from tests.fakes import MemoryStore
 
@@ -164,9 +164,9 @@ def test_renaming_onto_somebody_merges_only_if_asked() -> None:
 def test_a_gallery_of_another_model_or_preprocessing_is_refused_with_the_command_that_mends_it() -> None:
     somebody = some_gallery("Ada")
     somebody.check("vggface2", "facenet-160")
-    with pytest.raises(ArtifactError, match=r"faceq people remove --all.*FACEQ_MODEL=vggface2"):
+    with pytest.raises(SetupError, match=r"faceq people remove --all.*FACEQ_MODEL=vggface2"):
         somebody.check("dlib", "dlib-200")
-    with pytest.raises(ArtifactError, match="faceq people remove --all"):
+    with pytest.raises(SetupError, match="faceq people remove --all"):
         somebody.check("vggface2", "facenet-240")
     somebody.remove("Ada").check("dlib", "dlib-200")
 
@@ -175,7 +175,7 @@ def test_a_gallery_of_unknown_preprocessing_works_with_its_model_and_says_what_i
     imported = replace(some_gallery("Ada"), preprocessing="unknown")
     imported.check("vggface2", "facenet-160")
     assert "do not trust the distances" in str(imported.caveat)
-    with pytest.raises(ArtifactError):
+    with pytest.raises(SetupError):
         imported.check("dlib", "dlib-200")
     assert some_gallery("Ada").caveat is None
     assert imported.remove("Ada").caveat is None
@@ -191,9 +191,9 @@ def test_joining_galleries_keeps_everybody_and_never_hides_an_unknown_preprocess
     assert unknown.join(ours).preprocessing == "unknown"
     assert ours.join(ours.remove("Ada")) is ours
     assert ours.remove("Ada").join(unknown) is unknown
-    with pytest.raises(ArtifactError):
+    with pytest.raises(SetupError):
         ours.join(replace(theirs, model="casia-webface"))
-    with pytest.raises(ArtifactError):
+    with pytest.raises(SetupError):
         ours.join(Gallery("vggface2", "facenet-160", 0.7, (photo("Bo", 5),), np.ones((1, 5), np.float32)))
 
 
@@ -351,7 +351,7 @@ def test_a_broken_gallery_is_refused_in_one_line_with_the_command_that_mends_it(
     store = MemoryStore()
     gallery.save(store, some_gallery("Ada", "Bo"))
     store.write(MANIFEST, manifest)
-    with pytest.raises(ArtifactError, match="faceq people remove --all") as refused:
+    with pytest.raises(SetupError, match="faceq people remove --all") as refused:
         gallery.load(store)
     assert "\n" not in refused.value.message
 
@@ -375,7 +375,7 @@ def test_vectors_that_are_not_finite_float32_rows_are_refused(wrong: str) -> Non
     store = MemoryStore()
     store.write("vectors-x.npy", blob)
     store.write(MANIFEST, _manifest_with(vectors="vectors-x.npy", vectors_sha256=hashlib.sha256(blob).hexdigest()))
-    with pytest.raises(ArtifactError, match="faceq people remove --all"):
+    with pytest.raises(SetupError, match="faceq people remove --all"):
         gallery.load(store)
 
 
@@ -391,5 +391,5 @@ def test_vectors_that_are_not_finite_float32_rows_are_refused(wrong: str) -> Non
     ).map(lambda value: json.dumps(value).encode())
 )
 def test_no_file_makes_the_import_fail_in_another_way_than_a_refusal(file: bytes) -> None:
-    with pytest.raises(ArtifactError):
+    with pytest.raises(SetupError):
         gallery.import_json(file)
