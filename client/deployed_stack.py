@@ -98,7 +98,7 @@ def account(session: "boto3.Session") -> Account:
 
 
 def deployed(session: "boto3.Session", stack: str = STACK) -> Deployed:
-    """Return what the stack of this name offers. Raises BadInput if there is none, FaceqError as `aws_errors.to_faceq_error` returns it."""
+    """Return what the stack of this name offers. Raises BadInput if there is none, FaceqError if AWS refuses."""
     from botocore.exceptions import ClientError
 
     with translated_aws_errors():
