@@ -15,9 +15,9 @@ from adapters import models
 from adapters.models import CASIA_WEBFACE, DLIB, STAND_IN, VGGFACE2
 from adapters.settings import FACEQ_MODELS_DIR, Paths
 from bench import engines, service
-from bench.report import SPREAD, Section, load, machine, show, spread, write
 from bench.sample_frames import ONE_FACE, TWO_FACES, frame, photographs, pictures
 from bench.service import Service
+from bench.tables import SPREAD, Section, load, machine, show, spread, write
 from client.frames import Frame
 from pipeline.errors import FaceqError, SetupError
 

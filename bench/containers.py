@@ -9,7 +9,7 @@ from typing import Final
 from rich.console import Console
 
 from bench import image_size, replicas
-from bench.report import load, machine, show, write
+from bench.tables import load, machine, show, write
 from deploy.docker_engine import engine
 from deploy.function_image import ROOT
 from pipeline.errors import FaceqError

@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from bench.report import SPREAD, Section, spread
+from bench.tables import SPREAD, Section, spread
 
 EMBED_ONE: Final = "embed 1 face"
 EMBED_EIGHT: Final = "embed 8 faces"

@@ -9,7 +9,7 @@ import requests
 from rich.console import Console
 
 from adapters.models import AUTO, STAND_IN
-from bench.report import SPREAD, Section, spread
+from bench.tables import SPREAD, Section, spread
 from deploy import function_image
 from deploy.function_image import ROOT, Image
 

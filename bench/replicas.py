@@ -1,7 +1,6 @@
 """The service in containers beside the service in processes: what a frame costs, and how many frames a second pass."""
 
 import os
-import socket
 import subprocess
 import time
 import uuid
@@ -17,11 +16,12 @@ from rich.console import Console
 from adapters.models import installed
 from adapters.settings import FACEQ_API_PORT, FACEQ_PORT, FACEQ_QUEUE_PORT, ModelSettings
 from bench import sample_frames
-from bench.report import SPREAD, Section, spread
 from bench.service import COMPUTE, Service, client_of
+from bench.tables import SPREAD, Section, spread
 from client.frames import Frame
 from client.service_client import Outcome, ServiceClient
 from client.stack_state import RunningStack, reachable_stack
+from local.free_ports import free_ports
 from local.supervisor import ROOT
 
 #: Containers of each function.
@@ -82,7 +82,7 @@ def measure(folder: Path, runs: int, count: int, console: Console) -> list[Secti
     settings = ModelSettings.from_environment(os.environ)
     model = installed(settings.model, settings.models).id
     processes = Service(folder, model, "onnx")
-    ports = dict(zip((FACEQ_PORT, FACEQ_API_PORT, FACEQ_QUEUE_PORT), _free_ports(3), strict=True))
+    ports = dict(zip((FACEQ_PORT, FACEQ_API_PORT, FACEQ_QUEUE_PORT), free_ports(3), strict=True))
     containers = Containers(folder, model, "onnx", ports)
     for name, photo in sample_frames.photographs(settings.models).items():
         processes.faceq("people", "add", name, str(photo))
@@ -147,16 +147,8 @@ def _overheads(stack: RunningStack, frame: Frame, runs: int) -> list[float]:
 
 def _compute(outcome: Outcome) -> float:
     """Return the milliseconds of both functions' own work, as the answer tells them."""
-    timings = outcome.answer["timings"] if outcome.answer is not None else None
-    if not isinstance(timings, Mapping):
-        raise RuntimeError(f"A frame got no answer: {outcome.problem}")
-    return sum(float(timings[part]) for part in _COMPUTE)
-
-
-def _free_ports(number: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    try:
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    timings = outcome.answer.get("timings") if outcome.answer is not None else None
+    if not isinstance(timings, dict):
+        raise RuntimeError(f"A frame got no answer: {outcome.problem or outcome.answer}")
+    parts = [timings[name] for name in _COMPUTE]
+    return sum(float(part) for part in parts if isinstance(part, int | float))

@@ -20,11 +20,11 @@ import psutil
 
 from adapters.models.fetch import RIE, package_files
 from adapters.settings import Paths
+from local.free_ports import free_ports
 from local.runtimes import FunctionRuntime, Invocation
 from local.runtimes.rie import Address, Replica, RieRuntime
 from local.runtimes.rie_protocol import rie_timeout
 from local.template import Function
-from tests.functional.targets import free_ports
 from tests.polling import eventually
 
 ROOT = Path(__file__).parents[1]

@@ -15,10 +15,10 @@ import aiohttp
 import psutil
 import pytest
 
+from local.free_ports import free_ports
 from local.runtimes import MAX_RESPONSE_BYTES, FunctionInitError, Invocation, TooManyRequests
 from local.runtimes.rie import Address, RieRuntime, by_name
 from local.template import Function
-from tests.functional.targets import free_ports
 from tests.polling import until
 from tests.rie_replicas import ROOT, Process, Replicas, RieWithReplicas, is_alive
 

@@ -19,8 +19,8 @@ from typing import Any
 
 import boto3
 
+from local.free_ports import free_ports
 from tests.deploy.calls import Call
-from tests.functional.targets import free_ports
 from tests.polling import eventually
 
 ROOT = Path(__file__).parents[2]

@@ -22,7 +22,8 @@ from adapters.models import DLIB, STAND_IN
 from adapters.models.fetch import RIE, digest, package_files
 from adapters.settings import Paths
 from deploy.function_image import PROMISED_BYTES, revision
-from tests.functional.targets import ROOT, docker, free_ports
+from local.free_ports import free_ports
+from tests.functional.targets import ROOT, docker
 
 #: A build from nothing fetches and installs every package.
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]

@@ -5,7 +5,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import uuid
@@ -27,6 +26,7 @@ from adapters.settings import (
 from client.frames import Frame
 from client.service_client import Outcome, ServiceClient
 from client.stack_state import RunningStack, reachable_stack, running_stack
+from local.free_ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 PROCESSES, CONTAINERS = "processes", "containers"
@@ -244,12 +244,3 @@ def docker(*arguments: str, environ: Mapping[str, str] | None = None) -> str:
     )
     assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr[-4000:]}"
     return done.stdout
-
-
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    try:
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
