@@ -20,7 +20,7 @@ from bench.service import COMPUTE, Service, client_of
 from bench.tables import SPREAD, Section, spread
 from client.frames import Frame
 from client.service_client import Outcome, ServiceClient
-from client.stack_state import RunningStack, reachable_stack
+from client.stack_state import RunningStack, local_stack
 from local.free_ports import free_ports
 from local.supervisor import ROOT
 
@@ -51,7 +51,7 @@ class Containers(Service):
         scale = [word for function in COMPUTE for word in ("--scale", f"{function}={number}")]
         try:
             self._compose("up", "--no-build", "--detach", "--wait", *scale)
-            stack = reachable_stack(self.environ)
+            stack = local_stack(self.environ)
             if stack is None or stack.model != self.model:
                 found = stack.model if stack else "nothing"
                 raise RuntimeError(f"The image holds {found}, not {self.model}. Build it: faceq image build")

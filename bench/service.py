@@ -91,7 +91,7 @@ class Service:
         """Start it on free ports, stop it in the end."""
         self.faceq("up", "--detach", "--port", "0")
         try:
-            stack = stack_state.running_stack(self.folder / "state")
+            stack = stack_state.process_stack(self.folder / "state")
             assert stack is not None
             yield stack
         finally:

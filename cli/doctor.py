@@ -19,7 +19,7 @@ from cli.queues import reached
 from cli.target import Profile, Region, StackName, Target, Where
 from cli.up import MODEL_NOTES
 from client.deployed_stack import STACK
-from client.stack_state import RunningStack, reachable_stack
+from client.stack_state import RunningStack, local_stack
 from deploy.docker_engine import FUNCTION_IMAGE, architecture, engine
 from local.lambda_service import StackError, read_template
 from local.supervisor import owner_of_port
@@ -90,7 +90,7 @@ def doctor(
 
 
 def _checks() -> Iterator[Check]:
-    stack = reachable_stack(os.environ)
+    stack = local_stack(os.environ)
     yield Check("stack", None, _where(stack))
     yield Check("python", sys.version_info >= (3, 11), sys.version.split()[0])
     yield Check("versions", None, ", ".join(_versions()))

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from adapters.settings import Paths
-from client.stack_state import CONTAINERS, LOGS, reachable_stack
+from client.stack_state import CONTAINERS, LOGS, local_stack
 from pipeline.errors import BadInput
 
 #: How often `-f` looks for new lines, seconds.
@@ -37,7 +37,7 @@ def logs(
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many of the last lines of each part.")] = 50,
 ) -> None:
     """Show the logs of the running stack, or of the last one that ran."""
-    stack = reachable_stack(os.environ)
+    stack = local_stack(os.environ)
     if stack is not None and stack.runtime == CONTAINERS:
         _logs_of_containers(stack.logs, parts or [], follow, request_id, lines)
     else:

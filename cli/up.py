@@ -18,7 +18,7 @@ from rich.table import Table
 
 from adapters.settings import ENGINES, FACEQ_ENGINE, FACEQ_MODEL, ModelSettings, Paths
 from client import stack_state
-from client.stack_state import RunningStack, running_stack
+from client.stack_state import RunningStack, process_stack
 from pipeline.errors import BadInput, SetupError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def up(
     """Start the whole service on this machine: queues, both functions, function URL. Ctrl-C stops it."""
     if engine is not None and engine not in ENGINES:
         raise typer.BadParameter(f"choose one of {', '.join(ENGINES)}", param_hint="--engine")
-    if other := running_stack():
+    if other := process_stack():
         raise BadInput(
             "running",
             f"A stack is running already: process {other.pid}, {other.function_url}. "
@@ -171,7 +171,7 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]") -> RunningStack | None
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.05)
             return None
-        if (stack := running_stack()) is not None and stack.pid == process.pid:
+        if (stack := process_stack()) is not None and stack.pid == process.pid:
             return stack
     return None
 
@@ -179,11 +179,11 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]") -> RunningStack | None
 def down() -> None:
     """Stop the running stack, wherever it was started."""
     folder = Paths.from_environment(os.environ).state
-    stack = running_stack(folder)
+    stack = process_stack(folder)
     if stack is None:
-        if stack_state.is_held(folder):
+        if stack_state.is_locked(folder):
             raise BadInput("starting", "A stack is still starting. Try again in a moment.")
-        in_containers = stack_state.containers(os.environ) is not None
+        in_containers = stack_state.container_stack(os.environ) is not None
         print("The stack runs in containers: docker compose down" if in_containers else "No stack is running.")
         return
     processes = _family(stack.pid)
@@ -195,7 +195,7 @@ def down() -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(alive, timeout=DOWN_SECONDS)
-    stack_state.remove(folder)
+    stack_state.remove_record(folder)
     print(f"Stopped process {stack.pid}" + (f" and killed {len(alive)} that did not end." if alive else "."))
 
 
@@ -227,9 +227,9 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 def stack_here() -> RunningStack:
     """Return the stack that runs on this machine, be it in processes or in containers. Raises BadInput if none does."""
-    if (stack := stack_state.reachable_stack(os.environ)) is not None:
+    if (stack := stack_state.local_stack(os.environ)) is not None:
         return stack
-    found = stack_state.containers(os.environ)
+    found = stack_state.container_stack(os.environ)
     if found is not None:
         waits = sorted({str(row["function"]) for row in found.replicas if row["state"] in {"starting", "failed"}})
         for_what = f" (it waits for {' and '.join(waits)})" if waits else ""
@@ -249,7 +249,7 @@ def _processes(stack: RunningStack) -> list[dict[str, object]]:
 
 
 def _replicas() -> list[dict[str, object]]:
-    found = stack_state.containers(os.environ)
+    found = stack_state.container_stack(os.environ)
     return [dict(row) for row in found.replicas] if found is not None else []
 
 

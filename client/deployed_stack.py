@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from adapters.aws_errors import translated_aws_errors
+from client.service_addresses import ServiceAddresses
 from pipeline.errors import BadInput
 
 if TYPE_CHECKING:
@@ -27,13 +28,13 @@ class Account:
 
 
 @dataclass(frozen=True)
-class Deployed:
+class Deployed(ServiceAddresses):
     """What a deployed stack offers, from its outputs.
 
     Parameters
     ----------
-    function_url, request_queue_url, response_queue_url, dead_letter_queue_url, region : str
-        What a client needs.
+    stack : str
+        Its name in CloudFormation.
     gallery : str
         The bucket that holds the gallery; empty if the stack has none.
     auth_type : str
@@ -42,23 +43,8 @@ class Deployed:
     """
 
     stack: str
-    function_url: str
-    request_queue_url: str
-    response_queue_url: str
-    dead_letter_queue_url: str
-    region: str
     gallery: str
     auth_type: str
-
-    def exports(self) -> dict[str, str]:
-        """Return the variables with which a client reaches this stack: those of a laptop's, without endpoints."""
-        return {
-            "FUNCTION_URL": self.function_url,
-            "REQUEST_QUEUE_URL": self.request_queue_url,
-            "RESPONSE_QUEUE_URL": self.response_queue_url,
-            "AWS_REGION": self.region,
-            "AWS_DEFAULT_REGION": self.region,
-        }
 
 
 def session(region: str | None = None, profile: str | None = None) -> "boto3.Session":

@@ -1,7 +1,8 @@
-"""Which stack runs on this machine.
+"""Find the stack that runs on this machine: the record that its supervisor writes, or the containers' gateway.
 
-A stack holds a lock on `stack.lock` for as long as its supervisor lives, however that ends, and writes `stack.json`
-when it is ready. Process ids and start times would not do: ids are used again, and start times move with the clock.
+The supervisor of a stack of processes locks `stack.lock` for as long as it lives and writes `stack.json` when the stack
+is ready. The operating system releases the lock even when the supervisor is killed. A process id with its start time
+would not be enough: the system reuses ids, and start times shift when the clock is set.
 """
 
 import contextlib
@@ -16,51 +17,47 @@ from pathlib import Path
 from typing import Final
 
 from adapters.settings import FACEQ_API_PORT, Paths, port
+from client.service_addresses import ServiceAddresses
 
-FILE = "stack.json"
-LOCK = "stack.lock"
-#: The folder of the log files, one for each part.
-LOGS = "logs"
+#: Files in the state folder: the record of the running stack, the lock that its supervisor holds, and the folder of the
+#: log files, one for each part of the stack.
+FILE: Final = "stack.json"
+LOCK: Final = "stack.lock"
+LOGS: Final = "logs"
 
 PROCESSES: Final = "processes"
 CONTAINERS: Final = "containers"
-#: Where the containers' gateway, beside its Lambda API, says what runs.
+#: The path on the gateway, beside its Lambda API, that answers with a `ContainerStack` as JSON.
 STACK_PATH: Final = "/faceq/stack"
-#: How long the gateway has to say so, seconds.
-_ASK_SECONDS: Final = 2.0
+#: How long we wait for the gateway's answer, seconds.
+_GATEWAY_SECONDS: Final = 2.0
 
-#: How often a lock is tried that somebody who looks may hold for a moment, and the wait between, seconds.
-_TRIES = 20
-_PAUSE_SECONDS = 0.01
+#: How often we try to take the lock, which `is_locked` in another process may hold for a moment, and the pause between
+#: two tries, seconds.
+_LOCK_TRIES: Final = 20
+_LOCK_PAUSE_SECONDS: Final = 0.01
 
 
 @dataclass(frozen=True)
-class RunningStack:
-    """Where a running stack is reached and what it runs.
+class RunningStack(ServiceAddresses):
+    """A running stack: where clients reach it, and what it runs.
 
     Parameters
     ----------
     pid : int
-        The supervisor.
-    function_url, request_queue_url, response_queue_url, dead_letter_queue_url, region : str
-        What a client needs.
+        The supervisor's process id; 0 for containers.
     sqs_endpoint, lambda_endpoint : str
-        What takes the place of the AWS endpoints.
+        What clients use instead of the AWS endpoints.
     model, engine, gallery : str
         Model id, engine, folder of the gallery.
     logs : str
-        Folder of the log files.
+        Folder of the log files; for containers, the command that shows their logs.
     runtime : str
-        What runs the functions: `PROCESSES` of this machine, or `CONTAINERS`, which have no process of ours here.
+        What runs the functions: `PROCESSES` of this machine, or `CONTAINERS`, whose processes are not ours to see.
 
     """
 
     pid: int
-    function_url: str
-    request_queue_url: str
-    response_queue_url: str
-    dead_letter_queue_url: str
-    region: str
     sqs_endpoint: str
     lambda_endpoint: str
     model: str
@@ -70,55 +67,25 @@ class RunningStack:
     runtime: str = PROCESSES
 
     def exports(self) -> dict[str, str]:
-        """Return the variables with which a client written for AWS reaches this stack."""
+        """Return the environment variables that point a client written for AWS at this stack, endpoints included."""
         return {
-            "FUNCTION_URL": self.function_url,
-            "REQUEST_QUEUE_URL": self.request_queue_url,
-            "RESPONSE_QUEUE_URL": self.response_queue_url,
-            "AWS_REGION": self.region,
-            "AWS_DEFAULT_REGION": self.region,
+            **super().exports(),
             "AWS_ENDPOINT_URL_SQS": self.sqs_endpoint,
             "AWS_ENDPOINT_URL_LAMBDA": self.lambda_endpoint,
         }
 
 
-def running_stack(folder: Path | None = None) -> RunningStack | None:
-    """Return the stack that runs and is ready, None if none is. A file left by a stack that died is removed."""
-    folder = folder or Paths.from_environment(os.environ).state
-    file = folder / FILE
-    if not is_held(folder):
-        file.unlink(missing_ok=True)
-        return None
-    try:
-        return RunningStack(**json.loads(file.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None
-
-
-def containers(environ: Mapping[str, str]) -> "Containers | None":
-    """Return what the gateway of this machine's containers says, None if there is none or it does not answer."""
-    connection = HTTPConnection("127.0.0.1", port(environ, FACEQ_API_PORT, 8001), timeout=_ASK_SECONDS)
-    try:
-        connection.request("GET", STACK_PATH)
-        said = json.loads(connection.getresponse().read())
-        return Containers(said["ready"], RunningStack(**said["stack"]), said["replicas"])
-    except (OSError, HTTPException, ValueError, TypeError, LookupError):
-        return None
-    finally:
-        connection.close()
-
-
 @dataclass(frozen=True)
-class Containers:
-    """A stack of containers.
+class ContainerStack:
+    """A stack of containers, as its gateway describes it.
 
     Parameters
     ----------
     ready : bool
-        Whether a frame would be answered.
+        Whether the stack would answer a frame now.
     stack : RunningStack
     replicas : sequence of Mapping
-        The functions' containers: `function`, `container`, `state`, `answered`, `error`.
+        The functions' containers, each with `function`, `container`, `state`, `answered` and `error`.
 
     """
 
@@ -127,49 +94,65 @@ class Containers:
     replicas: Sequence[Mapping[str, object]]
 
 
-def reachable_stack(environ: Mapping[str, str]) -> RunningStack | None:
-    """Return the stack that runs as processes of this machine, else the one that runs in containers, else None."""
-    if (running := running_stack(Paths.from_environment(environ).state)) is not None:
-        return running
-    found = containers(environ)
-    return found.stack if found is not None and found.ready else None
+def local_stack(environ: Mapping[str, str]) -> RunningStack | None:
+    """Return the ready stack of this machine, None if there is none. Processes take precedence over containers."""
+    if (stack := process_stack(Paths.from_environment(environ).state)) is not None:
+        return stack
+    containers = container_stack(environ)
+    return containers.stack if containers is not None and containers.ready else None
 
 
-def hold(folder: Path) -> int | None:
-    """Say that a stack runs here from now on.
+def process_stack(folder: Path | None = None) -> RunningStack | None:
+    """Return the ready stack that runs as processes, None if there is none.
+
+    Remove the record if the stack that wrote it has died. `folder` defaults to the state folder of our environment.
+    """
+    folder = folder or Paths.from_environment(os.environ).state
+    file = folder / FILE
+    if not is_locked(folder):
+        file.unlink(missing_ok=True)
+        return None
+    try:
+        return RunningStack(**json.loads(file.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def container_stack(environ: Mapping[str, str]) -> ContainerStack | None:
+    """Return the stack that runs in containers of this machine, None if no gateway answers on its port."""
+    connection = HTTPConnection("127.0.0.1", port(environ, FACEQ_API_PORT, 8001), timeout=_GATEWAY_SECONDS)
+    try:
+        connection.request("GET", STACK_PATH)
+        answer = json.loads(connection.getresponse().read())
+        return ContainerStack(answer["ready"], RunningStack(**answer["stack"]), answer["replicas"])
+    except (OSError, HTTPException, ValueError, TypeError, LookupError):
+        return None
+    finally:
+        connection.close()
+
+
+def acquire_lock(folder: Path) -> int | None:
+    """Take the lock of the stack that is about to start in this state folder.
 
     Returns
     -------
     int or None
-        A file descriptor: closed, or gone with its process, the stack runs no more. None if another stack runs.
+        A file descriptor, which holds the lock until it is closed or its process ends; None if another stack holds it.
 
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    for _ in range(_TRIES):
+    for _ in range(_LOCK_TRIES):
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return descriptor
-        time.sleep(_PAUSE_SECONDS)  # whoever looks holds it for a moment
+        time.sleep(_LOCK_PAUSE_SECONDS)  # `is_locked` in another process holds the lock for a moment
     os.close(descriptor)
     return None
 
 
-def write(stack: RunningStack, folder: Path) -> None:
-    """Make `stack` the one that runs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(asdict(stack), indent=2))
-    temporary.replace(folder / FILE)
-
-
-def remove(folder: Path) -> None:
-    """Say that no stack runs any more."""
-    (folder / FILE).unlink(missing_ok=True)
-
-
-def is_held(folder: Path) -> bool:
-    """Tell whether a stack runs here, be it that it is still starting or stopping."""
+def is_locked(folder: Path) -> bool:
+    """Tell whether a stack of processes is starting, running or stopping in this state folder."""
     try:
         descriptor = os.open(folder / LOCK, os.O_RDONLY)
     except FileNotFoundError:
@@ -181,3 +164,16 @@ def is_held(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def write_record(stack: RunningStack, folder: Path) -> None:
+    """Record `stack` as the one that runs. Only the supervisor that holds the lock calls this, when it is ready."""
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f"{FILE}.{os.getpid()}"
+    temporary.write_text(json.dumps(asdict(stack), indent=2))
+    temporary.replace(folder / FILE)
+
+
+def remove_record(folder: Path) -> None:
+    """Remove the record of the running stack, if there is one."""
+    (folder / FILE).unlink(missing_ok=True)

@@ -116,9 +116,9 @@ class Stack:
 
         """
         options = self._options
-        held = stack_state.hold(options.state_folder)
+        held = stack_state.acquire_lock(options.state_folder)
         if held is None:
-            other = stack_state.running_stack(options.state_folder)
+            other = stack_state.process_stack(options.state_folder)
             where = f"process {other.pid}, {other.function_url}" if other is not None else "it is still starting"
             raise StackError(f"A stack is running already ({where}). See `faceq status`; stop it with `faceq down`.")
         self._front.stops.callback(os.close, held)
@@ -188,13 +188,13 @@ class Stack:
             gallery=str(options.settings.gallery),
             logs=str(self._logs),
         )
-        stack_state.write(running, options.state_folder)
+        stack_state.write_record(running, options.state_folder)
         return running
 
     async def stop(self) -> None:
         """Stop everything, in order; nothing is left running."""
         if self.running is not None:
-            stack_state.remove(self._options.state_folder)
+            stack_state.remove_record(self._options.state_folder)
             self.running = None
         await self._front.stops.aclose()
 

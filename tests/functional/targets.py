@@ -25,7 +25,7 @@ from adapters.settings import (
 )
 from client.frames import Frame
 from client.service_client import Outcome, ServiceClient
-from client.stack_state import RunningStack, reachable_stack, running_stack
+from client.stack_state import RunningStack, local_stack, process_stack
 from local.free_ports import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ class Home:
         return {**os.environ, **self.variables, **(variables or {})}
 
     def running(self) -> RunningStack | None:
-        return running_stack(self.folder / "state")
+        return process_stack(self.folder / "state")
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def containers(
     scales = [word for name, number in (scale or {}).items() for word in ("--scale", f"{name}={number}")]
     try:
         compose(home, project, "up", "--no-build", "--detach", "--wait", "--wait-timeout", "100", *scales)
-        stack = reachable_stack(home.environ())
+        stack = local_stack(home.environ())
         assert stack is not None
         yield Containers(home, stack, project)
     finally:

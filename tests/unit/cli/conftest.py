@@ -36,11 +36,11 @@ def stack(tmp_path: Path, sqs_endpoint: str, request: pytest.FixtureRequest) -> 
         return 200, "Face detection completed"
 
     with function_url(react) as url:
-        held = stack_state.hold(stack.folder)
-        assert held is not None
+        lock = stack_state.acquire_lock(stack.folder)
+        assert lock is not None
         running = stack_record(
             function_url=url, response_queue_url=queue_url, region="us-east-1", sqs_endpoint=sqs_endpoint
         )
-        stack_state.write(running, stack.folder)
+        stack_state.write_record(running, stack.folder)
         yield stack
-        os.close(held)
+        os.close(lock)

@@ -23,7 +23,16 @@ REQUEST, RESPONSE = ("arn:aws:sqs:eu-central-1:123456789012:faceq-req-queue", "a
 
 
 def deployed(gallery: str = "") -> Deployed:
-    return Deployed("faceq", URL, "request-url", "response-url", "dead-url", "eu-central-1", gallery, "AWS_IAM")
+    return Deployed(
+        stack="faceq",
+        function_url=URL,
+        request_queue_url="request-url",
+        response_queue_url="response-url",
+        dead_letter_queue_url="dead-url",
+        region="eu-central-1",
+        gallery=gallery,
+        auth_type="AWS_IAM",
+    )
 
 
 QUEUES = {"request-url": REQUEST, "response-url": RESPONSE}

@@ -1,4 +1,4 @@
-"""The file that says which stack runs, with real processes."""
+"""The record, the lock and the gateway by which a running stack is found, with real processes."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from client import stack_state
-from client.stack_state import FILE, RunningStack, running_stack
+from client.stack_state import FILE, RunningStack, process_stack
 from tests.builders import stack_record
 from tests.polling import eventually
 
@@ -27,53 +27,58 @@ def this() -> RunningStack:
 
 def test_a_stack_that_runs_is_found_until_it_stops(tmp_path: Path, this: RunningStack) -> None:
     folder = tmp_path / "new" / "folder"
-    assert running_stack(folder) is None
-    held = stack_state.hold(folder)
-    assert held is not None
-    assert running_stack(folder) is None  # it starts, and is not ready
-    stack_state.write(this, folder)
-    assert running_stack(folder) == this
-    stack_state.write(replace(this, model="vggface2"), folder)
-    found = running_stack(folder)
+    assert process_stack(folder) is None
+    lock = stack_state.acquire_lock(folder)
+    assert lock is not None
+    assert process_stack(folder) is None  # still starting
+    stack_state.write_record(this, folder)
+    assert process_stack(folder) == this
+    stack_state.write_record(replace(this, model="vggface2"), folder)
+    found = process_stack(folder)
     assert found is not None
     assert found.model == "vggface2"
-    stack_state.remove(folder)
-    stack_state.remove(folder)
-    assert running_stack(folder) is None
-    os.close(held)
+    stack_state.remove_record(folder)
+    stack_state.remove_record(folder)
+    assert process_stack(folder) is None
+    os.close(lock)
 
 
-def test_of_two_stacks_that_start_one_runs(tmp_path: Path) -> None:
-    first = stack_state.hold(tmp_path)
+def test_only_one_of_two_starting_stacks_gets_the_lock(tmp_path: Path) -> None:
+    first = stack_state.acquire_lock(tmp_path)
     assert first is not None
-    assert stack_state.hold(tmp_path) is None
+    assert stack_state.acquire_lock(tmp_path) is None
     os.close(first)
-    second = stack_state.hold(tmp_path)
+    second = stack_state.acquire_lock(tmp_path)
     assert second is not None
     os.close(second)
 
 
 def test_another_process_finds_the_same_stack(tmp_path: Path, this: RunningStack) -> None:
-    held = stack_state.hold(tmp_path)
-    assert held is not None
-    stack_state.write(this, tmp_path)
-    code = "from client.stack_state import running_stack; print(running_stack().pid)"
+    lock = stack_state.acquire_lock(tmp_path)
+    assert lock is not None
+    stack_state.write_record(this, tmp_path)
+    code = "from client.stack_state import process_stack; print(process_stack().pid)"
     output = subprocess.check_output([sys.executable, "-c", code], env={**os.environ, "FACEQ_STATE_DIR": str(tmp_path)})
     assert int(output) == os.getpid()
-    os.close(held)
+    os.close(lock)
 
 
 def test_a_killed_supervisor_runs_no_stack(tmp_path: Path) -> None:
-    """Not even before it is reaped; its file goes."""
-    code = "import sys, pathlib, client.stack_state as s; s.hold(pathlib.Path(sys.argv[1])); print(flush=True); input()"
+    """Even before its parent has reaped it. The next look removes its record."""
+    code = """
+import sys, pathlib, client.stack_state
+client.stack_state.acquire_lock(pathlib.Path(sys.argv[1]))
+print(flush=True)
+input()
+"""
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout
         process.stdout.readline()
-        stack_state.write(stack_record(pid=process.pid), tmp_path)
-        assert running_stack(tmp_path) == stack_record(pid=process.pid)
+        stack_state.write_record(stack_record(pid=process.pid), tmp_path)
+        assert process_stack(tmp_path) == stack_record(pid=process.pid)
         process.kill()
-        eventually(lambda: running_stack(tmp_path) is None)
+        eventually(lambda: process_stack(tmp_path) is None)
     assert not (tmp_path / FILE).exists()
 
 
@@ -92,18 +97,18 @@ def test_a_killed_supervisor_runs_no_stack(tmp_path: Path) -> None:
     ],
     ids=lambda content: content[:20].decode(errors="replace") + content[-20:].decode(errors="replace"),
 )
-def test_a_file_that_cannot_be_a_stacks_is_none(tmp_path: Path, content: bytes) -> None:
-    """And removed if no stack runs."""
+def test_an_unreadable_record_counts_as_no_stack(tmp_path: Path, content: bytes) -> None:
+    """It is removed as soon as no stack holds the lock."""
     (tmp_path / FILE).write_bytes(content)
-    held = stack_state.hold(tmp_path)
-    assert held is not None
-    assert running_stack(tmp_path) is None
-    os.close(held)
-    assert running_stack(tmp_path) is None
+    lock = stack_state.acquire_lock(tmp_path)
+    assert lock is not None
+    assert process_stack(tmp_path) is None
+    os.close(lock)
+    assert process_stack(tmp_path) is None
     assert not (tmp_path / FILE).exists()
 
 
-def test_the_exports_are_what_an_aws_client_reads(this: RunningStack) -> None:
+def test_the_exports_are_the_variables_that_aws_clients_read(this: RunningStack) -> None:
     assert this.exports() == {
         "FUNCTION_URL": this.function_url,
         "REQUEST_QUEUE_URL": this.request_queue_url,
@@ -120,7 +125,7 @@ def test_the_exports_are_what_an_aws_client_reads(this: RunningStack) -> None:
 
 @contextmanager
 def gateway(answer: bytes) -> Iterator[dict[str, str]]:
-    """Serve one answer where the gateway's would be; give the variables that lead there."""
+    """Serve one answer in place of the gateway's; yield the variables that point there."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -140,40 +145,40 @@ def gateway(answer: bytes) -> Iterator[dict[str, str]]:
         server.server_close()
 
 
-def said(stack: RunningStack, ready: bool = True) -> bytes:
+def description(stack: RunningStack, ready: bool = True) -> bytes:
     replicas = [{"function": "face-detection", "state": "idle"}]
     return json.dumps({"ready": ready, "stack": asdict(stack), "replicas": replicas}).encode()
 
 
-def test_containers_are_found_by_what_their_gateway_says(tmp_path: Path) -> None:
+def test_containers_are_found_through_their_gateway(tmp_path: Path) -> None:
     stack = replace(stack_record(), pid=0, runtime=stack_state.CONTAINERS)
-    with gateway(said(stack)) as environ:
-        found = stack_state.containers(environ)
-        assert found is not None
-        assert (found.ready, found.stack) == (True, stack)
-        assert stack_state.reachable_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) == stack
+    with gateway(description(stack)) as environ:
+        containers = stack_state.container_stack(environ)
+        assert containers is not None
+        assert (containers.ready, containers.stack) == (True, stack)
+        assert stack_state.local_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) == stack
 
 
-def test_containers_that_start_are_not_reachable_yet(tmp_path: Path) -> None:
-    with gateway(said(stack_record(), ready=False)) as environ:
-        assert stack_state.containers(environ) is not None
-        assert stack_state.reachable_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) is None
+def test_starting_containers_are_no_running_stack_yet(tmp_path: Path) -> None:
+    with gateway(description(stack_record(), ready=False)) as environ:
+        assert stack_state.container_stack(environ) is not None
+        assert stack_state.local_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) is None
 
 
-def test_processes_go_before_containers(tmp_path: Path, this: RunningStack) -> None:
-    held = stack_state.hold(tmp_path)
-    assert held is not None
-    stack_state.write(this, tmp_path)
-    with gateway(said(replace(this, runtime=stack_state.CONTAINERS))) as environ:
-        assert stack_state.reachable_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) == this
-    os.close(held)
+def test_processes_take_precedence_over_containers(tmp_path: Path, this: RunningStack) -> None:
+    lock = stack_state.acquire_lock(tmp_path)
+    assert lock is not None
+    stack_state.write_record(this, tmp_path)
+    with gateway(description(replace(this, runtime=stack_state.CONTAINERS))) as environ:
+        assert stack_state.local_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) == this
+    os.close(lock)
 
 
 @pytest.mark.parametrize("answer", [b"", b"{", b"[]", b"null", b'{"ready": true}', b'{"ready": true, "stack": {}}'])
-def test_another_program_on_the_port_is_no_stack(answer: bytes) -> None:
+def test_another_program_on_the_gateways_port_is_no_stack(answer: bytes) -> None:
     with gateway(answer) as environ:
-        assert stack_state.containers(environ) is None
+        assert stack_state.container_stack(environ) is None
 
 
-def test_nobody_on_the_port_is_no_stack() -> None:
-    assert stack_state.containers({"FACEQ_API_PORT": "1"}) is None
+def test_a_closed_gateway_port_is_no_stack() -> None:
+    assert stack_state.container_stack({"FACEQ_API_PORT": "1"}) is None
