@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from adapters.aws_errors import translated_aws_errors
-from cli.doctor import Check
+from cli.doctor_command import Check
 from client.deployed_stack import Deployed, account, deployed, session
 from pipeline.errors import FaceqError
 from pipeline.gallery import MANIFEST

@@ -9,13 +9,13 @@ import typer
 
 from pipeline.errors import FaceqError
 
-#: The groups, each the `app` of the module of its name.
-GROUPS: Final = ("models", "people", "queues", "image", "deploy")
-#: Which module has a command.
+#: The module of each group of commands; its `app` holds them.
+GROUPS: Final = {name: f"{name}_commands" for name in ("models", "people", "queues", "image", "deploy")}
+#: The module of each word that may follow `faceq`.
 COMMANDS: Final = {
-    **{name: name for name in GROUPS},
-    **dict.fromkeys(("up", "down", "status", "env"), "up"),
-    **{name: name for name in ("send", "logs", "doctor", "demo", "bench")},
+    **GROUPS,
+    **dict.fromkeys(("up", "down", "status", "env"), "stack_commands"),
+    **{name: f"{name}_command" for name in ("send", "logs", "doctor", "demo", "bench")},
 }
 
 app = typer.Typer(
@@ -44,25 +44,26 @@ def _root(
     pass
 
 
-def whole(command: str | None = None) -> typer.Typer:
-    """Return `faceq` with all its commands, or with those of the module that has `command`.
+def command_line(command: str | None = None) -> typer.Typer:
+    """Return `faceq` with all its commands, or only with those of the module that holds `command`.
 
-    A command's own module is all that is imported for it: the others would cost `faceq up` half a second.
+    For one command we import its own module only: the others would cost `faceq up` half a second.
     """
-    for name in dict.fromkeys(COMMANDS.values() if command is None else [COMMANDS[command]]):
-        module = import_module(f"cli.{name}")
-        if name in GROUPS:
-            app.add_typer(module.app, name=name)
+    groups = {module: group for group, module in GROUPS.items()}
+    for module_name in dict.fromkeys(COMMANDS.values() if command is None else [COMMANDS[command]]):
+        module = import_module(f"cli.{module_name}")
+        if module_name in groups:
+            app.add_typer(module.app, name=groups[module_name])
         else:
             module.register(app)
     return app
 
 
 def main() -> None:
-    """Run the command; a failure that faceq understands is one line on standard error and exit code 1."""
+    """Run the command. A failure that faceq understands is printed as one line on standard error, with exit code 1."""
     try:
-        word = sys.argv[1] if len(sys.argv) > 1 else None
-        whole(word if word in COMMANDS else None)()
+        first = sys.argv[1] if len(sys.argv) > 1 else None
+        command_line(first if first in COMMANDS else None)()
     except FaceqError as error:
         print(f"faceq: {error.message}", file=sys.stderr)
         sys.exit(1)
@@ -70,8 +71,8 @@ def main() -> None:
         if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
             sys.stderr.close()
         else:
-            what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-            print(f"faceq: {what}. Mend that and try again.", file=sys.stderr)
+            problem = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            print(f"faceq: {problem}. Put that right and try again.", file=sys.stderr)
         sys.exit(1)
 
 

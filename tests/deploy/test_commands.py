@@ -16,7 +16,7 @@ import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
-from cli import bench, deploy_logs, doctor, queues, send
+from cli import bench_command, deploy_logs_command, doctor_command, queues_commands, send_command
 from pipeline.errors import BadInput, FaceqError, SetupError
 from tests.builders import RED, picture
 from tests.deploy.cloud import ACCOUNT, REGION, ROOT, Cloud, misleading, running_cloud
@@ -128,9 +128,9 @@ def alone(register: Callable[[typer.Typer], object]) -> typer.Typer:
     return app
 
 
-QUEUES = queues.app
-SEND, BENCH, DOCTOR = (alone(module.register) for module in (send, bench, doctor))
-LOGS = alone(lambda app: app.command("logs")(deploy_logs.logs))
+QUEUES = queues_commands.app
+SEND, BENCH, DOCTOR = (alone(module.register) for module in (send_command, bench_command, doctor_command))
+LOGS = alone(lambda app: app.command("logs")(deploy_logs_command.logs))
 
 
 def reason(result: Result) -> str:
@@ -299,9 +299,7 @@ def test_lines_are_chosen_by_function_time_and_frame(cloud: Cloud, log: Callable
 
 def test_following_shows_each_line_once_also_one_that_comes_late(cloud: Cloud, log: Callable[..., None]) -> None:
     """A line can reach CloudWatch after a younger one of another environment."""
-    command = (
-        "import typer; from cli import deploy_logs; deploy_logs.FOLLOW_SECONDS = 0.05; typer.run(deploy_logs.logs)"
-    )
+    command = "import typer; from cli import deploy_logs_command; deploy_logs_command.FOLLOW_SECONDS = 0.05; typer.run(deploy_logs_command.logs)"
     log("face-detection", "first", ago=10)
     process = subprocess.Popen(
         [sys.executable, "-c", command, "--follow", "--json"],

@@ -12,8 +12,8 @@ from botocore.client import BaseClient
 from botocore.stub import Stubber
 
 from cli import doctor_aws
-from cli.doctor import Check
 from cli.doctor_aws import DETECTION, RECOGNITION, Calls, needed, permissions
+from cli.doctor_command import Check
 from client.deployed_stack import Deployed
 from deploy.promotion import TEMPLATE
 

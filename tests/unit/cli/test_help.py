@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from cli import main
-from cli.main import whole
+from cli.main import command_line
 
 
 def commands(command: object, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:
@@ -14,7 +14,7 @@ def commands(command: object, path: tuple[str, ...] = ()) -> list[tuple[tuple[st
     return [found for name, below in command.commands.items() for found in commands(below, (*path, name))]
 
 
-COMMANDS = dict(commands(typer.main.get_command(whole())))
+COMMANDS = dict(commands(typer.main.get_command(command_line())))
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

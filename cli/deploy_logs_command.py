@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters.aws_errors import translated_aws_errors
-from cli.target import Profile, Region
+from cli.target_options import Profile, Region
 from client.deployed_stack import session
 from pipeline.errors import BadInput
 

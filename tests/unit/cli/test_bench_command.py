@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from cli import bench
+from cli import bench_command
 from client.frames import Frame
 from client.service_client import Outcome
 from pipeline.errors import BadInput
@@ -15,7 +15,7 @@ from tests.builders import RED, picture
 
 
 def measured(stack: Stack, *arguments: object) -> Result:
-    return stack.run(bench.register, *arguments)
+    return stack.run(bench_command.register, *arguments)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def outcome(milliseconds: float, result: str | None = "Ada", problem: str | None
 
 def test_the_figures_are_of_answered_frames_only() -> None:
     outcomes = [outcome(float(ms)) for ms in range(1, 101)] + [outcome(60_000, None, "no answer within 60 s")] * 2
-    assert bench.figures(outcomes, 4, 2.0) == bench.Figures(
+    assert bench_command.figures(outcomes, 4, 2.0) == bench_command.Figures(
         frames=102,
         answered=100,
         concurrency=4,
@@ -49,7 +49,7 @@ def test_the_figures_are_of_answered_frames_only() -> None:
 
 
 def test_without_any_answer_there_are_no_times() -> None:
-    found = bench.figures([outcome(5, None, "HTTP 502: broken")], 1, 1.0)
+    found = bench_command.figures([outcome(5, None, "HTTP 502: broken")], 1, 1.0)
     assert (found.throughput, found.p50, found.p95, found.max) == (0.0, None, None, None)
 
 
@@ -77,7 +77,7 @@ def test_a_frame_without_an_answer_is_exit_code_1_and_its_reason_is_counted(stac
 
 
 def test_there_is_a_most_that_one_bench_sends(stack: Stack, photos: Path) -> None:
-    assert measured(stack, "--count", bench.MOST_FRAMES + 1, photos).exit_code == 2
+    assert measured(stack, "--count", bench_command.MOST_FRAMES + 1, photos).exit_code == 2
 
 
 def test_a_path_that_is_not_there_is_said_before_anything_is_sent(stack: Stack, photos: Path) -> None:

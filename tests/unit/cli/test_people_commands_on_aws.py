@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from adapters.artifacts_directory import DirectoryStore
 from adapters.artifacts_s3 import PREFIX, S3Store
-from cli import people
+from cli import people_commands
 from client.enrolment import GalleryStore
 from pipeline import gallery
 from pipeline.errors import BadInput, FaceqError
@@ -85,7 +85,7 @@ def run(tmp_path: Path, endpoint: str, stack: str) -> People:
             "FACEQ_GALLERY_DIR": str(tmp_path / "gallery"),
             "FACEQ_MODELS_DIR": str(tmp_path / "models"),
         }
-        result = CliRunner().invoke(people.app, [*arguments, "--stack", stack], input=answer, env=environment)
+        result = CliRunner().invoke(people_commands.app, [*arguments, "--stack", stack], input=answer, env=environment)
         assert isinstance(result.exception, SystemExit | FaceqError | None), repr(result.exception)
         return result
 
@@ -231,7 +231,7 @@ def test_photos_are_enrolled_and_enrolled_again_on_aws(there: S3Store, tmp_path:
     for name, colour in (("a.png", RED), ("b.png", GREEN)):
         (tmp_path / name).write_bytes(picture(colour))
     for person, photo in (("Ada", "a.png"), ("Bo", "b.png")):
-        assert not people.add_photos(
+        assert not people_commands.add_photos(
             person,
             [tmp_path / photo],
             there,
@@ -242,7 +242,7 @@ def test_photos_are_enrolled_and_enrolled_again_on_aws(there: S3Store, tmp_path:
             keep_photos=True,
         )
     assert enrolled(there) == {"Ada": 1, "Bo": 1}
-    assert not people.renew_photos(there, PatchDetector(), ColourEmbedder(model="other"), max_pixels=1_000_000)
+    assert not people_commands.renew_photos(there, PatchDetector(), ColourEmbedder(model="other"), max_pixels=1_000_000)
     found = gallery.load(there)
     assert found is not None
     assert found.model == "other"
@@ -266,5 +266,5 @@ def test_a_bucket_that_is_gone_is_one_line(there: S3Store, endpoint: str, stack:
 
 @pytest.mark.parametrize("command", ["push", "pull", "diff"])
 def test_each_command_has_help_with_an_example(command: str) -> None:
-    shown = " ".join(CliRunner().invoke(people.app, [command, "--help"]).stdout.split())
+    shown = " ".join(CliRunner().invoke(people_commands.app, [command, "--help"]).stdout.split())
     assert f"faceq people {command}" in shown.partition("Example: ")[2]

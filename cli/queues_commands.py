@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from adapters.aws_errors import translated_aws_errors
-from cli.target import Profile, Region, StackName, Target, Where, aws
-from cli.up import stack_here
+from cli.stack_commands import stack_here
+from cli.target_options import Profile, Region, StackName, Target, Where, aws
 from client import queue_operations
 from client.deployed_stack import STACK
 from pipeline.errors import BadInput, TransientError

@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.progress import counting
-from cli.target import Profile, Region, StackName, Target, Where, aws
-from cli.up import stack_here
+from cli.stack_commands import stack_here
+from cli.target_options import Profile, Region, StackName, Target, Where, aws
 from client.deployed_stack import STACK, Deployed
 from client.frames import Frame, frames
 from client.service_client import Outcome, ServiceClient

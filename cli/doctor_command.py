@@ -15,9 +15,9 @@ from rich.markup import escape
 from adapters import models
 from adapters.settings import ModelSettings
 from adapters.wiring import checked_gallery
-from cli.queues import reached
-from cli.target import Profile, Region, StackName, Target, Where
-from cli.up import MODEL_NOTES
+from cli.queues_commands import reached
+from cli.stack_commands import MODEL_NOTES
+from cli.target_options import Profile, Region, StackName, Target, Where
 from client.deployed_stack import STACK
 from client.stack_state import RunningStack, local_stack
 from deploy.docker_engine import FUNCTION_IMAGE, architecture, engine

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from cli import send
+from cli import send_command
 from client.frames import Frame
 from client.service_client import Outcome
 from pipeline.errors import BadInput
@@ -24,7 +24,7 @@ def test_a_row_is_the_whole_answer_with_the_name_that_was_sent() -> None:
     answer = RecognitionResult(
         "id", "Ada", "as the service has it", model="dlib", gallery="abc", timings={"embed": 1.0}
     )
-    assert send.row(outcome(answer)) == {
+    assert send_command.row(outcome(answer)) == {
         "filename": "a.jpg",
         "request_id": "id",
         "result": "Ada",
@@ -38,7 +38,7 @@ def test_a_row_is_the_whole_answer_with_the_name_that_was_sent() -> None:
 
 
 def test_a_row_without_an_answer_says_why() -> None:
-    assert send.row(outcome(None, "no answer within 60 s")) == {
+    assert send_command.row(outcome(None, "no answer within 60 s")) == {
         "filename": "a.jpg",
         "request_id": "id",
         "result": None,
@@ -48,7 +48,7 @@ def test_a_row_without_an_answer_says_why() -> None:
 
 
 def plain(answer: RecognitionResult) -> list[str]:
-    return [cell.plain for cell in send.cells(outcome(answer))]
+    return [cell.plain for cell in send_command.cells(outcome(answer))]
 
 
 def test_cells_show_the_distance_of_the_face_that_gave_the_name() -> None:
@@ -64,7 +64,7 @@ def test_cells_show_the_distance_of_the_face_that_gave_the_name() -> None:
 
 
 def sent(stack: Stack, *arguments: object) -> Result:
-    return stack.run(send.register, *arguments)
+    return stack.run(send_command.register, *arguments)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from rich.table import Table
 from adapters.artifacts_directory import DirectoryStore
 from adapters.settings import ModelSettings, Paths
 from cli.progress import counting
-from cli.target import Profile, Region, StackName, Target, Where, aws
+from cli.target_options import Profile, Region, StackName, Target, Where, aws
 from client.deployed_stack import STACK
 from client.enrolment import Enrolment, GalleryStore, course_gallery, enrol, import_gallery, photo_files
 from client.enrolment import renew as renewed

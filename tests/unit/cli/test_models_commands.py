@@ -13,7 +13,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from adapters.models import CATALOGUE, DLIB
-from cli import models
+from cli import models_commands
 from pipeline.errors import FaceqError, SetupError
 from tests.unit.models.test_fetch import serving, status
 from tests.unit.models.test_installed import cache, release_from
@@ -28,7 +28,9 @@ def faceq_models(cache: Path) -> Faceq:
     """Run `faceq models ...`; what faceq understands comes back as the exception that `cli.main` prints."""
 
     def run(*arguments: str) -> Result:
-        result = CliRunner().invoke(models.app, arguments, env={"FACEQ_MODELS_DIR": str(cache), "COLUMNS": "120"})
+        result = CliRunner().invoke(
+            models_commands.app, arguments, env={"FACEQ_MODELS_DIR": str(cache), "COLUMNS": "120"}
+        )
         assert isinstance(result.exception, SystemExit | FaceqError | None), repr(result.exception)
         return result
 

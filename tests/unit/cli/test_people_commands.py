@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from adapters.artifacts_directory import DirectoryStore
-from cli import people
+from cli import people_commands
 from pipeline import gallery
 from pipeline.errors import BadInput, FaceqError, SetupError
 from pipeline.gallery import PHOTO_PREFIX, Gallery, Photo
@@ -49,7 +49,7 @@ def faceq_people(tmp_path: Path) -> Callable[..., Result]:
 
     def run(*arguments: str, answer: str = "") -> Result:
         environment = {"FACEQ_GALLERY_DIR": str(tmp_path / "gallery"), "FACEQ_MODELS_DIR": str(tmp_path / "models")}
-        result = CliRunner().invoke(people.app, arguments, input=answer, env=environment)
+        result = CliRunner().invoke(people_commands.app, arguments, input=answer, env=environment)
         assert isinstance(result.exception, SystemExit | FaceqError | None), repr(result.exception)
         return result
 
@@ -58,9 +58,9 @@ def faceq_people(tmp_path: Path) -> Callable[..., Result]:
 
 def add(store: DirectoryStore, person: str, *paths: Path, largest: bool = False, keep_photos: bool = False) -> int:
     """What `faceq people add` does once it has the networks."""
-    return people.add_photos(
+    return people_commands.add_photos(
         person,
-        people.photo_files(paths),
+        people_commands.photo_files(paths),
         store,
         PatchDetector(),
         ColourEmbedder(),
@@ -184,7 +184,7 @@ def test_everybody_is_enrolled_again_with_another_model_from_the_kept_photos(
     before = store.read(gallery.MANIFEST)
 
     def renew() -> int:
-        return people.renew_photos(store, PatchDetector(), ColourEmbedder(model="dlib"), max_pixels=1_000_000)
+        return people_commands.renew_photos(store, PatchDetector(), ColourEmbedder(model="dlib"), max_pixels=1_000_000)
 
     assert renew() == 1
     assert "'green.png' refused: It was not kept. Remove Ada" in capsys.readouterr().err

@@ -202,7 +202,7 @@ def down() -> None:
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Show what runs, how much memory it holds and how full the queues are. Exit code 1 if nothing runs."""
     stack = stack_here()
-    from cli.queues import reached
+    from cli.queues_commands import reached
     from client.queue_operations import depths
 
     parts = _replicas() if stack.runtime == stack_state.CONTAINERS else _processes(stack)

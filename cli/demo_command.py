@@ -27,8 +27,8 @@ from rich.table import Table
 from adapters import models
 from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
 from adapters.settings import FACEQ_GALLERY_DIR, FACEQ_STATE_DIR, ModelSettings
-from cli.send import cells, client_of_running_stack
-from cli.up import MODEL_NOTES
+from cli.send_command import cells, client_of_running_stack
+from cli.stack_commands import MODEL_NOTES
 from client.frames import Frame
 from client.service_client import Outcome
 from pipeline.errors import SetupError

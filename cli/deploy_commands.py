@@ -17,9 +17,9 @@ from rich.table import Table
 from adapters import models
 from adapters.models.fetch import ASTRONAUT, package_file
 from adapters.settings import ModelSettings, Paths
-from cli import deploy_logs
-from cli.send import client_on_aws
-from cli.target import Profile, Region, StackName
+from cli import deploy_logs_command
+from cli.send_command import client_on_aws
+from cli.target_options import Profile, Region, StackName
 from client.deployed_stack import STACK, Deployed, session
 from client.frames import Frame
 from client.frames import frames as read_frames
@@ -275,7 +275,7 @@ def template(
     print(text, end="")
 
 
-app.command("logs", epilog="Example: faceq deploy logs --report --since 24h")(deploy_logs.logs)
+app.command("logs", epilog="Example: faceq deploy logs --report --since 24h")(deploy_logs_command.logs)
 
 
 def _wish(image: str, set_: list[str] | None, public_url: bool, untested: bool, drifted: bool, stand_in: bool) -> Wish:

@@ -21,8 +21,8 @@ from rich.table import Table
 from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
 from adapters.settings import Paths
 from cli.progress import counting
-from cli.send import service_client
-from cli.target import Profile, Region, StackName, Target, Where
+from cli.send_command import service_client
+from cli.target_options import Profile, Region, StackName, Target, Where
 from client.deployed_stack import STACK
 from client.frames import Frame, frames
 from client.service_client import Outcome
