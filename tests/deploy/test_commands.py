@@ -299,7 +299,7 @@ def test_lines_are_chosen_by_function_time_and_frame(cloud: Cloud, log: Callable
 
 def test_following_shows_each_line_once_also_one_that_comes_late(cloud: Cloud, log: Callable[..., None]) -> None:
     """A line can reach CloudWatch after a younger one of another environment."""
-    command = "import typer; from cli import deploy_logs_command; deploy_logs_command.FOLLOW_SECONDS = 0.05; typer.run(deploy_logs_command.logs)"
+    command = "import typer; import cli.deploy_logs_command as log; log.FOLLOW_SECONDS = 0.05; typer.run(log.logs)"
     log("face-detection", "first", ago=10)
     process = subprocess.Popen(
         [sys.executable, "-c", command, "--follow", "--json"],
