@@ -37,6 +37,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     touch README.md && python -m venv /opt/faceq/venv \
     && pip --python /opt/faceq/venv/bin/python install --quiet --constraint constraints.txt '.[models,dlib]'
 COPY pipeline pipeline
+COPY template template
 COPY adapters adapters
 COPY cli cli
 COPY constraints.txt model[s]/*.pt models/
@@ -99,9 +100,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM base AS code
 WORKDIR /var/task
 COPY deploy/entrypoint.sh deploy/template.yaml deploy/
-COPY local/__init__.py local/template.py local/
+COPY local/__init__.py local/addresses.py local/
 COPY local/runtimes/__init__.py local/runtimes/replica.py local/runtimes/rie_*.py local/runtimes/
 COPY adapters adapters
+COPY template template
 COPY pipeline pipeline
 RUN python -m compileall -q .
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from pipeline.errors import SetupError
 from pipeline.images import MAX_PIXELS
+from template.lambda_facts import MB_PER_PROCESSOR
 
 REQUEST_QUEUE_URL = "REQUEST_QUEUE_URL"
 RESPONSE_QUEUE_URL = "RESPONSE_QUEUE_URL"
@@ -44,25 +45,8 @@ FACEQ_PORT = "FACEQ_PORT"
 FACEQ_API_PORT = "FACEQ_API_PORT"
 FACEQ_QUEUE_PORT = "FACEQ_QUEUE_PORT"
 
-#: Names that Lambda sets itself and refuses in a function's environment.
-#: (Lambda developer guide, "Working with Lambda environment variables", defined runtime variables)
-RESERVED_VARIABLES: Final = frozenset(
-    {
-        "_HANDLER", "_X_AMZN_TRACE_ID", "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_EXECUTION_ENV",
-        "AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION",
-        "AWS_LAMBDA_INITIALIZATION_TYPE", "AWS_LAMBDA_LOG_GROUP_NAME", "AWS_LAMBDA_LOG_STREAM_NAME", "AWS_ACCESS_KEY",
-        "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_LAMBDA_RUNTIME_API",
-        "LAMBDA_TASK_ROOT", "LAMBDA_RUNTIME_DIR",
-    }
-)  # fmt: skip
-
 ENGINES = ("onnx", "torch")
 DEFAULT_REGION = "us-east-1"
-
-#: A Lambda function has one virtual processor per 1,769 MB (AWS Lambda Developer Guide, "Configure Lambda function
-#: memory").
-MB_PER_PROCESSOR = 1769
-
 
 #: A bucket's name and a prefix of keys. (S3 user guide, "General purpose bucket naming rules")
 _S3_PLACE: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/([\w.-]+(?:/[\w.-]+)*)/?", re.ASCII)

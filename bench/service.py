@@ -30,13 +30,13 @@ from client import stack_state
 from client.frames import Frame
 from client.service_client import Outcome, ServiceClient
 from client.stack_state import RunningStack
+from local.addresses import ACCOUNT
 from local.event_source_mapping import to_record
 from local.function_url import HttpRequest, to_event
 from local.lambda_service import read_template
 from local.runtimes import Invocation, new_trace_id
 from local.runtimes.embedded import EmbeddedRuntime
 from local.supervisor import ROOT, Options, function_variables
-from local.template import ACCOUNT
 from pipeline.messages import FrameRequest
 
 #: What the functions report of their own work; all other time is the pipeline's.

@@ -112,7 +112,7 @@ def _checks() -> Iterator[Check]:
         return
     yield Check("template", True, f"{len(template.functions)} functions, {len(template.queues)} queues")
     yield from (Check("advice", None, sentence) for sentence in template.advice)
-    yield from (Check("only on AWS", None, sentence) for sentence in template.not_played)
+    yield from (Check("only on AWS", None, sentence) for sentence in template.only_on_aws)
 
 
 def _where(stack: RunningStack | None) -> str:

@@ -124,9 +124,9 @@ async def _run(options: "Options") -> None:
         running = starting.result()
         console.print(f"faceq is up after {time.monotonic() - began:.1f} s", style="bold green")
         console.print(_describe(running), soft_wrap=True)
-        if stack.template is not None and stack.template.not_played:
+        if stack.template is not None and stack.template.only_on_aws:
             console.print("Only AWS can play these parts of deploy/template.yaml (`faceq doctor` lists them again):")
-            for sentence in stack.template.not_played:
+            for sentence in stack.template.only_on_aws:
                 console.print(f"  - {sentence}", style="dim")
         console.print("Ctrl-C stops it.")
         await interrupted

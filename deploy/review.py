@@ -10,9 +10,9 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from adapters.models import STAND_IN
-from adapters.settings import RESERVED_VARIABLES
 from deploy.function_image import LAMBDA_BYTES, Image
 from deploy.resolve import Resource, Symbol, Template, Value, as_list, as_map, as_text, as_whole, each_map
+from template.lambda_facts import RESERVED_VARIABLES
 
 #: CloudFormation user guide, "Understand CloudFormation quotas".
 INLINE_BYTES: Final = 51_200

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Final, NotRequired, TypedDict
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
 
 from client.queue_operations import BATCH, chunks
-from local.template import EventSourceMapping
+from template.model import EventSourceMapping
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient

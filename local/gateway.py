@@ -109,7 +109,7 @@ class Gateway:
         await front.serve_urls(runtime, played, URL_PORT)
         self._ready = True
         tell(f"faceq is up: {self.stack.function_url}")
-        for sentence in played.not_played:
+        for sentence in played.only_on_aws:
             tell(f"only AWS can play: {sentence}")
 
     async def stop(self) -> None:

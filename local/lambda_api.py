@@ -28,7 +28,8 @@ from local.runtimes import (
     TooManyRequests,
     new_trace_id,
 )
-from local.template import Template, Value
+from template.model import ServiceTemplate
+from template.values import Value
 
 #: Largest payload of an asynchronous invocation, bytes. (AWS Compute Blog, "More room to build", January 2026)
 MAX_EVENT_BYTES: Final = 1024 * 1024
@@ -66,7 +67,7 @@ class _ApiError(Exception):
 
 def application(
     runtime: FunctionRuntime,
-    played: Template,
+    played: ServiceTemplate,
     function_urls: Mapping[str, str],
     *,
     region: str,
@@ -79,7 +80,7 @@ def application(
     ----------
     runtime : FunctionRuntime
         Runs the functions of `played`.
-    played : Template
+    played : ServiceTemplate
         What there is to invoke and to tell of.
     function_urls : Mapping of str to str
         From a function's name to its address on this machine.
@@ -114,7 +115,7 @@ class _Api:
     def __init__(
         self,
         runtime: FunctionRuntime,
-        played: Template,
+        played: ServiceTemplate,
         function_urls: Mapping[str, str],
         region: str,
         account: str,
@@ -185,13 +186,13 @@ class _Api:
         name = self._named(function)[0] if function else None
         mappings = [
             lambda_configuration.mapping_configuration(mapping, self._account, self._modified)
-            for mapping in self._played.mappings
+            for mapping in self._played.event_source_mappings
             if source in {None, mapping.queue_arn} and name in {None, mapping.function}
         ]
         return web.json_response(_page(request, "EventSourceMappings", mappings, _MAPPINGS_PAGE))
 
     async def get_event_source_mapping(self, request: web.Request) -> web.Response:
-        for mapping in self._played.mappings:
+        for mapping in self._played.event_source_mappings:
             fields = lambda_configuration.mapping_configuration(mapping, self._account, self._modified)
             if fields["UUID"] == request.match_info["uuid"]:
                 return web.json_response(fields)
@@ -201,7 +202,7 @@ class _Api:
         name, _ = self._asked(request)
         return [
             lambda_configuration.url_configuration(url, self._function_urls[name], self._arn + name, self._modified)
-            for url in self._played.urls
+            for url in self._played.function_urls
             if url.function == name
         ]
 

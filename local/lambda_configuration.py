@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
-from local.template import EventSourceMapping, Function, FunctionUrl, Permission, Value
+from template.model import EventSourceMapping, Function, FunctionUrl, Permission
+from template.values import Value
 
 #: Fields that ListFunctions does not send. (Lambda API reference, ListFunctions)
 _NOT_LISTED: Final = ("State", "LastUpdateStatus")
@@ -42,7 +43,7 @@ def function_configuration(function: Function, arn: str, modified: datetime) -> 
         What `LastModified` says.
 
     """
-    told = function.told
+    told = function.unplayed_properties
     digest = _digest(function)
     logging = told.get("LoggingConfig", {})
     fields: dict[str, Value] = {
@@ -111,7 +112,7 @@ def url_configuration(url: FunctionUrl, address: str, arn: str, modified: dateti
         "FunctionUrl": address,
         "FunctionArn": arn,
         "AuthType": url.auth_type,
-        "Cors": url.told.get("Cors"),
+        "Cors": url.unplayed_properties.get("Cors"),
         "CreationTime": timestamp(modified),
         "LastModifiedTime": timestamp(modified),
         "InvokeMode": "BUFFERED",
@@ -191,14 +192,14 @@ def _principal(principal: str) -> Value:
 
 
 def _tags(function: Function) -> Value:
-    tags = function.told.get("Tags")
+    tags = function.unplayed_properties.get("Tags")
     if not isinstance(tags, list):
         return None
     return {str(tag["Key"]): tag["Value"] for tag in tags if isinstance(tag, dict)}
 
 
 def _image(function: Function) -> str | None:
-    code = function.told.get("Code")
+    code = function.unplayed_properties.get("Code")
     image = code.get("ImageUri") if isinstance(code, dict) else None
     return image if isinstance(image, str) else None
 

@@ -14,11 +14,14 @@ from typing import Final
 from aiohttp import web
 
 from adapters.settings import DEFAULT_REGION
-from local import event_source_mapping, function_url, lambda_api, template
+from local import event_source_mapping, function_url, lambda_api
+from local.addresses import ACCOUNT, queue_url, read_local_template
 from local.http_server import LOOPBACK, listen
 from local.runtimes import FunctionRuntime
-from local.template import ACCOUNT, Template, queue_url
 from pipeline.gallery import Gallery
+from template.model import ServiceTemplate
+from template.reader import TEMPLATE_FILE
+from template.yaml_nodes import TemplateError
 
 _ROOT: Final = Path(__file__).parents[1]
 
@@ -74,7 +77,7 @@ class Front:
     async def serve_api(
         self,
         runtime: FunctionRuntime,
-        played: Template,
+        played: ServiceTemplate,
         url: str,
         region: str,
         port: int,
@@ -82,15 +85,15 @@ class Front:
         more: Mapping[str, Callable[[web.Request], Awaitable[web.Response]]] = MappingProxyType({}),
     ) -> None:
         """Serve the Lambda API; `url` is where the function URLs are, `more` what else answers a GET, by path."""
-        urls = {each.function: url for each in played.urls}
+        urls = {each.function: url for each in played.function_urls}
         api = lambda_api.application(runtime, played, urls, region=region, account=ACCOUNT, wait_seconds=wait_seconds)
         for path, answer in more.items():
             api.router.add_get(path, answer)
         await self.serve(api, port)
 
-    async def serve_urls(self, runtime: FunctionRuntime, played: Template, port: int) -> None:
+    async def serve_urls(self, runtime: FunctionRuntime, played: ServiceTemplate, port: int) -> None:
         """Serve the function URLs."""
-        for url in played.urls:
+        for url in played.function_urls:
             await self.serve(function_url.application(runtime, url.function, WAIT_SECONDS), port)
 
     def task(self, work: Coroutine[None, None, None]) -> None:
@@ -98,12 +101,12 @@ class Front:
         self.stops.push_async_callback(cancel, asyncio.create_task(work))
 
     def mapping(
-        self, played: Template, concurrency: Mapping[str, int], sqs_endpoint: str, lambda_endpoint: str
+        self, played: ServiceTemplate, concurrency: Mapping[str, int], sqs_endpoint: str, lambda_endpoint: str
     ) -> "Child":
         """Return the process that plays the event source mappings; it is not started yet."""
         return self.child(
             "event-source-mapping",
-            event_source_mapping.command(played.mappings, concurrency),
+            event_source_mapping.command(played.event_source_mappings, concurrency),
             {"AWS_ENDPOINT_URL_SQS": sqs_endpoint, "AWS_ENDPOINT_URL_LAMBDA": lambda_endpoint},
         )
 
@@ -115,12 +118,12 @@ async def cancel(task: "asyncio.Task[None]") -> None:
         await task
 
 
-def read_template(parameters: Mapping[str, str], sqs_endpoint: str, region: str = DEFAULT_REGION) -> Template:
+def read_template(parameters: Mapping[str, str], sqs_endpoint: str, region: str = DEFAULT_REGION) -> ServiceTemplate:
     """Read the service's template for this machine. Raises StackError that names file and line."""
     try:
-        return template.play(parameters, region, sqs_endpoint)
-    except template.TemplateError as error:
-        raise StackError(f"{template.FILE.relative_to(_ROOT)}: {error}") from None
+        return read_local_template(parameters, region, sqs_endpoint)
+    except TemplateError as error:
+        raise StackError(f"{TEMPLATE_FILE.relative_to(_ROOT)}: {error}") from None
 
 
 def gallery_notice(gallery: Gallery | None) -> str | None:
@@ -130,9 +133,9 @@ def gallery_notice(gallery: Gallery | None) -> str | None:
     return gallery.caveat
 
 
-def queues_of(played: Template, sqs_endpoint: str) -> dict[str, str]:
+def queues_of(played: ServiceTemplate, sqs_endpoint: str) -> dict[str, str]:
     """Return the three queue URLs of `RunningStack`. Raises StackError if the template does not name them."""
-    sources = {mapping.queue for mapping in played.mappings}
+    sources = {mapping.queue for mapping in played.event_source_mappings}
     responses = [name for name in played.queues if name.endswith("-resp-queue")]
     if len(sources) != 1 or len(responses) != 1:
         raise StackError(

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
     from botocore.client import BaseClient
 
-    from local.template import Queue
+    from template.model import Queue
 
 
 def create_queues(client: "BaseClient", queues: "Mapping[str, Queue]") -> None:

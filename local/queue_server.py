@@ -31,13 +31,13 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Final
 
+from local.addresses import ACCOUNT
 from local.queue_creation import has_redrive, queue_attributes
-from local.template import ACCOUNT
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
-    from local.template import Queue
+    from template.model import Queue
 
 #: Shortest and longest time until a waiting reader looks for messages whose visibility lapsed, seconds.
 LAPSE_SECONDS: Final = (0.1, 0.5)

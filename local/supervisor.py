@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import psutil
 
@@ -37,10 +37,13 @@ from adapters.wiring import check_engine, checked_gallery
 from client import stack_state
 from client.stack_state import RunningStack
 from local import queue_server
+from local.addresses import ACCOUNT
 from local.lambda_service import Front, StackError, cancel, gallery_notice, queues_of, read_template
 from local.runtimes import FunctionInitError
 from local.runtimes.embedded import EmbeddedRuntime
-from local.template import ACCOUNT, Template
+
+if TYPE_CHECKING:
+    from template.model import ServiceTemplate
 
 ROOT: Final = Path(__file__).parents[1]
 
@@ -104,7 +107,7 @@ class Stack:
         self._front = Front(tell, self._logs)
         self._runtime: EmbeddedRuntime | None = None
         self.running: RunningStack | None = None
-        self.template: Template | None = None
+        self.template: ServiceTemplate | None = None
 
     async def start(self) -> RunningStack:
         """Start everything; return where it is reached once a frame would be answered.

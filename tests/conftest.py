@@ -14,8 +14,8 @@ from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
 from adapters.settings import Paths
 from client.frames import Frame
 from local.runtimes.embedded import EmbeddedRuntime
-from local.template import Function
 from pipeline.errors import SetupError
+from template.model import Function
 from tests.functional import targets
 from tests.functional.targets import Home, Service
 from tests.queue_server import running_elasticmq, running_queue_server

@@ -24,7 +24,7 @@ from local.free_ports import free_ports
 from local.runtimes import FunctionRuntime, Invocation
 from local.runtimes.rie import Address, Replica, RieRuntime
 from local.runtimes.rie_protocol import rie_timeout
-from local.template import Function
+from template.model import Function
 from tests.polling import eventually
 
 ROOT = Path(__file__).parents[1]

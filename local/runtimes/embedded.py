@@ -53,7 +53,7 @@ from local.runtimes import (
     response_too_large,
     timestamp,
 )
-from local.template import Function
+from template.model import Function
 
 #: Longest log file, bytes. A camera that posts a frame a second writes that in a week.
 MAX_LOG_BYTES: Final = 256 * 1024 * 1024

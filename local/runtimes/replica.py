@@ -13,9 +13,12 @@ import sys
 from typing import Final
 
 from adapters.settings import DEFAULT_REGION, template_parameters
+from local.addresses import read_local_template
 from local.runtimes.rie_protocol import rie_timeout
-from local.template import FILE, Function, TemplateError, play
 from pipeline.errors import SetupError
+from template.model import Function
+from template.reader import TEMPLATE_FILE
+from template.yaml_nodes import TemplateError
 
 EMULATOR: Final = "/usr/local/bin/aws-lambda-rie"
 #: Where the containers' queues are, unless AWS_ENDPOINT_URL_SQS says else: the service's name in docker-compose.yml.
@@ -38,7 +41,7 @@ def variables(function: Function, region: str) -> dict[str, str]:
         # A role's on AWS; here nobody looks.
         "AWS_ACCESS_KEY_ID": "local",
         "AWS_SECRET_ACCESS_KEY": "local",
-        "LAMBDA_TASK_ROOT": str(FILE.parents[1]),
+        "LAMBDA_TASK_ROOT": str(TEMPLATE_FILE.parents[1]),
         "TZ": ":UTC",
     }
 
@@ -47,8 +50,9 @@ def main() -> int:
     """Become the emulator; return only if that cannot be."""
     handlers = sys.argv[1:]
     region = os.environ.get("AWS_REGION") or DEFAULT_REGION
+    sqs_endpoint = os.environ.get("AWS_ENDPOINT_URL_SQS") or _SQS_ENDPOINT
     try:
-        played = play(template_parameters(os.environ), region, os.environ.get("AWS_ENDPOINT_URL_SQS") or _SQS_ENDPOINT)
+        played = read_local_template(template_parameters(os.environ), region, sqs_endpoint)
     except (TemplateError, SetupError) as error:
         sys.stderr.write(f"faceq: deploy/template.yaml: {error}\n")
         return 1

@@ -44,7 +44,7 @@ from local.runtimes import (
     timestamp,
 )
 from local.runtimes.rie_protocol import ERROR, OTHER, Order, fits_with_head, read_head, rie_timeout
-from local.template import Function
+from template.model import Function
 
 #: Host and port.
 Address: TypeAlias = tuple[str, int]

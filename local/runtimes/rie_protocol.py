@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from local.runtimes import INIT_SECONDS, LOG_TAIL_BYTES, MAX_RESPONSE_BYTES
-from local.template import Function
+from template.model import Function
 
 #: The client context's key that holds an order.
 _KEY: Final = "faceq"

@@ -7,7 +7,7 @@ import pytest
 
 from local.runtimes import FunctionInitError, FunctionRuntime, TooManyRequests, embedded
 from local.runtimes.embedded import EmbeddedRuntime
-from local.template import Function
+from template.model import Function
 from tests.conformance.test_runtimes import (
     NAME,
     Running,

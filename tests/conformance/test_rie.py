@@ -18,7 +18,7 @@ import pytest
 from local.free_ports import free_ports
 from local.runtimes import MAX_RESPONSE_BYTES, FunctionInitError, Invocation, TooManyRequests
 from local.runtimes.rie import Address, RieRuntime, by_name
-from local.template import Function
+from template.model import Function
 from tests.polling import until
 from tests.rie_replicas import ROOT, Process, Replicas, RieWithReplicas, is_alive
 

@@ -27,7 +27,7 @@ from local.runtimes import (
     TooManyRequests,
 )
 from local.runtimes.embedded import EmbeddedRuntime
-from local.template import Function
+from template.model import Function
 from tests.polling import until
 from tests.rie_replicas import RieWithReplicas
 

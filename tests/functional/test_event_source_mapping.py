@@ -20,7 +20,8 @@ from botocore.client import BaseClient
 
 from client import queue_operations
 from local import event_source_mapping, queue_creation
-from local.template import ACCOUNT, EventSourceMapping, Queue, Redrive, queue_url
+from local.addresses import ACCOUNT, queue_url
+from template.model import EventSourceMapping, Queue, Redrive
 from tests.conftest import StartQueueServer
 from tests.polling import eventually
 from tests.queue_server import sqs_client

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from local.http_server import listen
 from local.lambda_api import application
-from local.template import Function, Template
+from template.model import Function, ServiceTemplate
 from tests.conftest import StartRuntime
 from tests.polling import until
 
@@ -41,7 +41,7 @@ async def api(request: pytest.FixtureRequest, tmp_path: Path, start_runtime: Sta
     handler = "tests.conformance.sample_functions.handler"
     function = Function("F", "sample", handler, 20, 512, {}, reserved_concurrency=1)
     runtime = await start_runtime(function)
-    played = Template({"sample": function}, (), {}, ())
+    played = ServiceTemplate({"sample": function}, (), {}, ())
     # A function that has answered may be ready for the next request only a moment later; tests of throttling say how
     # long is waited for it.
     patience = getattr(request, "param", 20.0)

@@ -19,7 +19,8 @@ from botocore.exceptions import ClientError
 from local.http_server import listen
 from local.lambda_api import application
 from local.runtimes.embedded import EmbeddedRuntime
-from local.template import Template, read
+from template.model import ServiceTemplate
+from template.reader import read
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "deploy" / "template.yaml").read_text()
@@ -31,11 +32,11 @@ DIGEST = "0123456789abcdef" * 4
 IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/faceq@sha256:{DIGEST}"
 
 
-def play(text: str = SHIPPED, **parameters: str) -> Template:
+def play(text: str = SHIPPED, **parameters: str) -> ServiceTemplate:
     return read(text, parameters, REGION, ACCOUNT, lambda name: f"http://127.0.0.1:9324/{ACCOUNT}/{name}")
 
 
-def many(functions: int) -> Template:
+def many(functions: int) -> ServiceTemplate:
     """Return a template with as many functions and mappings as wanted."""
     resources = ["  Q: {Type: AWS::SQS::Queue, Properties: {QueueName: q}}"]
     for number in range(functions):
@@ -103,11 +104,11 @@ Start = Callable[..., Any]
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
     runners = []
 
-    async def start(played: Template) -> Api:
+    async def start(played: ServiceTemplate) -> Api:
         runtime = EmbeddedRuntime(
             played.functions.values(), task_root=ROOT, logs=tmp_path, region=REGION, account=ACCOUNT
         )  # that it was not started is as good as being busy: nothing here waits for a function
-        urls = {url.function: ADDRESS for url in played.urls}
+        urls = {url.function: ADDRESS for url in played.function_urls}
         runner, port = await listen(application(runtime, played, urls, region=REGION, account=ACCOUNT), 0)
         runners.append(runner)
         endpoint = f"http://127.0.0.1:{port}"

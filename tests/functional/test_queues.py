@@ -18,7 +18,8 @@ from botocore.config import Config
 
 from client import queue_operations
 from local import queue_creation, queue_server
-from local.template import ACCOUNT, Queue, Redrive, queue_url
+from local.addresses import ACCOUNT, queue_url
+from template.model import Queue, Redrive
 from tests.polling import eventually
 from tests.queue_server import sqs_client
 

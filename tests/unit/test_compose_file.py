@@ -6,12 +6,12 @@ from typing import Any
 
 import yaml
 
-from local.template import play
+from local.addresses import read_local_template
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
-TEMPLATE = play({}, "us-east-1", "http://elasticmq:9324")
+TEMPLATE = read_local_template({}, "us-east-1", "http://elasticmq:9324")
 
 
 def test_there_is_a_service_for_each_function_named_like_it_with_its_handler() -> None:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from adapters.settings import RESERVED_VARIABLES
+from local.addresses import read_local_template
 from local.runtimes.replica import variables
-from local.template import play
+from template.lambda_facts import RESERVED_VARIABLES
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_a_function_gets_its_own_variables_and_lambdas() -> None:
-    played = play({"DetectionTimeout": "7"}, "eu-west-1", "http://elasticmq:9324")
+    played = read_local_template({"DetectionTimeout": "7"}, "eu-west-1", "http://elasticmq:9324")
     given = variables(played.functions["face-detection"], "eu-west-1")
     assert given["REQUEST_QUEUE_URL"] == "http://elasticmq:9324/000000000000/faceq-req-queue"
     assert given["AWS_LAMBDA_FUNCTION_NAME"] == "face-detection"

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from adapters.settings import RESERVED_VARIABLES
-from local.template import EventSourceMapping, Permission, Redrive, Template, TemplateError, read
+from template.lambda_facts import RESERVED_VARIABLES
+from template.model import EventSourceMapping, Permission, Redrive, ServiceTemplate
+from template.reader import read
+from template.yaml_nodes import TemplateError
 
 SHIPPED = (Path(__file__).parents[3] / "deploy" / "template.yaml").read_text()
 
 
-def play(text: str, **parameters: str) -> Template:
+def play(text: str, **parameters: str) -> ServiceTemplate:
     return read(
         text, parameters, "eu-central-1", "000000000000", lambda name: f"http://127.0.0.1:9324/000000000000/{name}"
     )
@@ -30,7 +32,7 @@ def test_the_shipped_template_has_the_names_of_the_contract() -> None:
     template = play(SHIPPED)
     assert set(template.functions) == {"face-detection", "face-recognition"}
     assert set(template.queues) == {"faceq-req-queue", "faceq-resp-queue", "faceq-req-dlq"}
-    assert [url.function for url in template.urls] == ["face-detection"]
+    assert [url.function for url in template.function_urls] == ["face-detection"]
     assert template.functions["face-detection"].environment == {
         "REQUEST_QUEUE_URL": "http://127.0.0.1:9324/000000000000/faceq-req-queue",
         "RESPONSE_QUEUE_URL": "http://127.0.0.1:9324/000000000000/faceq-resp-queue",
@@ -42,7 +44,7 @@ def test_the_shipped_template_has_the_names_of_the_contract() -> None:
 
 
 def test_the_shipped_mapping_reports_partial_batches_of_ten_without_waiting() -> None:
-    (mapping,) = play(SHIPPED).mappings
+    (mapping,) = play(SHIPPED).event_source_mappings
     assert mapping == EventSourceMapping(
         logical_id="RequestQueueMapping",
         function="face-recognition",
@@ -74,7 +76,7 @@ def test_failed_frames_go_to_the_dead_letter_queue() -> None:
 
 
 def test_each_difference_to_aws_is_told_once() -> None:
-    not_played = play(SHIPPED).not_played
+    not_played = play(SHIPPED).only_on_aws
     assert len(not_played) == len(set(not_played))
     for word in ("IAM", "CloudWatch", "keep messages", "Encryption", "architecture", "unsigned"):
         assert [sentence for sentence in not_played if word in sentence], word
@@ -98,7 +100,7 @@ def test_parameters_replace_defaults_everywhere_they_are_used() -> None:
 def test_a_public_url_adds_permissions_that_are_told_and_not_played() -> None:
     assert play(SHIPPED).permissions == ()
     template = play(SHIPPED, UrlAuthType="NONE")
-    assert template.urls[0].auth_type == "NONE"
+    assert template.function_urls[0].auth_type == "NONE"
     assert template.permissions == (
         Permission(
             "PublicUrlPermission", "face-detection", "lambda:InvokeFunctionUrl", "*", {"FunctionUrlAuthType": "NONE"}
@@ -107,14 +109,14 @@ def test_a_public_url_adds_permissions_that_are_told_and_not_played() -> None:
             "PublicInvokePermission", "face-detection", "lambda:InvokeFunction", "*", {"InvokedViaFunctionUrl": "true"}
         ),
     )
-    assert [sentence for sentence in template.not_played if "unsigned" in sentence]
+    assert [sentence for sentence in template.only_on_aws if "unsigned" in sentence]
 
 
 # What is not played and told all the same
 
 
 def test_what_is_not_played_of_a_function_is_kept_for_those_who_ask() -> None:
-    assert play(SHIPPED, ImageUri="repository@sha256:12").functions["face-detection"].told == {
+    assert play(SHIPPED, ImageUri="repository@sha256:12").functions["face-detection"].unplayed_properties == {
         "Description": "Release local: finds the faces of a posted frame and sends them on.",
         "Code": {"ImageUri": "repository@sha256:12"},
         "Architectures": ["x86_64"],
@@ -132,20 +134,20 @@ def test_what_is_not_played_of_a_function_is_kept_for_those_who_ask() -> None:
     ],
 )
 def test_what_has_no_value_on_this_machine_is_said_to_be_unknown(old: str, new: str, unknown: str) -> None:
-    told = play(changed(old, new)).functions["face-recognition"].told
+    told = play(changed(old, new)).functions["face-recognition"].unplayed_properties
     assert {name for name, value in told.items() if value is None} == {unknown, "Code"}  # local runs have no image
 
 
 def test_no_value_takes_away_what_is_only_told() -> None:
     told = play(changed("Architectures: [!Ref Architecture]", "Architectures: !Ref AWS::NoValue")).functions
-    assert "Architectures" not in told["face-recognition"].told
+    assert "Architectures" not in told["face-recognition"].unplayed_properties
 
 
 def test_a_role_with_a_name_keeps_it() -> None:
     text = changed(
         "Type: AWS::IAM::Role\n    Properties:\n", "Type: AWS::IAM::Role\n    Properties:\n      RoleName: r\n"
     )
-    assert play(text).functions["face-detection"].told["Role"] == "arn:aws:iam::000000000000:role/r"
+    assert play(text).functions["face-detection"].unplayed_properties["Role"] == "arn:aws:iam::000000000000:role/r"
 
 
 @pytest.mark.parametrize(
@@ -298,7 +300,7 @@ def test_a_permission_that_is_not_understood_is_an_error(old: str, new: str, pro
 
 
 def test_a_disabled_mapping_is_read_as_such() -> None:
-    (mapping,) = play(changed("BatchSize: !Ref BatchSize", "Enabled: false")).mappings
+    (mapping,) = play(changed("BatchSize: !Ref BatchSize", "Enabled: false")).event_source_mappings
     assert not mapping.enabled
 
 

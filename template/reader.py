@@ -4,7 +4,7 @@ In order: YAML nodes, which know their lines -> parameters and conditions -> eac
 property, its intrinsic functions resolved on the way -> AWS's own checks, as they would fail on creation.
 
 Four resource types are played. What can be left out without changing what a frame sees (roles, logs, retention) is
-told in `Template.not_played`, and kept where the Lambda API has to tell of it; anything else that this file does not
+listed in `ServiceTemplate.only_on_aws`, and kept where the Lambda API shows it. Anything else that this file does not
 know is an error with its line, so that no difference between the laptop and AWS is silent.
 """
 
@@ -12,216 +12,28 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import yaml
 
-from adapters.settings import RESERVED_VARIABLES
-
-Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
-
-#: The account that local ARNs and queue URLs carry: ElasticMQ's default, so all local endpoints agree.
-ACCOUNT: Final = "000000000000"
+from template.lambda_facts import RESERVED_VARIABLES
+from template.model import (
+    EventSourceMapping,
+    Function,
+    FunctionUrl,
+    Permission,
+    Queue,
+    Redrive,
+    ServiceTemplate,
+)
+from template.values import Value, as_number, as_text, as_whole_number
+from template.yaml_nodes import TemplateError, call, entries, error_at, scalar
 
 #: The one template, in the repository and in the image alike.
-FILE: Final = Path(__file__).parents[1] / "deploy" / "template.yaml"
+TEMPLATE_FILE: Final = Path(__file__).parents[1] / "deploy" / "template.yaml"
 
-
-def queue_url(endpoint: str, name: str) -> str:
-    """Return the URL of queue `name` at a local `endpoint` such as `http://127.0.0.1:9324`."""
-    return f"{endpoint.rstrip('/')}/{ACCOUNT}/{name}"
-
-
-class TemplateError(Exception):
-    """The template cannot be played, or AWS would refuse it.
-
-    Parameters
-    ----------
-    line : int
-        Where, counted from 1.
-    problem : str
-        What is wrong and what to do, in one line.
-
-    """
-
-    def __init__(self, line: int, problem: str) -> None:
-        super().__init__(f"line {line}: {problem}")
-        self.line = line
-        self.problem = problem
-
-
-@dataclass(frozen=True)
-class Redrive:
-    """Where a queue's messages go after `max_receive_count` receives without a delete (1 to 1000)."""
-
-    dead_letter_queue: str
-    max_receive_count: int
-
-
-@dataclass(frozen=True)
-class Queue:
-    """A standard SQS queue.
-
-    Parameters
-    ----------
-    logical_id, name : str
-        Its names in the template and in SQS.
-    visibility_timeout : int
-        Seconds that a received message stays hidden, 0 to 43200.
-    receive_wait : int
-        Seconds that a receive waits if the caller does not say, 0 to 20.
-    delay : int
-        Seconds until a sent message can be received, 0 to 900.
-    redrive : Redrive or None
-        Where failed messages go.
-
-    """
-
-    logical_id: str
-    name: str
-    visibility_timeout: int
-    receive_wait: int
-    delay: int
-    redrive: Redrive | None
-
-
-@dataclass(frozen=True)
-class Function:
-    """A Lambda function from an image.
-
-    Parameters
-    ----------
-    logical_id, name : str
-        Its names in the template and in Lambda.
-    handler : str
-        What the image's command names, `module.function`.
-    timeout_seconds, memory_mb : int
-        1 to 900; 128 to 10240.
-    environment : Mapping of str to str
-        Its variables, references resolved.
-    reserved_concurrency : int or None
-        Most environments at once; None where the template does not limit them.
-    told : Mapping of str to Value
-        Properties that are not played and yet part of its configuration (image, role, architecture, ...), as the
-        template has them; None where the value is not known on this machine.
-
-    """
-
-    logical_id: str
-    name: str
-    handler: str
-    timeout_seconds: int
-    memory_mb: int
-    environment: Mapping[str, str]
-    reserved_concurrency: int | None
-    told: Mapping[str, Value] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class FunctionUrl:
-    """An HTTP address of a function.
-
-    Parameters
-    ----------
-    logical_id, function : str
-        Its name in the template, and its function's name.
-    auth_type : str
-        `AWS_IAM` or `NONE`; the local side asks for neither.
-    told : Mapping of str to Value
-        Properties that are not played, `Cors` among them, as for a function.
-
-    """
-
-    logical_id: str
-    function: str
-    auth_type: str
-    told: Mapping[str, Value] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Permission:
-    """A statement of a function's resource policy. Nothing here checks it.
-
-    Parameters
-    ----------
-    logical_id, function : str
-        Its name in the template, and the function it is about.
-    action, principal : str
-        What is allowed to whom: an account, an ARN, a service's domain, or `*`.
-    conditions : Mapping of str to str
-        When, by the names of the resource's properties (PERMISSION_CONDITIONS).
-
-    """
-
-    logical_id: str
-    function: str
-    action: str
-    principal: str
-    conditions: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class EventSourceMapping:
-    """A queue that triggers a function.
-
-    Parameters
-    ----------
-    logical_id : str
-        Its name in the template.
-    function, queue : str
-        Names of the two ends.
-    queue_url, queue_arn, region : str
-        How the queue is reached and what a record says of it.
-    visibility_timeout : int
-        The queue's, seconds.
-    batch_size : int
-        Most records in one call, 1 to 10000.
-    window_seconds : int
-        Longest wait for a full batch, 0 to 300.
-    maximum_concurrency : int or None
-        Most calls at once, 2 to 1000; None for AWS's own limit.
-    report_batch_item_failures : bool
-        Whether the function's answer says which records failed.
-    enabled : bool
-        False for a mapping that exists and does not run.
-
-    """
-
-    logical_id: str
-    function: str
-    queue: str
-    queue_url: str
-    queue_arn: str
-    region: str
-    visibility_timeout: int
-    batch_size: int
-    window_seconds: int
-    maximum_concurrency: int | None
-    report_batch_item_failures: bool
-    enabled: bool
-
-
-@dataclass(frozen=True)
-class Template:
-    """What there is to play; `functions` and `queues` by their AWS names.
-
-    Parameters
-    ----------
-    not_played : list of str
-        Sentences for people: what AWS would do and the local side does not.
-    advice : list of str
-        Sentences for people: what AWS accepts and its documentation advises against.
-
-    """
-
-    functions: Mapping[str, Function]
-    urls: tuple[FunctionUrl, ...]
-    queues: Mapping[str, Queue]
-    mappings: tuple[EventSourceMapping, ...]
-    not_played: list[str] = field(default_factory=list)
-    advice: list[str] = field(default_factory=list)
-    permissions: tuple[Permission, ...] = ()
-
+#: Stands for AWS::NoValue inside lists and maps until it is dropped; never leaves this file.
+_MISSING: Final[Value] = "\0AWS::NoValue"
 
 #: Resource types that are not played, each with the sentence that says so.
 NOT_PLAYED: Final = {
@@ -282,14 +94,9 @@ _IGNORED: Final[Mapping[str, Mapping[str, str]]] = {
 _PSEUDO: Final = {"AWS::Partition": "aws", "AWS::URLSuffix": "amazonaws.com", "AWS::StackName": "faceq"}
 
 
-def play(parameters: Mapping[str, str], region: str, sqs_endpoint: str) -> Template:
-    """Read `FILE` for the local account, with queues at `sqs_endpoint`. Raises TemplateError."""
-    return read(FILE.read_text(), parameters, region, ACCOUNT, lambda name: queue_url(sqs_endpoint, name))
-
-
 def read(
     text: str, parameters: Mapping[str, str], region: str, account: str, queue_url: Callable[[str], str]
-) -> Template:
+) -> ServiceTemplate:
     """Read a CloudFormation template.
 
     Parameters
@@ -328,20 +135,20 @@ class _Reader:
             raise TemplateError(line, f"This is not YAML: {error.problem}.") from None
         if not isinstance(root, yaml.MappingNode):
             raise TemplateError(1, "This is no CloudFormation template: it has no Resources.")
-        sections = _entries(root)
+        sections = entries(root)
         if "Resources" not in sections:
             raise TemplateError(1, "This is no CloudFormation template: it has no Resources.")
         if "Transform" in sections:
-            raise _error(sections["Transform"], "Transforms (SAM, macros) are not played. Write plain CloudFormation.")
+            raise error_at(
+                sections["Transform"], "Transforms (SAM, macros) are not played. Write plain CloudFormation."
+            )
         self._region, self._account, self._queue_url = region, account, queue_url
-        self._conditions = _entries(sections.get("Conditions"))
+        self._conditions = entries(sections.get("Conditions"))
         self._not_played: dict[str, None] = {}
-        self._parameters = self._read_parameters(_entries(sections.get("Parameters")), parameters)
-        self._resources = {
-            name: node for name, node in _entries(sections["Resources"]).items() if self._is_wanted(node)
-        }
+        self._parameters = self._read_parameters(entries(sections.get("Parameters")), parameters)
+        self._resources = {name: node for name, node in entries(sections["Resources"]).items() if self._is_wanted(node)}
 
-    def template(self) -> Template:
+    def template(self) -> ServiceTemplate:
         queues: dict[str, Queue] = {}
         functions: dict[str, Function] = {}
         urls: list[FunctionUrl] = []
@@ -361,15 +168,15 @@ class _Reader:
                     self._not_played[NOT_PLAYED[other]] = None
                 case other:
                     played = "queues, functions, function URLs and event source mappings"
-                    raise _error(
-                        _entries(node)["Type"], f"{logical_id} is a {other}, which is not played: only {played} are."
+                    raise error_at(
+                        entries(node)["Type"], f"{logical_id} is a {other}, which is not played: only {played} are."
                     )
         mappings = tuple(
             self._mapping(logical_id, queues, functions)
             for logical_id, node in self._resources.items()
             if self._type(node) == "AWS::Lambda::EventSourceMapping"
         )
-        return Template(
+        return ServiceTemplate(
             functions,
             tuple(urls),
             queues,
@@ -407,7 +214,7 @@ class _Reader:
             return None
         if not isinstance(policy, dict) or set(policy) != {"deadLetterTargetArn", "maxReceiveCount"}:
             raise properties.error("RedrivePolicy", "RedrivePolicy needs deadLetterTargetArn and maxReceiveCount.")
-        most = _integer(policy["maxReceiveCount"])
+        most = as_whole_number(policy["maxReceiveCount"])
         if most is None or not 1 <= most <= 1000:  # SQS API reference, SetQueueAttributes
             raise properties.error(
                 "RedrivePolicy", "maxReceiveCount must be a whole number from 1 to 1000.", "maxReceiveCount"
@@ -441,7 +248,7 @@ class _Reader:
             memory_mb=properties.number("MemorySize", 128, 10_240, default=128),
             environment=self._environment(properties),
             reserved_concurrency=properties.number_or_none("ReservedConcurrentExecutions", 0, 1_000_000),
-            told=properties.told(),
+            unplayed_properties=properties.unplayed(),
         )
         properties.finish()
         return function
@@ -460,7 +267,7 @@ class _Reader:
                 raise properties.error(
                     "Environment", f"The variable {name} must be a text or a number.", "Variables", name
                 )
-        texts = {name: _text(value) for name, value in variables.items()}
+        texts = {name: as_text(value) for name, value in variables.items()}
         if sum(len(name.encode()) + len(text.encode()) for name, text in texts.items()) > 4096:  # Lambda quotas
             raise properties.error("Environment", "The variables are longer than the 4 KB that Lambda takes.")
         return texts
@@ -474,7 +281,7 @@ class _Reader:
         if properties.take("InvokeMode") not in {None, "BUFFERED"}:
             raise properties.error("InvokeMode", "Streamed answers are not played. Set InvokeMode: BUFFERED.")
         properties.finish()
-        return FunctionUrl(logical_id, function, auth_type, properties.told())
+        return FunctionUrl(logical_id, function, auth_type, properties.unplayed())
 
     def _permission(self, logical_id: str) -> Permission:
         properties = self._properties(logical_id)
@@ -484,7 +291,7 @@ class _Reader:
             function=self._end(properties, "FunctionName", "AWS::Lambda::Function"),
             action=properties.text("Action", "Set Action, such as lambda:InvokeFunction."),
             principal=properties.text("Principal", "Set Principal: an account, an ARN, a service's domain, or *."),
-            conditions={key: _text(value) for key, value in conditions.items() if value is not None},
+            conditions={key: as_text(value) for key, value in conditions.items() if value is not None},
         )
         properties.finish()
         return permission
@@ -499,7 +306,7 @@ class _Reader:
         if types not in (None, [], ["ReportBatchItemFailures"]):  # the only value there is (Lambda API reference)
             raise properties.error("FunctionResponseTypes", "FunctionResponseTypes knows ReportBatchItemFailures only.")
         scaling = properties.take("ScalingConfig")
-        most = _integer(scaling.get("MaximumConcurrency")) if isinstance(scaling, dict) else None
+        most = as_whole_number(scaling.get("MaximumConcurrency")) if isinstance(scaling, dict) else None
         if scaling is not None and (most is None or not 2 <= most <= 1000):  # Lambda API reference, ScalingConfig
             raise properties.error(
                 "ScalingConfig", "MaximumConcurrency must be a whole number from 2 to 1000.", "MaximumConcurrency"
@@ -518,7 +325,7 @@ class _Reader:
             window_seconds=properties.number("MaximumBatchingWindowInSeconds", 0, 300, default=0),
             maximum_concurrency=most,
             report_batch_item_failures=bool(types),
-            enabled=enabled is None or _text(enabled).lower() == "true",
+            enabled=enabled is None or as_text(enabled).lower() == "true",
         )
         if mapping.batch_size > 10 and mapping.window_seconds < 1:  # Lambda API reference, CreateEventSourceMapping
             raise properties.error(
@@ -544,23 +351,23 @@ class _Reader:
     def _properties(self, logical_id: str) -> "_Properties":
         node = self._resources[logical_id]
         kind = self._type(node)
-        nodes = _entries(_entries(node).get("Properties"))
+        nodes = entries(entries(node).get("Properties"))
         return _Properties(logical_id, kind, node, nodes, self._value, self._not_played)
 
     def _type(self, node: yaml.Node) -> str:
-        kind = _entries(node).get("Type")
+        kind = entries(node).get("Type")
         if not isinstance(kind, yaml.ScalarNode):
-            raise _error(node, "This resource has no Type.")
+            raise error_at(node, "This resource has no Type.")
         return str(kind.value)
 
     def _of_type(self, kind: str) -> list[str]:
         return [logical_id for logical_id, node in self._resources.items() if self._type(node) == kind]
 
     def _name(self, logical_id: str) -> str:
-        properties = _entries(_entries(self._resources[logical_id]).get("Properties"))
+        properties = entries(entries(self._resources[logical_id]).get("Properties"))
         for key in ("QueueName", "FunctionName", "RoleName", "LogGroupName"):
             if key in properties:
-                return _text(self._value(properties[key]))
+                return as_text(self._value(properties[key]))
         # CloudFormation's form, "Name type": it adds twelve characters that nobody knows before.
         return f"{_PSEUDO['AWS::StackName']}-{logical_id}"
 
@@ -580,48 +387,48 @@ class _Reader:
             raise TemplateError(1, f"The template has no parameter {unknown[0]}. It has: {known}.")
         values: dict[str, Value] = {}
         for name, node in declared.items():
-            fields = {key: self._value(value) for key, value in _entries(node).items()}
+            fields = {key: self._value(value) for key, value in entries(node).items()}
             value: Value = given[name] if name in given else fields.get("Default")
             if value is None:
                 continue  # found out where it is used, if it is
-            where = node if name in given else _entries(node)["Default"]
+            where = node if name in given else entries(node)["Default"]
             allowed = fields.get("AllowedValues")
-            if isinstance(allowed, list) and _text(value) not in {_text(item) for item in allowed}:
-                raise _error(where, f"{name} is {value}; allowed are {', '.join(_text(item) for item in allowed)}.")
+            if isinstance(allowed, list) and as_text(value) not in {as_text(item) for item in allowed}:
+                raise error_at(where, f"{name} is {value}; allowed are {', '.join(as_text(item) for item in allowed)}.")
             pattern = fields.get("AllowedPattern")
-            if isinstance(pattern, str) and not re.fullmatch(pattern, _text(value)):
-                raise _error(where, f"{name} is '{value}', which does not match {pattern}.")
+            if isinstance(pattern, str) and not re.fullmatch(pattern, as_text(value)):
+                raise error_at(where, f"{name} is '{value}', which does not match {pattern}.")
             if fields.get("Type") == "Number":
-                number = _number(value)
-                least, most = _number(fields.get("MinValue")), _number(fields.get("MaxValue"))
+                number = as_number(value)
+                least, most = as_number(fields.get("MinValue")), as_number(fields.get("MaxValue"))
                 if number is None:
-                    raise _error(where, f"{name} is '{value}', which is no number.")
+                    raise error_at(where, f"{name} is '{value}', which is no number.")
                 if (least is not None and number < least) or (most is not None and number > most):
-                    raise _error(where, f"{name} is {value}, outside {least} to {most}.")
+                    raise error_at(where, f"{name} is {value}, outside {least} to {most}.")
                 values[name] = number
             else:
-                values[name] = _text(value)
+                values[name] = as_text(value)
         return values
 
     def _is_wanted(self, node: yaml.Node) -> bool:
-        condition = _entries(node).get("Condition")
+        condition = entries(node).get("Condition")
         return condition is None or self._holds(condition)
 
     def _holds(self, name: yaml.Node) -> bool:
         if not isinstance(name, yaml.ScalarNode) or name.value not in self._conditions:
-            raise _error(name, "There is no such condition.")
+            raise error_at(name, "There is no such condition.")
         return self._value(self._conditions[name.value]) is True
 
     def _value(self, node: yaml.Node) -> Value:
         """Return the node's value with every intrinsic function in it resolved."""
-        call = _call(node)
-        if call is not None:
-            return self._resolve(node, *call)
+        function_call = call(node)
+        if function_call is not None:
+            return self._resolve(node, *function_call)
         if isinstance(node, yaml.ScalarNode):
-            return _scalar(node)
+            return scalar(node)
         if isinstance(node, yaml.SequenceNode):
             return [value for value in map(self._value_or_missing, node.value) if value is not _MISSING]
-        values = {key: self._value_or_missing(value) for key, value in _entries(node).items()}
+        values = {key: self._value_or_missing(value) for key, value in entries(node).items()}
         return {key: value for key, value in values.items() if value is not _MISSING}
 
     def _value_or_missing(self, node: yaml.Node) -> Value:
@@ -643,7 +450,7 @@ class _Reader:
             case "Fn::Join" if isinstance(argument, yaml.SequenceNode):
                 separator, items = self._value(argument.value[0]), self._value(argument.value[1])
                 if isinstance(items, list):
-                    return str(separator).join(_text(item) for item in items)
+                    return str(separator).join(as_text(item) for item in items)
             case "Fn::If" if isinstance(argument, yaml.SequenceNode) and len(argument.value) == 3:
                 condition, yes, no = argument.value
                 return self._value(yes if self._holds(condition) else no)
@@ -653,12 +460,12 @@ class _Reader:
                 values = self._value(argument)
                 if isinstance(values, list) and values:
                     return {
-                        "Fn::Equals": len({_text(value) for value in values}) == 1,
+                        "Fn::Equals": len({as_text(value) for value in values}) == 1,
                         "Fn::And": all(values),
                         "Fn::Or": any(values),
                         "Fn::Not": not values[0],
                     }[function]
-        raise _error(node, f"{function} is not understood here.")
+        raise error_at(node, f"{function} is not understood here.")
 
     def _ref(self, node: yaml.Node, name: str) -> Value:
         if name == "AWS::NoValue":
@@ -676,10 +483,12 @@ class _Reader:
                 return self._name(name)
             if kind == "AWS::Lambda::Alias":  # stands for its function, without a qualifier
                 return self._arn("lambda", f"function:{self._function_of(name)}")
-            raise _error(
+            raise error_at(
                 node, f"{name} is a {kind}, which the local side does not make, so nothing here can refer to it."
             )
-        raise _error(node, f"{name} has no value: it is no resource, and no parameter with a default or a given value.")
+        raise error_at(
+            node, f"{name} has no value: it is no resource, and no parameter with a default or a given value."
+        )
 
     def _attribute(self, node: yaml.Node, name: str, attribute: str = "") -> str:
         kind = self._type(self._resources[name]) if name in self._resources else None
@@ -694,24 +503,24 @@ class _Reader:
                 return self._arn("lambda", f"function:{self._name(name)}")
             case "AWS::IAM::Role", "Arn":
                 return f"arn:aws:iam::{self._account}:role/{self._name(name)}"
-        raise _error(node, f"The local side has no attribute {name}.{attribute}.")
+        raise error_at(node, f"The local side has no attribute {name}.{attribute}.")
 
     def _sub(self, node: yaml.Node, argument: yaml.Node) -> str:
         text, own = argument, dict[str, Value]()
         if isinstance(argument, yaml.SequenceNode) and len(argument.value) == 2:
             text = argument.value[0]
-            own = {key: self._value(value) for key, value in _entries(argument.value[1]).items()}
+            own = {key: self._value(value) for key, value in entries(argument.value[1]).items()}
 
         def replace(match: re.Match[str]) -> str:
             name = match[1]
             if name.startswith("!"):
                 return f"${{{name[1:]}}}"  # ${!Literal} stays as ${Literal}
             if name in own:
-                return _text(own[name])
-            return self._attribute(node, *name.split(".", 1)) if "." in name else _text(self._ref(node, name))
+                return as_text(own[name])
+            return self._attribute(node, *name.split(".", 1)) if "." in name else as_text(self._ref(node, name))
 
         if not isinstance(text, yaml.ScalarNode):
-            raise _error(node, "Fn::Sub needs a text.")
+            raise error_at(node, "Fn::Sub needs a text.")
         return re.sub(r"\$\{([^}]+)\}", replace, text.value)
 
 
@@ -735,19 +544,19 @@ class _Properties:
         except _Missing:
             return None
 
-    def told(self) -> dict[str, Value]:
+    def unplayed(self) -> dict[str, Value]:
         """Return the properties that are not played; None for one that has no value on this machine."""
-        told: dict[str, Value] = {}
+        unplayed: dict[str, Value] = {}
         for key in self.nodes:
             if key not in _IGNORED[self.kind]:
                 continue
             try:
-                told[key] = self.resolve(self.nodes[key])
+                unplayed[key] = self.resolve(self.nodes[key])
             except TemplateError:
-                told[key] = None
+                unplayed[key] = None
             except _Missing:
                 pass
-        return told
+        return unplayed
 
     def text(self, key: str, otherwise: str, *, keep: bool = False) -> str:
         value = self.take(key)
@@ -755,7 +564,7 @@ class _Properties:
             self.taken.discard(key)
         if value is None or isinstance(value, list | dict):
             raise self.error(key, otherwise)
-        return _text(value)
+        return as_text(value)
 
     def number(self, key: str, least: int, most: int, default: int) -> int:
         value = self.number_or_none(key, least, most)
@@ -765,7 +574,7 @@ class _Properties:
         value = self.take(key)
         if value is None:
             return None
-        number = _integer(value)
+        number = as_whole_number(value)
         if number is None or not least <= number <= most:
             raise self.error(key, f"{key} is {value}; it must be a whole number from {least} to {most}.")
         return number
@@ -774,8 +583,8 @@ class _Properties:
         """Return the error at `key`, or deeper, where `path` leads; at the resource where there is no `key`."""
         node = self.nodes.get(key, self.node)
         for name in path:
-            node = _entries(node).get(name, node) if isinstance(node, yaml.MappingNode) else node
-        return _error(node, f"{self.logical_id}: {problem}")
+            node = entries(node).get(name, node) if isinstance(node, yaml.MappingNode) else node
+        return error_at(node, f"{self.logical_id}: {problem}")
 
     def finish(self) -> None:
         """Say what is not played; fail at what nobody knows."""
@@ -824,77 +633,3 @@ def _advice(
                 f"is throttled. Set MaximumConcurrency to at most {reserved}."
             )
     return advice
-
-
-# YAML nodes
-
-#: Stands for AWS::NoValue inside lists and maps until it is dropped; never leaves this file.
-_MISSING: Final[Value] = "\0AWS::NoValue"
-
-
-def _error(node: yaml.Node, problem: str) -> TemplateError:
-    return TemplateError(node.start_mark.line + 1, problem)
-
-
-def _entries(node: yaml.Node | None) -> dict[str, yaml.Node]:
-    """Return a mapping node's entries by key; CloudFormation refuses a key that stands twice, YAML does not."""
-    if node is None:
-        return {}
-    if not isinstance(node, yaml.MappingNode):
-        raise _error(node, "A map from names to values is expected here.")
-    entries: dict[str, yaml.Node] = {}
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise _error(key, "A name is expected here.")
-        if key.value in entries:
-            raise _error(key, f"{key.value} stands here twice.")
-        entries[key.value] = value
-    return entries
-
-
-def _call(node: yaml.Node) -> tuple[str, yaml.Node] | None:
-    """Return the intrinsic function that a node is, short form or long, with its argument; None if it is a value."""
-    if node.tag.startswith("!"):
-        name = node.tag[1:]
-        plain = type(node)("tag:yaml.org,2002:str", node.value, node.start_mark, node.end_mark)
-        return name if name in {"Ref", "Condition"} else f"Fn::{name}", plain
-    if isinstance(node, yaml.MappingNode) and len(node.value) == 1:
-        key, argument = node.value[0]
-        if key.value in {"Ref", "Condition"} or str(key.value).startswith("Fn::"):
-            return str(key.value), argument
-    return None
-
-
-def _scalar(node: yaml.ScalarNode) -> Value:
-    match node.tag.rpartition(":")[2]:
-        case "int":
-            return _integer(node.value.replace("_", ""))
-        case "float":
-            return float(node.value)
-        case "bool":
-            return node.value.lower() in {"true", "yes", "on"}
-        case "null":
-            return None
-    return str(node.value)
-
-
-def _text(value: Value) -> str:
-    """Return a value as CloudFormation writes it where a text is wanted."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _number(value: Value) -> int | float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return int(value) if not isinstance(value, float) else value
-    except ValueError:
-        try:
-            return float(value)
-        except ValueError:
-            return None
-
-
-def _integer(value: Value) -> int | None:
-    number = _number(value)
-    return number if isinstance(number, int) else None
