@@ -1,1 +1,1 @@
-"""What is measured: `python -m bench` starts a service of its own, measures it and writes results.md."""
+"""Benchmarks: `python -m bench` starts a service, measures it and writes results.md."""

@@ -1,4 +1,4 @@
-"""Measure everything and write it down: `python -m bench`, or `make bench`. Takes some minutes; `--quick` one."""
+"""Measure the service and the engines: `python -m bench`, or `make bench`. Takes minutes; with `--quick` one minute."""
 
 import argparse
 import os
@@ -22,7 +22,7 @@ from client.frames import Frame
 from pipeline.errors import FaceqError, SetupError
 
 HERE: Final = Path(__file__).parent
-#: What the project promises of the service, with the model that `auto` takes.
+#: The limits that the project promises for the service with the model that `auto` chooses.
 BUDGETS: Final = {
     **{f"pipeline overhead, one in flight, {kind}, ms, median": 25.0 for kind in (ONE_FACE, TWO_FACES)},
     "`faceq up` to ready, s, median": 3.0,
@@ -32,20 +32,20 @@ BURST: Final = 50
 
 
 def main() -> int:
-    """Run. Exit code 1 if a frame of the burst got no answer, or if the service cannot be measured."""
+    """Run; return 1 if a frame of the burst got no answer or the service could not be measured, else 0."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few runs, to see that all of it works")
-    parser.add_argument("--output", type=Path, default=HERE / "results.md", help="the Markdown file")
+    parser.add_argument("--quick", action="store_true", help="few runs, to check that everything works")
+    parser.add_argument("--output", type=Path, default=HERE / "results.md", help="the Markdown file to write")
     arguments = parser.parse_args()
     console = Console(highlight=False)
     try:
-        sections, whole = _measure(arguments.quick, console)
+        sections, all_answered = _measure(arguments.quick, console)
     except (FaceqError, RuntimeError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     write(sections, arguments.output, "python -m bench" + (" --quick" if arguments.quick else ""))
     console.print(f"written to {arguments.output}", soft_wrap=True)
-    return 0 if whole else 1
+    return 0 if all_answered else 1
 
 
 def _measure(quick: bool, console: Console) -> tuple[list[Section], bool]:
@@ -55,10 +55,12 @@ def _measure(quick: bool, console: Console) -> tuple[list[Section], bool]:
     about.rows.append(("load average at the start", load()))
     services = _services(cache)
     budgets = Section(
-        "Budgets", f"Of the service with {services[0][0]} on {services[0][1]}.", ("what", "budget", "measured", "kept")
+        "Budgets",
+        f"The service with {services[0][0]} on {services[0][1]}.",
+        ("what", "budget", "measured", "within budget"),
     )
     runs, starts = (20, 2) if quick else (100, 5)
-    whole = True
+    all_answered = True
     frames = {kind: frame(kind, picture) for kind, picture in pictures(cache).items()}
     with tempfile.TemporaryDirectory(prefix="faceq-bench-") as folder:
         flow = _Flow()
@@ -67,57 +69,59 @@ def _measure(quick: bool, console: Console) -> tuple[list[Section], bool]:
             measured = Service(Path(folder) / f"{model}-{engine}", model, engine)
             for name, photo in photographs(cache).items():
                 measured.faceq("people", "add", name, str(photo))
-            whole &= flow.add(measured, frames, runs, starts)
+            all_answered &= flow.add(measured, frames, runs, starts)
         for what, budget in BUDGETS.items():
-            value = flow.of_budgets[what]
+            value = flow.budget_figures[what]
             budgets.rows.append((what, f"{budget:g}", f"{value:.2f}", "yes" if value <= budget else "no"))
         budgets.rows.append(
-            (f"{BURST} frames at once, answered", str(BURST), str(flow.answered), "yes" if whole else "no")
+            (f"{BURST} frames at once, answered", str(BURST), str(flow.answered), "yes" if all_answered else "no")
         )
         console.print("measuring the engines")
         paths = {}
-        for kind, made in frames.items():
-            paths[kind] = Path(folder) / made.filename.replace(", ", "-").replace(" ", "-")
-            paths[kind].write_bytes(made.content)
+        for kind, sent in frames.items():
+            paths[kind] = Path(folder) / sent.filename.replace(", ", "-").replace(" ", "-")
+            paths[kind].write_bytes(sent.content)
         sections = [budgets, *flow.sections(), *engines.measure(_engines(cache), paths, runs // 4, min(starts, 5))]
     about.rows.append(("load average at the end, ours included", load()))
     for section in sections:
         show(section, console)
-    return [about, *sections], whole
+    return [about, *sections], all_answered
 
 
 class _Flow:
-    """The tables about the service, filled one service after the other."""
+    """The tables about the service; each measured service adds its rows."""
 
     def __init__(self) -> None:
-        self.of_budgets: dict[str, float] = {}
+        self.budget_figures: dict[str, float] = {}
         self.answered = 0
         self._starts = Section(
-            "Start and stop", "Seconds, files in the page cache. Ready means that a frame would be answered.",
+            "Start and stop",
+            "Seconds, with all files in the page cache. Ready means that the service would answer a frame.",
             ("what", *SPREAD),
-        )  # fmt: skip
+        )
         self._cold = Section(
-            "Fresh function process", "Seconds from the start of the process, on the runtime that `faceq up` uses.",
+            "Fresh function process",
+            "Seconds from the start of the process, on the runtime that `faceq up` uses.",
             ("what", *SPREAD),
-        )  # fmt: skip
+        )
         self._frames = Section(
             "One frame in flight",
-            "Milliseconds from the start of the post to the answer in the client's hands. Overhead is what is left "
-            "when the compute of both functions, by the answer's `timings`, is taken off.",
+            "Milliseconds from the start of the post until the client has the answer. Overhead is this total without "
+            "the compute of both functions, which the answer gives in `timings`.",
             ("what", *SPREAD),
         )
         self._steps: list[Section] = []
         self._burst = Section(
-            f"{BURST} frames posted at once", "Milliseconds from the start of a post to its answer.",
+            f"{BURST} frames posted at once", "Milliseconds from the start of a post until the client has the answer.",
             ("what", "answered", "median", "max", "all done, s", "frames a second"),
         )  # fmt: skip
         self._memory = Section(
-            "Resident memory after the burst", "MB, one figure a process.", ("part", "MB of each process", "sum")
+            "Resident memory after the burst", "MB, one figure for each process.", ("part", "MB of each process", "sum")
         )
 
     def add(self, measured: Service, frames: dict[str, Frame], runs: int, starts: int) -> bool:
         """Measure a service; return whether each frame of the burst was answered."""
-        first = not self.of_budgets
+        first = not self.budget_figures
         times = [measured.start_and_stop() for _ in range(starts)]
         detached = [measured.start_detached() for _ in range(starts)]
         for what, values in (
@@ -130,8 +134,9 @@ class _Flow:
         with measured.running() as stack:
             steps = Section(
                 f"Where a frame's time goes, {measured.name}",
-                "Milliseconds, means (they add up). A function logs in whole milliseconds, which evens out. A reader "
-                "can have a message before its sender has the queue's answer, so what follows a send can be below 0.",
+                "Milliseconds; means, because they add up. The functions log whole milliseconds; rounding evens out in "
+                "the mean. A reader can receive a message before the queue has answered its sender, so the step after "
+                "a send can be negative.",
                 ("step", *frames),
             )
             columns = []
@@ -140,7 +145,7 @@ class _Flow:
                 totals, overhead = ([getattr(p, what) for p in passages] for what in ("total", "overhead"))
                 overheads.append(float(np.median(overhead)))
                 self._frames.rows += [
-                    (f"whole, {kind}, {measured.name}", *spread(totals)),
+                    (f"total, {kind}, {measured.name}", *spread(totals)),
                     (f"overhead, {kind}, {measured.name}", *spread(overhead)),
                 ]
                 columns.append(service.mean_steps(passages))
@@ -160,14 +165,14 @@ class _Flow:
             cold = service.cold_starts(measured, stack, frames[ONE_FACE], starts)
         for function, colds in cold.items():
             for what, each in (
-                ("init done", [one.ready for one in colds]),
-                ("first answer", [one.answered for one in colds]),
+                ("init done", [start.ready for start in colds]),
+                ("first answer", [start.answered for start in colds]),
             ):
                 self._cold.rows.append((f"{function}, {what}, {measured.name}", *spread(each, 2)))
         if first:
-            slowest = max(float(np.median([one.answered for one in colds])) for colds in cold.values())
+            slowest = max(float(np.median([start.answered for start in colds])) for colds in cold.values())
             ready = float(np.median([ready for ready, _ in times]))
-            self.of_budgets = dict(zip(BUDGETS, (*overheads, ready, slowest), strict=True))
+            self.budget_figures = dict(zip(BUDGETS, (*overheads, ready, slowest), strict=True))
             self.answered = len(took)
         return len(took) == BURST
 
@@ -186,28 +191,28 @@ class _Flow:
 
 
 def _services(cache: Path) -> list[tuple[str, str]]:
-    """Return the models and engines to run: what `auto` takes first, then InceptionResnetV1 on each engine."""
+    """Return the models and engines to measure: first what `auto` chooses, then InceptionResnetV1 on each engine."""
     default = models.installed("auto", cache).id
     network = _network(cache)
-    every = [(default, "onnx"), (network, "onnx"), *([(network, "torch")] if _has_torch() else [])]
-    return list(dict.fromkeys(every))
+    services = [(default, "onnx"), (network, "onnx"), *([(network, "torch")] if _has_torch() else [])]
+    return list(dict.fromkeys(services))
 
 
 def _engines(cache: Path) -> dict[str, str]:
     """Return the engines to compare, each with its model."""
     network = _network(cache)
-    found = {"onnx": network}
+    engines_and_models = {"onnx": network}
     if _has_torch():
-        found["torch"] = network
+        engines_and_models["torch"] = network
     try:
         models.installed(DLIB, cache)
     except SetupError:
-        return found
-    return {**found, "dlib": DLIB}
+        return engines_and_models
+    return {**engines_and_models, "dlib": DLIB}
 
 
 def _network(cache: Path) -> str:
-    """Return an installed model of InceptionResnetV1; the stand-in, as fast as the others, is made if there is none."""
+    """Return an installed InceptionResnetV1 model; without one, install the stand-in, which is as fast."""
     for name in (VGGFACE2, CASIA_WEBFACE):
         if (cache / name / models.MANIFEST).exists():
             return name

@@ -1,4 +1,4 @@
-"""Measure the containers and write bench/containers.md: `python -m bench.containers`. Builds take some minutes."""
+"""Measure the containers and write bench/containers.md: `python -m bench.containers`. Building takes minutes."""
 
 import argparse
 import sys
@@ -18,23 +18,23 @@ HERE: Final = Path(__file__).parent
 
 
 def main() -> int:
-    """Run. Exit code 1 where there is no Docker."""
+    """Run; return 1 if Docker is missing or a measurement failed, else 0."""
     parser = argparse.ArgumentParser(prog="python -m bench.containers", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few runs, to see that all of it works")
-    parser.add_argument("--output", type=Path, default=HERE / "containers.md", help="the Markdown file")
+    parser.add_argument("--quick", action="store_true", help="few runs, to check that everything works")
+    parser.add_argument("--output", type=Path, default=HERE / "containers.md", help="the Markdown file to write")
     arguments = parser.parse_args()
     console = Console(highlight=False)
     try:
-        found = engine()
+        docker = engine()
         about = machine(ROOT)
         about.rows += [
-            ("Docker", f"{found.version}, Compose {found.compose}"),
+            ("Docker", f"{docker.version}, Compose {docker.compose}"),
             ("load average at the start", load()),
         ]
         builds, starts, runs, frames = (1, 2, 10, 16) if arguments.quick else (2, 5, 60, 80)
         sections = image_size.measure(builds, starts, console)
         with tempfile.TemporaryDirectory(prefix="faceq-bench-") as folder:
-            Path(folder).chmod(0o755)  # the containers' user reads the gallery in it
+            Path(folder).chmod(0o755)  # the containers' user must be able to read the gallery in it
             sections += replicas.measure(Path(folder), runs, frames, console)
     except (FaceqError, RuntimeError) as error:
         print(f"bench: {error}", file=sys.stderr)

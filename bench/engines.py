@@ -1,7 +1,7 @@
-"""The engines side by side: what they cost to start, to find faces and to embed them.
+"""Compare the engines: how long they take to start, to find faces and to embed them.
 
-Each runs in a process of its own (`python -m bench.engines ENGINE MODEL PICTURE...`), which does one thing a line of
-standard input: so the engines take turns and the same noise meets all of them.
+Each engine runs in its own process (`python -m bench.engines ENGINE MODEL PICTURES`), which makes one call for each
+line of standard input. So the engines can take turns, and other load on the machine affects all of them alike.
 """
 
 import json
@@ -22,7 +22,7 @@ from bench.tables import SPREAD, Section, spread
 
 EMBED_ONE: Final = "embed 1 face"
 EMBED_EIGHT: Final = "embed 8 faces"
-#: Calls before the first that counts.
+#: Calls before the first one that is measured.
 WARM_UP: Final = 3
 
 
@@ -32,11 +32,11 @@ class _Worker:
     Parameters
     ----------
     engine : str
-        `onnx`, `torch` or `dlib`; the last only embeds.
+        `onnx`, `torch` or `dlib`; dlib only embeds, it finds no faces.
     model : str
-        The recogniser.
+        Id of the recogniser's model.
     pictures : Mapping of str to Path
-        Kinds of frames and where they are.
+        Kind of each frame and the path of its picture.
 
     """
 
@@ -55,7 +55,7 @@ class _Worker:
         self.start["all"] = (time.perf_counter() - began) * 1e3
 
     def run(self, call: str) -> dict[str, float]:
-        """Make one call; return its `ms` and the process's `mb`."""
+        """Make one call; return its milliseconds (`ms`) and the process's resident memory in MB (`mb`)."""
         assert self._process.stdin is not None
         self._process.stdin.write(call + "\n")
         self._process.stdin.flush()
@@ -71,7 +71,7 @@ class _Worker:
 
 
 def measure(engines: Mapping[str, str], pictures: Mapping[str, Path], runs: int, starts: int) -> list[Section]:
-    """Measure the engines, each with its model; the first is the one that the others are compared to."""
+    """Measure each engine with its model; the ratios compare the others with the first."""
     names = {engine: f"{engine} ({model})" for engine, model in engines.items()}
     begun: dict[str, list[dict[str, float]]] = {engine: [] for engine in engines}
     took: dict[tuple[str, str], list[float]] = {}
@@ -87,9 +87,9 @@ def measure(engines: Mapping[str, str], pictures: Mapping[str, Path], runs: int,
             stack.callback(worker.stop)
             begun[engine].append(worker.start)
         for call in [*pictures, EMBED_ONE, EMBED_EIGHT]:
-            able = {engine: worker for engine, worker in workers.items() if call in worker.calls}
+            capable = {engine: worker for engine, worker in workers.items() if call in worker.calls}
             for number in range(WARM_UP + runs):
-                for engine, worker in able.items():
+                for engine, worker in capable.items():
                     answer = worker.run(call)
                     memory[engine] = answer["mb"]
                     if number >= WARM_UP:
@@ -97,8 +97,8 @@ def measure(engines: Mapping[str, str], pictures: Mapping[str, Path], runs: int,
     first = next(iter(engines))
     speed = Section(
         "Engines: speed",
-        "Milliseconds of one call, one thread as in a function with the template's memory; the engines take turns call "
-        f"by call. The ratio is to {names[first]}, median to median.",
+        "Milliseconds of one call on one thread, as in a function with the template's memory. The engines take turns "
+        f"after each call. The ratio compares the median with that of {names[first]}.",
         ("call, engine", *SPREAD, "ratio"),
     )
     for (call, engine), values in took.items():
@@ -107,19 +107,19 @@ def measure(engines: Mapping[str, str], pictures: Mapping[str, Path], runs: int,
         speed.rows.append((f"{what}, {names[engine]}", *spread(values), f"{ratio:.2f}"))
     start = Section(
         "Engines: start and memory",
-        "Milliseconds from nothing to a loaded engine in a process of its own, files in the page cache: interpreter, "
-        "import, load of the networks. Medians; resident memory after all calls above.",
+        "Milliseconds from the start of a process to a loaded engine, with all files in the page cache: interpreter, "
+        "imports, networks. Medians. The memory is resident memory after all calls above.",
         ("engine", "import", "load", "process start to loaded", "slowest", "MB", "runs"),
     )
-    for engine, every in begun.items():
-        medians = [f"{np.median([one[part] for one in every]):.0f}" for part in ("import", "load", "all")]
-        slowest = f"{max(one['all'] for one in every):.0f}"
-        start.rows.append((names[engine], *medians, slowest, f"{memory[engine]:.0f}", str(len(every))))
+    for engine, starts_of_engine in begun.items():
+        medians = [f"{np.median([each[part] for each in starts_of_engine]):.0f}" for part in ("import", "load", "all")]
+        slowest = f"{max(each['all'] for each in starts_of_engine):.0f}"
+        start.rows.append((names[engine], *medians, slowest, f"{memory[engine]:.0f}", str(len(starts_of_engine))))
     return [speed, start]
 
 
 def _serve(engine: str, model: str, pictures: str) -> None:
-    """Be an engine's process: say how the start went, then answer each line with what the call took."""
+    """Run as an engine's process: print the times of the start, then answer each input line with the call's time."""
     began = time.perf_counter()
     from adapters import wiring
     from adapters.settings import ModelSettings

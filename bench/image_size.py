@@ -1,4 +1,4 @@
-"""The function image: its size, the time to build it, and the time from starting a container to its first answer."""
+"""Measure the function image: its size, how long a build takes, and how long a container takes to answer first."""
 
 import subprocess
 import time
@@ -13,24 +13,24 @@ from bench.tables import SPREAD, Section, spread
 from deploy import function_image
 from deploy.function_image import ROOT, Image
 
-#: Where this machine has it, the image with torch: `faceq image build --engine torch --tag faceq-torch-function`.
+#: The image with torch, measured if it exists: `faceq image build --engine torch --tag faceq-torch-function`.
 TORCH: Final = "faceq-torch-function"
-#: A request that each function answers without a queue, once its networks are loaded.
+#: A request for each function that it can answer without a queue once its networks are loaded.
 _EVENTS: Final = {
     "face_detection": {"requestContext": {"http": {"method": "POST"}}, "body": "{}"},
     "face_recognition": {"Records": []},
 }
-#: As docker-compose.yml starts them.
+#: The same restrictions as in docker-compose.yml.
 _CLOSED: Final = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--tmpfs=/tmp:size=512m")
 _START_SECONDS: Final = 60
 
 
 def measure(builds: int, starts: int, console: Console) -> list[Section]:
-    """Build the image, look at it, start it, and remove what was built."""
+    """Build the image, inspect it, start containers of it, and remove the built images."""
     times = Section(
         "Building the function image",
-        "Seconds, with the model that `auto` takes. Cold uses none of the layers that Docker keeps from before; what "
-        "pip and `faceq models get` fetched before is kept, as between two builds on one machine.",
+        "Seconds, with the model that `auto` chooses. A cold build uses none of Docker's cached layers; it does use "
+        "the files that pip and `faceq models get` downloaded earlier, as a second build on the same machine does.",
         ("what", *SPREAD),
     )
     prefix = f"faceq-bench-{uuid.uuid4().hex[:8]}"
@@ -49,25 +49,28 @@ def measure(builds: int, starts: int, console: Console) -> list[Section]:
             _cold_starts({name: tag for name, tag in tags.items() if tag != f"{prefix}-{STAND_IN}"}, starts, console),
         ]
     finally:
-        made = [tag for tag in tags.values() if tag.startswith(prefix)]
-        subprocess.run(["docker", "image", "rm", *made], capture_output=True, check=False)
+        built = [tag for tag in tags.values() if tag.startswith(prefix)]
+        subprocess.run(["docker", "image", "rm", *built], capture_output=True, check=False)
 
 
 def _sizes(images: dict[str, Image]) -> Section:
-    section = Section("Size of the function image", "MB without compression, by what a layer holds.", ("what", *images))
-    kinds = dict.fromkeys(layer.holds for found in images.values() for layer in found.layers)
+    section = Section(
+        "Size of the function image", "Uncompressed MB, by the contents of the layers.", ("what", *images)
+    )
+    kinds = dict.fromkeys(layer.holds for image in images.values() for layer in image.layers)
     for kind in kinds:
-        sizes = (sum(layer.bytes for layer in found.layers if layer.holds == kind) for found in images.values())
+        sizes = (sum(layer.bytes for layer in image.layers if layer.holds == kind) for image in images.values())
         section.rows.append((kind, *(f"{size / 1e6:.1f}" for size in sizes)))
-    section.rows.append(("all", *(f"{found.bytes / 1e6:.1f}" for found in images.values())))
+    section.rows.append(("all", *(f"{image.bytes / 1e6:.1f}" for image in images.values())))
     return section
 
 
 def _cold_starts(tags: dict[str, str], starts: int, console: Console) -> Section:
     section = Section(
         "Cold start of a container",
-        "Seconds from `docker run` to the first answer: container, emulator, imports, networks, one request that needs "
-        "no queue. Files in the page cache, all cores; a container that does nothing is what Docker alone takes.",
+        "Seconds from `docker run` to the first answer: container, emulator, imports, networks, and one request that "
+        "needs no queue. All files are in the page cache; a container may use all cores. The empty container shows "
+        "what Docker alone takes.",
         ("what", *SPREAD),
     )
     console.print("starting containers")
@@ -76,7 +79,7 @@ def _cold_starts(tags: dict[str, str], starts: int, console: Console) -> Section
         began = time.perf_counter()
         _docker("run", "--rm", *_CLOSED, "--entrypoint", "true", tags["onnx"])
         nothing.append(time.perf_counter() - began)
-    section.rows.append(("a container that does nothing, to its end", *spread(nothing, 2)))
+    section.rows.append(("an empty container, to its end", *spread(nothing, 2)))
     for name, tag in tags.items():
         for function in _EVENTS:
             seconds = [_first_answer(tag, function) for _ in range(starts)]
@@ -97,7 +100,7 @@ def _first_answer(tag: str, function: str) -> float:
                     json=_EVENTS[function],
                     timeout=_START_SECONDS,
                 )
-            except requests.ConnectionError:  # Docker listens before the emulator does
+            except requests.ConnectionError:  # Docker accepts connections before the emulator does
                 if time.perf_counter() - began > _START_SECONDS:
                     raise
                 time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The service in containers beside the service in processes: what a frame costs, and how many frames a second pass."""
+"""Compare the service in containers with the service in processes: overhead of a frame and frames a second."""
 
 import os
 import subprocess
@@ -24,9 +24,9 @@ from client.stack_state import RunningStack, local_stack
 from local.free_ports import free_ports
 from local.supervisor import ROOT
 
-#: Containers of each function.
+#: How many containers of each function are measured.
 REPLICAS: Final = (1, 2, 4)
-#: Frames before those that are measured: ElasticMQ on a JVM gets faster over its first hundreds of messages.
+#: Frames sent before the measured ones: ElasticMQ on a JVM gets faster over its first hundreds of messages.
 WARM_UP: Final = 400
 #: Frames in flight while throughput is measured.
 IN_FLIGHT: Final = 16
@@ -35,26 +35,26 @@ _COMPUTE: Final = tuple(part for parts in COMPUTE.values() for part in parts)
 
 @dataclass(frozen=True)
 class Containers(Service):
-    """The same folders and people, in containers of a project of their own."""
+    """The service in containers of a separate Compose project, with the same folders and people."""
 
     ports: Mapping[str, int]
     project: str = field(default_factory=lambda: f"faceq-bench-{uuid.uuid4().hex[:8]}")
 
     @property
     def environ(self) -> dict[str, str]:
-        """Return the variables of its commands, and of compose's file."""
+        """Return the environment of its commands and of docker-compose.yml."""
         return {**super().environ, **{name: str(port) for name, port in self.ports.items()}}
 
     @contextmanager
     def replicas(self, number: int) -> Iterator[RunningStack]:
-        """Start so many containers of each function, remove all in the end."""
+        """Start `number` containers of each function; remove all containers at the end."""
         scale = [word for function in COMPUTE for word in ("--scale", f"{function}={number}")]
         try:
             self._compose("up", "--no-build", "--detach", "--wait", *scale)
             stack = local_stack(self.environ)
             if stack is None or stack.model != self.model:
-                found = stack.model if stack else "nothing"
-                raise RuntimeError(f"The image holds {found}, not {self.model}. Build it: faceq image build")
+                served = stack.model if stack else "no model"
+                raise RuntimeError(f"The image contains {served}, not {self.model}. Build it again: faceq image build")
             yield stack
         finally:
             self._compose("down", "--volumes", "--timeout", "5")
@@ -67,16 +67,16 @@ class Containers(Service):
 
 
 def measure(folder: Path, runs: int, count: int, console: Console) -> list[Section]:
-    """Return overhead and throughput of processes, and of containers with one and more replicas.
+    """Measure overhead and throughput of processes, and of containers with several numbers of replicas.
 
     Parameters
     ----------
     folder : Path
-        Empty; state and gallery go there.
+        An empty folder for state and gallery.
     runs : int
-        Frames with one in flight.
+        How many frames to send one after the other.
     count : int
-        Frames of a throughput.
+        How many frames to send for each throughput.
 
     """
     settings = ModelSettings.from_environment(os.environ)
@@ -91,8 +91,9 @@ def measure(folder: Path, runs: int, count: int, console: Console) -> list[Secti
     }
     overhead = Section(
         "Pipeline overhead, one frame in flight, ms",
-        f"From the start of the post to the answer in hand, without the functions' compute, after {WARM_UP} frames; "
-        "`just started` is the first of those. Budget: p50 of a 640x480 frame at most 25 ms.",
+        "From the start of the post until the client has the answer, without the functions' compute, after "
+        f"{WARM_UP} frames. `just started` shows the first of those frames. Budget: the median of a 640x480 frame is "
+        "at most 25 ms.",
         ("stack and frame", *SPREAD),
     )
     throughput = Section(
@@ -128,7 +129,8 @@ def _one_stack(
         _overheads(stack, frame, WARM_UP - runs)
         for kind, other in kinds.items():
             overhead.rows.append((f"{name}, {kind}", *spread(_overheads(stack, other, runs))))
-    list(client_of(stack).send(repeat(frame, IN_FLIGHT), concurrency=IN_FLIGHT))  # every replica has worked once
+    # Every replica works once before the measurement.
+    list(client_of(stack).send(repeat(frame, IN_FLIGHT), concurrency=IN_FLIGHT))
     began = time.monotonic()
     outcomes = list(client_of(stack).send(repeat(frame, count), concurrency=IN_FLIGHT))
     seconds = time.monotonic() - began
@@ -146,7 +148,7 @@ def _overheads(stack: RunningStack, frame: Frame, runs: int) -> list[float]:
 
 
 def _compute(outcome: Outcome) -> float:
-    """Return the milliseconds of both functions' own work, as the answer tells them."""
+    """Return the milliseconds of both functions' compute, as the answer's `timings` give them."""
     timings = outcome.answer.get("timings") if outcome.answer is not None else None
     if not isinstance(timings, dict):
         raise RuntimeError(f"A frame got no answer: {outcome.problem or outcome.answer}")

@@ -1,4 +1,4 @@
-"""The frames that are sent: two photographs that Python packages carry, on canvases of two usual sizes."""
+"""The frames to send: two photographs from Python packages, on canvases of two common sizes."""
 
 import io
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ TWO_FACES: Final = "1280x720, 2 faces"
 
 
 def photographs(models: Path) -> Mapping[str, Path]:
-    """Return whom the frames show, by name, and the photograph of each."""
+    """Return the photographs of the people in the frames, by name."""
     return {
         "Eileen Collins": package_file(ASTRONAUT, models),
         "Grace Hopper": package_file(GRACE_HOPPER, models),
@@ -23,13 +23,13 @@ def photographs(models: Path) -> Mapping[str, Path]:
 
 
 def pictures(models: Path) -> Mapping[str, Image.Image]:
-    """Return a picture of each kind."""
+    """Return one picture of each kind."""
     collins, hopper = (Image.open(path).convert("RGB") for path in photographs(models).values())
     return {ONE_FACE: _canvas((640, 480), collins), TWO_FACES: _canvas((1280, 720), collins, hopper)}
 
 
 def frame(kind: str, picture: Image.Image) -> Frame:
-    """Return a picture as a camera sends it."""
+    """Return the picture as a camera would send it: a JPEG of quality 90."""
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=90)
     return Frame(f"{kind}.jpg", stream.getvalue())

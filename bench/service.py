@@ -1,4 +1,4 @@
-"""The whole service, as a person starts it: how soon it is ready, what a frame costs and where, what it holds."""
+"""Measure the whole service as a user starts it: time to ready, time of a frame and of its steps, memory."""
 
 import asyncio
 import json
@@ -39,21 +39,23 @@ from local.runtimes.embedded import EmbeddedRuntime
 from local.supervisor import ROOT, Options, function_variables
 from pipeline.messages import FrameRequest
 
-#: What the functions report of their own work; all other time is the pipeline's.
+#: The parts of `timings` that are a function's own compute; all other time is overhead.
 COMPUTE: Final = {"face-detection": ("decode", "detect", "crop"), "face-recognition": ("read", "embed", "match")}
-#: Frames before the first that counts.
+#: Frames sent before the first one that is measured.
 WARM_UP: Final = 5
 READY_SECONDS: Final = 60.0
 
 
 @dataclass(frozen=True)
 class Service:
-    """Folders of its own, and what to run in them.
+    """A service with its own state and gallery.
 
     Parameters
     ----------
     folder : Path
-        Where its state and gallery go.
+        Parent of its state and its gallery.
+    model, engine : str
+        What the functions run.
 
     """
 
@@ -63,12 +65,12 @@ class Service:
 
     @property
     def name(self) -> str:
-        """Return what the tables call it."""
+        """Return the service's name in the tables."""
         return f"{self.model} on {self.engine}"
 
     @property
     def environ(self) -> dict[str, str]:
-        """Return the variables of its commands."""
+        """Return the environment of its commands."""
         return {
             **os.environ,
             FACEQ_STATE_DIR: str(self.folder / "state"),
@@ -78,7 +80,7 @@ class Service:
         }
 
     def faceq(self, *arguments: str) -> str:
-        """Run a command to its end; return what it prints. Raises RuntimeError with its own words if it fails."""
+        """Run a command to its end; return its output. Raise RuntimeError with the command's message if it fails."""
         done = subprocess.run(
             self._command(*arguments), capture_output=True, text=True, check=False, cwd=ROOT, env=self.environ
         )
@@ -88,7 +90,7 @@ class Service:
 
     @contextmanager
     def running(self) -> Iterator[RunningStack]:
-        """Start it on free ports, stop it in the end."""
+        """Start the service on free ports; stop it at the end."""
         self.faceq("up", "--detach", "--port", "0")
         try:
             stack = stack_state.process_stack(self.folder / "state")
@@ -98,7 +100,7 @@ class Service:
             self.faceq("down")
 
     def start_and_stop(self) -> tuple[float, float]:
-        """Return the seconds from `faceq up` to ready, and from Ctrl-C to its end."""
+        """Return the seconds from `faceq up` to ready, and from Ctrl-C to the end of the process."""
         file = self.folder / "state" / stack_state.FILE
         began = time.monotonic()
         process = subprocess.Popen(
@@ -107,7 +109,7 @@ class Service:
         try:
             while not file.exists():
                 if process.poll() is not None or time.monotonic() - began > READY_SECONDS:
-                    raise RuntimeError("The service did not start; run `faceq up` to see why.")
+                    raise RuntimeError("The service did not start. Run `faceq up` to see why.")
                 time.sleep(0.005)
             ready = time.monotonic()
             process.send_signal(signal.SIGINT)
@@ -132,14 +134,14 @@ class Service:
 
 @dataclass(frozen=True)
 class Passage:
-    """One frame's way.
+    """The times of one frame.
 
     Parameters
     ----------
     total, overhead : float
-        Milliseconds from the start of the post to the answer in hand; of these, what is not the functions' compute.
+        Milliseconds from the start of the post until the client has the answer; the part that is not compute.
     steps : Mapping of str to float
-        Milliseconds of each step; together they are `total`.
+        Milliseconds of each step; their sum is `total`.
 
     """
 
@@ -149,7 +151,7 @@ class Passage:
 
 
 def one_in_flight(stack: RunningStack, frame: Frame, runs: int) -> list[Passage]:
-    """Send a frame again and again, each when the one before is answered."""
+    """Send a frame `runs` times, each after the answer to the one before; return the times of each."""
     answered: list[tuple[Outcome, float]] = []
     for outcome in client_of(stack).send(repeat(frame, WARM_UP + runs), concurrency=1):
         answered.append((outcome, time.time()))
@@ -164,7 +166,7 @@ def one_in_flight(stack: RunningStack, frame: Frame, runs: int) -> list[Passage]
 
 @dataclass(frozen=True)
 class _Line:
-    """What a function logged about a frame: when it was given the event, when it had sent, what it did between.
+    """What a function logged about a frame: when it received the event, when it had sent, and the times between.
 
     Parameters
     ----------
@@ -180,12 +182,12 @@ class _Line:
     timings: Mapping[str, float]
 
     def compute(self, function: str) -> float:
-        """Return the milliseconds of the function's own work."""
+        """Return the milliseconds of the function's compute."""
         return sum(self.timings[part] for part in COMPUTE[function])
 
 
 def _passage(outcome: Outcome, end: float, detection: _Line, recognition: _Line) -> Passage:
-    # The logs count whole milliseconds, cut off. Cut off at both ends, a difference is right on average.
+    # The logs cut times off to whole milliseconds. We cut this time off too: then differences are right on average.
     end = int(end * 1e3) / 1e3
     began = end - outcome.milliseconds / 1e3
     detect, recognise = detection.compute("face-detection"), recognition.compute("face-recognition")
@@ -212,7 +214,7 @@ def mean_steps(passages: Sequence[Passage]) -> Mapping[str, float]:
 
 
 def _log_lines(logs: Path, function: str) -> dict[str, _Line]:
-    """Return what a function logged, by the frames' request ids."""
+    """Return what a function logged about each frame, by request id."""
     starts: dict[str, float] = {}
     lines: dict[str, _Line] = {}
     for line in (logs / f"{function}.log").read_text().splitlines():
@@ -227,18 +229,18 @@ def _log_lines(logs: Path, function: str) -> dict[str, _Line]:
     return lines
 
 
-# Many at once, and memory
+# Many frames together, and memory
 
 
 def burst(stack: RunningStack, frame: Frame, count: int) -> tuple[list[Outcome], float]:
-    """Post `count` frames at once; return what became of them and the seconds until the last was answered."""
+    """Post `count` frames together; return their outcomes and the seconds until the last answer."""
     began = time.monotonic()
     outcomes = list(client_of(stack).send(repeat(frame, count), concurrency=count))
     return outcomes, time.monotonic() - began
 
 
 def memory(service: Service) -> list[tuple[str, float]]:
-    """Return the resident memory of each process, MB."""
+    """Return each process's part of the service and its resident memory in MB."""
     rows = json.loads(service.faceq("status", "--json"))["processes"]
     return [(str(row["part"]), float(row["resident_mb"])) for row in rows]
 
@@ -260,7 +262,7 @@ class ColdStart:
 
 
 def cold_starts(service: Service, stack: RunningStack, frame: Frame, runs: int) -> dict[str, list[ColdStart]]:
-    """Start each function afresh `runs` times and give it one event; the queue it sends to is one of our own."""
+    """Start a new process of each function `runs` times and send it one event; it sends to a queue made for this."""
     sqs = client(stack.region, stack.sqs_endpoint)
     url = str(sqs.create_queue(QueueName="bench")["QueueUrl"])
     body = FrameRequest(frame.content, "cold", frame.filename).to_json().encode()
@@ -271,36 +273,36 @@ def cold_starts(service: Service, stack: RunningStack, frame: Frame, runs: int) 
         trace_id=new_trace_id(),
         now=datetime.now(UTC),
     )
-    found: dict[str, list[ColdStart]] = {}
+    starts: dict[str, list[ColdStart]] = {}
     with tempfile.TemporaryDirectory(prefix="faceq-bench-") as logs:
         event: Mapping[str, object] = posted
         for function in COMPUTE:
-            found[function] = []
+            starts[function] = []
             for _ in range(runs):
                 cold, answer = asyncio.run(_cold_start(service, stack, function, event, url, Path(logs)))
                 if answer.function_error:
                     raise RuntimeError(f"{function} failed: {answer.payload[:300].decode()}")
-                found[function].append(cold)
+                starts[function].append(cold)
                 sent = sqs.receive_message(QueueUrl=url, WaitTimeSeconds=5, AttributeNames=["All"])["Messages"][0]
                 sqs.delete_message(QueueUrl=url, ReceiptHandle=sent["ReceiptHandle"])
-            # The recogniser, which is next, gets what the detector sent.
+            # The recogniser is next: it receives what the detector sent.
             event = {"Records": [to_record(sent, f"arn:aws:sqs:{stack.region}:{ACCOUNT}:bench", stack.region)]}
-    return found
+    return starts
 
 
 async def _cold_start(
     service: Service, stack: RunningStack, function: str, event: Mapping[str, object], queue_url: str, logs: Path
 ) -> tuple[ColdStart, Invocation]:
     options = Options(ModelSettings.from_environment(service.environ), logs)
-    played = read_template({}, stack.sqs_endpoint).functions[function]
-    played = replace(
-        played,
+    under_test = read_template({}, stack.sqs_endpoint).functions[function]
+    under_test = replace(
+        under_test,
         environment={
-            name: queue_url if name.endswith("QUEUE_URL") else value for name, value in played.environment.items()
+            name: queue_url if name.endswith("QUEUE_URL") else value for name, value in under_test.environment.items()
         },
     )
     runtime = EmbeddedRuntime(
-        [played],
+        [under_test],
         task_root=ROOT,
         logs=logs,
         region=stack.region,

@@ -1,4 +1,4 @@
-"""Figures and how they are shown: tables on the terminal, the same tables in a Markdown file."""
+"""Tables of figures: shown on the terminal and written to a Markdown file."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-#: What the figures depend on, as the package index calls it.
+#: The packages that the figures depend on, by their names on the package index.
 PACKAGES: Final = (
     "numpy", "onnxruntime", "opencv-python-headless", "Pillow", "boto3", "awslambdaric", "moto", "aiohttp", "dlib-bin",
     "torch", "facenet-pytorch",
@@ -23,12 +23,12 @@ PACKAGES: Final = (
 
 @dataclass
 class Section:
-    """One table with a title and what a reader must know about it.
+    """One table, with a title and a note for its reader.
 
     Parameters
     ----------
     columns : sequence of str
-        The first is text, the others are figures.
+        Titles; the first column holds text, the others hold figures.
 
     """
 
@@ -38,13 +38,13 @@ class Section:
     rows: list[Sequence[str]] = field(default_factory=list)
 
     def markdown(self) -> str:
-        """Return it as Markdown."""
+        """Return the section as Markdown."""
         head = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)]]
         table = "\n".join(f"| {' | '.join(row)} |" for row in [*head, *self.rows])
         return "\n\n".join(part for part in (f"## {self.title}", self.note, table) if part) + "\n"
 
     def table(self) -> Table:
-        """Return it for the terminal."""
+        """Return the table for the terminal."""
         table = Table(title=self.title, caption=self.note, title_justify="left", caption_justify="left")
         for number, column in enumerate(self.columns):
             table.add_column(column, justify="right" if number else "left")
@@ -53,7 +53,7 @@ class Section:
         return table
 
 
-#: The columns that `spread` fills.
+#: The titles of the columns that `spread` fills.
 SPREAD: Final = ("median", "p95", "min", "max", "runs")
 
 
@@ -64,7 +64,7 @@ def spread(values: Sequence[float], digits: int = 1) -> list[str]:
 
 
 def machine(root: Path) -> Section:
-    """Return what the figures were measured on."""
+    """Return the date, the revision, the machine and the versions of the packages."""
     section = Section("Machine and versions", "", ("what", "value"))
     section.rows += [
         ("date", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
@@ -78,18 +78,18 @@ def machine(root: Path) -> Section:
 
 
 def load() -> str:
-    """Return how many processes wanted a processor in the last minute."""
+    """Return the load average of the last minute: how many processes ran or waited for a processor."""
     return f"{os.getloadavg()[0]:.2f}"
 
 
 def write(sections: Iterable[Section], file: Path, command: str) -> None:
-    """Write all as one Markdown page."""
-    page = f"# Benchmark results\n\nWritten by `{command}`; [README.md](README.md) says what each figure is.\n"
+    """Write all sections as one Markdown page; `command` is the command that measured them."""
+    page = f"# Benchmark results\n\nWritten by `{command}`; [README.md](README.md) explains each figure.\n"
     file.write_text("\n".join([page, *(section.markdown() for section in sections)]))
 
 
 def show(section: Section, console: Console) -> None:
-    """Print a table."""
+    """Print a section's table."""
     console.print(section.table())
     console.print()
 
