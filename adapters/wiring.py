@@ -11,7 +11,8 @@ from adapters.artifacts_directory import DirectoryStore
 from adapters.settings import ModelSettings, QueueSettings, S3Place
 from pipeline.embed import PREPROCESSINGS
 from pipeline.errors import SetupError, TransientError
-from pipeline.gallery import MANIFEST, Gallery, load
+from pipeline.gallery import Gallery
+from pipeline.gallery_storage import MANIFEST, load
 from pipeline.handlers import detect_faces, recognise_faces
 from pipeline.ports import ArtifactStore, FaceDetector, FaceEmbedder, MessageSender
 
@@ -73,7 +74,7 @@ def checked_gallery(settings: ModelSettings) -> Gallery | None:
     gallery = load(gallery_store(settings))
     if gallery is not None:
         model = models.installed(settings.model, settings.models)
-        gallery.check(model.id, model.preprocessing)
+        gallery.check_compatible(model.id, model.preprocessing)
     return gallery
 
 
@@ -127,7 +128,7 @@ class CurrentGallery:
                 )
             self._checked = now
         if self._gallery is not None:
-            self._gallery.check(self._model, self._preprocessing)
+            self._gallery.check_compatible(self._model, self._preprocessing)
         return self._gallery
 
     def _read_if_written(self) -> None:

@@ -320,7 +320,7 @@ class _Smoke:
     def _wanted(self, frame: Frame, deployed: Deployed, model: str) -> str | None:
         from adapters import wiring
         from adapters.artifacts_s3 import PREFIX, S3Store, client
-        from pipeline import gallery
+        from pipeline import gallery_storage
 
         settings = ModelSettings.from_environment({**os.environ, "FACEQ_MODEL": model})
         try:
@@ -328,7 +328,7 @@ class _Smoke:
         except SetupError:
             return None
         store = S3Store(client(self._session), deployed.gallery, PREFIX)
-        return expected(frame, wiring.detector(settings), wiring.embedder(settings), gallery.load(store))
+        return expected(frame, wiring.detector(settings), wiring.embedder(settings), gallery_storage.load(store))
 
 
 def _smoke(made: "boto3.Session", photo: Path | None) -> _Smoke:

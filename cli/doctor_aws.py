@@ -12,7 +12,7 @@ from adapters.aws_errors import translated_aws_errors
 from cli.doctor_command import Check
 from client.deployed_stack import Deployed, account, deployed, session
 from pipeline.errors import FaceqError
-from pipeline.gallery import MANIFEST
+from pipeline.gallery_storage import MANIFEST
 
 if TYPE_CHECKING:
     import boto3

@@ -175,7 +175,7 @@ def _gallery(settings: ModelSettings) -> str:
     if gallery is None:
         return f"none in {settings.gallery}, so everybody is Unknown: faceq people add NAME PHOTO..."
     size = f"{len(gallery.people)} people, {len(gallery.photos)} photos, version {gallery.version}"
-    return size if gallery.caveat is None else f"{size}. {gallery.caveat}"
+    return size if gallery.warning is None else f"{size}. {gallery.warning}"
 
 
 def _port(port: int, use: str) -> Check:

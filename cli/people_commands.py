@@ -21,9 +21,10 @@ from client.deployed_stack import STACK
 from client.enrolment import Enrolment, GalleryStore, course_gallery, enrol, import_gallery, photo_files
 from client.enrolment import renew as renewed
 from client.gallery_transfer import Changes, changes, copy
-from pipeline import gallery
+from pipeline import gallery_storage
 from pipeline.errors import BadInput, FaceqError
-from pipeline.gallery import PHOTO_PREFIX, Gallery, person_name
+from pipeline.gallery import Gallery, person_name
+from pipeline.gallery_storage import PHOTO_PREFIX
 from pipeline.ports import FaceDetector, FaceEmbedder
 
 app = typer.Typer(
@@ -99,7 +100,7 @@ def add_photos(
     counts += [f"{had} enrolled before"] if had else []
     counts += [f"{refused} refused"] if refused else []
     print(f"{person}: {', '.join(counts)} (model {embedder.model})")
-    _warn(gallery.load(store))
+    _warn(gallery_storage.load(store))
     return refused
 
 
@@ -152,7 +153,7 @@ def import_(
     store = _store(target, stack, region, profile)
     content = _read(file)
     if content.lstrip()[:1] == b"{":
-        other = gallery.import_json(content)
+        other = gallery_storage.import_json(content)
     else:
         from adapters import models
         from adapters.models.weights import read_gallery_file
@@ -174,7 +175,7 @@ def list_(
     as_json: _Json = False,
 ) -> None:
     """List who is enrolled."""
-    current = gallery.load(_store(target, stack, region, profile))
+    current = gallery_storage.load(_store(target, stack, region, profile))
     if as_json:
         people = {} if current is None else current.people
         rows = [{"name": name, "photos": count} for name, count in people.items()]
@@ -204,7 +205,7 @@ def show(
     """Show a person's photos."""
     store = _store(target, stack, region, profile)
     current = _gallery(store)
-    person = current.known(name)
+    person = current.enrolled_name(name)
     kept = set(store.names())
     photos = [photo for photo in current.photos if photo.person == person]
     if as_json:
@@ -237,9 +238,9 @@ def rename(
     with store.exclusive():
         current = _gallery(store)
         renamed = current.rename(old, new, merge)
-        gallery.save(store, renamed)
+        gallery_storage.save(store, renamed)
     person = person_name(new)
-    print(f"{current.known(old)} is {person} now, with {_photos(renamed.people[person])}")
+    print(f"{current.enrolled_name(old)} is {person} now, with {_photos(renamed.people[person])}")
 
 
 @app.command("remove", epilog="Example: faceq people remove 'Grace Hopper' --yes")
@@ -263,17 +264,17 @@ def remove(
         if not yes:
             typer.confirm(f"Remove everybody{place}?", abort=True)
         with store.exclusive():
-            gallery.clear(store)
+            gallery_storage.clear(store)
         print("Everybody is removed")
         return
-    people = [_gallery(store).known(name) for name in names or ()]
+    people = [_gallery(store).enrolled_name(name) for name in names or ()]
     if not yes:
         typer.confirm(f"Remove {', '.join(people)}{place}?", abort=True)
     with store.exclusive():
         current = _gallery(store)
         for person in dict.fromkeys(people):
             current = current.remove(person)
-        gallery.save(store, current)
+        gallery_storage.save(store, current)
     print(f"{', '.join(dict.fromkeys(people))} removed; {_summary(current)}")
 
 
@@ -287,7 +288,7 @@ def export(
     profile: Profile = None,
 ) -> None:
     """Write everybody into one portable file, without photos; `faceq people import` reads it."""
-    content = gallery.export_json(_gallery(_store(target, stack, region, profile)))
+    content = gallery_storage.export_json(_gallery(_store(target, stack, region, profile)))
     try:
         with file.open("wb" if force else "xb") as opened:
             opened.write(content)
@@ -315,14 +316,14 @@ def pull(stack: StackName = STACK, region: Region = None, profile: Profile = Non
     Asks before anybody here is changed or removed. A gallery of another model than the one here needs --yes.
     """
     store = _on_aws(stack, region, profile)
-    current = gallery.load(store)
+    current = gallery_storage.load(store)
     if current is None:
         raise BadInput("nobody_enrolled", f"The stack {stack} has no gallery yet. Send yours with: faceq people push")
     _transfer(store, current, _here(), "this machine", yes)
 
 
 def _transfer(source: GalleryStore, wanted: Gallery, target: GalleryStore, place: str, yes: bool) -> None:
-    shown = gallery.load(target)
+    shown = gallery_storage.load(target)
     difference = changes(shown, wanted)
     if shown is not None and difference.other_model and not yes:
         raise BadInput(
@@ -347,7 +348,7 @@ def diff(stack: StackName = STACK, region: Region = None, profile: Profile = Non
     Exit code 0 if nothing, 1 if something, 2 if it cannot be told, as diff(1) has it.
     """
     try:
-        difference = changes(gallery.load(_on_aws(stack, region, profile)), gallery.load(_here()))
+        difference = changes(gallery_storage.load(_on_aws(stack, region, profile)), gallery_storage.load(_here()))
     except FaceqError as error:
         print(f"faceq: {error.message}", file=sys.stderr)
         raise typer.Exit(2) from None
@@ -429,7 +430,7 @@ def _on_aws(stack: str, region: str | None, profile: str | None) -> GalleryStore
 
 
 def _gallery(store: GalleryStore) -> Gallery:
-    current = gallery.load(store)
+    current = gallery_storage.load(store)
     if current is None:
         raise BadInput("nobody_enrolled", "Nobody is enrolled. Start with: faceq people add NAME PHOTO...", status=404)
     return current
@@ -460,5 +461,5 @@ def _photos(count: int) -> str:
 
 
 def _warn(current: Gallery | None) -> None:
-    if current is not None and current.caveat is not None:
-        print(f"faceq: warning: {current.caveat}", file=sys.stderr)
+    if current is not None and current.warning is not None:
+        print(f"faceq: warning: {current.warning}", file=sys.stderr)

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.frames import PICTURE_SUFFIXES
-from pipeline import gallery
+from pipeline import gallery_storage
 from pipeline.enrol import embed_photo
 from pipeline.errors import BadInput
-from pipeline.gallery import PHOTO_PREFIX, UNKNOWN_PREPROCESSING, Gallery, Photo, person_name
+from pipeline.gallery import UNKNOWN_PREPROCESSING, Gallery, Photo, person_name
+from pipeline.gallery_storage import PHOTO_PREFIX
 from pipeline.ports import ArtifactStore, FaceDetector, FaceEmbedder
 
 #: Looked for in folders besides the pictures that can be read, so that they are refused aloud instead of left out.
@@ -110,14 +111,14 @@ def enrol(
             continue
         photo = Photo(person, _text(file.name), hashlib.sha256(content).hexdigest())
         try:
-            had = known.holds(photo)
+            had = known.has(photo)
             vector = None if had else embed_photo(content, detector, embedder, largest, max_pixels)
             with store.exclusive():
                 if keep_photos:
                     store.write(PHOTO_PREFIX + photo.sha256, content)
                 if vector is not None:
                     known = _fitting(store, embedder).add([photo], vector[np.newaxis])
-                    gallery.save(store, known)
+                    gallery_storage.save(store, known)
         except BadInput as error:
             yield Enrolment(file, False, error.message)
         else:
@@ -133,7 +134,7 @@ def renew(
     is changed. Other writers wait until then. Raises as `enrol` does, except that the gallery may be of any model.
     """
     with store.exclusive():
-        current = gallery.load(store)
+        current = gallery_storage.load(store)
         if current is None:
             return
         vectors = []
@@ -149,15 +150,15 @@ def renew(
                 yield Enrolment(Path(photo.source), True)
         if vectors and len(vectors) == len(current.photos):
             empty = Gallery.empty(embedder.model, embedder.preprocessing, embedder.threshold, embedder.dimensions)
-            gallery.save(store, empty.add(current.photos, np.stack(vectors)))
+            gallery_storage.save(store, empty.add(current.photos, np.stack(vectors)))
 
 
 def import_gallery(store: GalleryStore, other: Gallery) -> Gallery:
     """Add everybody of `other` to the gallery and return it. Raises as `Gallery.join`, `load` and `save` do."""
     with store.exclusive():
-        current = gallery.load(store)
+        current = gallery_storage.load(store)
         joined = other if current is None else current.join(other)
-        gallery.save(store, joined)
+        gallery_storage.save(store, joined)
     return joined
 
 
@@ -197,10 +198,10 @@ def course_gallery(vectors: NDArray[np.float32], names: Sequence[str], source: s
 
 def _fitting(store: GalleryStore, embedder: FaceEmbedder) -> Gallery:
     """Return the gallery that `embedder`'s vectors can join, an empty one where nobody is enrolled."""
-    current = gallery.load(store)
+    current = gallery_storage.load(store)
     if current is None or not current.photos:
         return Gallery.empty(embedder.model, embedder.preprocessing, embedder.threshold, embedder.dimensions)
-    current.check(embedder.model, embedder.preprocessing)
+    current.check_compatible(embedder.model, embedder.preprocessing)
     return current
 
 

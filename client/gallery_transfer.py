@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.enrolment import GalleryStore
-from pipeline import gallery
+from pipeline import gallery_storage
 from pipeline.errors import TransientError
-from pipeline.gallery import PHOTO_PREFIX, Gallery, Photo
+from pipeline.gallery import Gallery, Photo
+from pipeline.gallery_storage import PHOTO_PREFIX
 from pipeline.ports import ArtifactStore
 
 
@@ -95,7 +96,7 @@ def copy(source: ArtifactStore, wanted: Gallery, target: GalleryStore, shown: Ga
 
     """
     with target.exclusive():
-        found = gallery.load(target)
+        found = gallery_storage.load(target)
         if (found and found.version) != (shown and shown.version):
             raise TransientError("gallery_busy", "The gallery was changed meanwhile. Run the same command again.")
         kept = {PHOTO_PREFIX + photo.sha256 for photo in wanted.photos} & set(source.names())
@@ -103,7 +104,7 @@ def copy(source: ArtifactStore, wanted: Gallery, target: GalleryStore, shown: Ga
         for name in missing:
             target.write(name, source.read(name))
         if found is None or found.version != wanted.version:
-            gallery.save(target, wanted)
+            gallery_storage.save(target, wanted)
     return len(missing)
 
 

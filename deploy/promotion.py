@@ -37,7 +37,7 @@ from deploy.registry import Pushed
 from deploy.releases import Release, Releases
 from deploy.smoke import SmokeError
 from deploy.tested_images import tested
-from pipeline import gallery
+from pipeline import gallery_storage
 from pipeline.errors import BadInput, FaceqError, SetupError
 from pipeline.gallery import Gallery
 
@@ -473,10 +473,10 @@ class Promotion:
 
     def _gallery_plan(self, folder: Path, base: State | None) -> tuple[str, Gallery | None]:
         """Return what happens to the gallery, in words, and the gallery that the functions will have."""
-        there = gallery.load(self._gallery_store()) if base is not None or self._has_bucket() else None
+        there = gallery_storage.load(self._gallery_store()) if base is not None or self._has_bucket() else None
         if there is not None:
             return f"{_people(there)} in {self.bucket}: nothing is brought (compare: faceq people diff)", there
-        here = gallery.load(DirectoryStore(folder))
+        here = gallery_storage.load(DirectoryStore(folder))
         if here is None:
             words = "nobody is enrolled; every face will be Unknown until: faceq people add NAME PHOTO... --target aws"
             return words, None
@@ -485,8 +485,8 @@ class Promotion:
     def _bring_gallery(self, folder: Path) -> None:
         store = self._gallery_store()
         source = DirectoryStore(folder)
-        here = gallery.load(source)
-        if here is not None and gallery.load(store) is None:
+        here = gallery_storage.load(source)
+        if here is not None and gallery_storage.load(store) is None:
             self._watcher.step(f"bring the gallery of {_people(here)}")
             copy(source, here, store, None)
 
@@ -577,7 +577,7 @@ def _misfits(image: Image, enrolled: Gallery | None) -> list[str]:
     if enrolled is None or not model:
         return []
     try:
-        enrolled.check(model, preprocessing)
+        enrolled.check_compatible(model, preprocessing)
     except SetupError as error:
         return [f"{error.message} Or build the image with it: faceq image build --model {enrolled.model}"]
     return []

@@ -130,7 +130,7 @@ def gallery_notice(gallery: Gallery | None) -> str | None:
     """Return what people should know of their gallery when the service starts, None if it is nothing."""
     if gallery is None:
         return "Nobody is enrolled yet, so every face is Unknown: faceq people add NAME PHOTO..."
-    return gallery.caveat
+    return gallery.warning
 
 
 def queues_of(played: ServiceTemplate, sqs_endpoint: str) -> dict[str, str]:

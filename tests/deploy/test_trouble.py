@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from adapters.artifacts_directory import DirectoryStore
-from pipeline import gallery
+from pipeline import gallery_storage
 from pipeline.gallery import Gallery, Photo
 from tests.builders import RED, picture
 from tests.deploy.cloud import ACCOUNT, REGION, ROOT, Cloud
@@ -132,7 +132,7 @@ def enrol(folder: Path, *names: str, model: str = "dlib") -> None:
     """Let a folder hold the gallery of these people only."""
     photos = tuple(Photo(name, f"{name}.png", hashlib.sha256(name.encode()).hexdigest()) for name in names)
     vectors = np.zeros((len(names), 128), np.float32)
-    gallery.save(DirectoryStore(folder), Gallery(model, "dlib-150", 0.6, photos, vectors))
+    gallery_storage.save(DirectoryStore(folder), Gallery(model, "dlib-150", 0.6, photos, vectors))
 
 
 def status(cloud: Cloud, stack: str = "faceq") -> str | None:

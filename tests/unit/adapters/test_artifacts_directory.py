@@ -13,7 +13,7 @@ import pytest
 
 from adapters import artifacts_directory
 from adapters.artifacts_directory import DirectoryStore
-from pipeline import gallery
+from pipeline import gallery_storage
 from pipeline.errors import TransientError
 from pipeline.gallery import Gallery, Photo
 
@@ -40,7 +40,7 @@ def python(script: str, *arguments: str) -> subprocess.Popen[str]:
 
 def _die_at_line(number: int) -> None:
     """Make this process kill itself when the gallery's or the directory's code begins its `number`-th line."""
-    files = {gallery.__file__, artifacts_directory.__file__}
+    files = {gallery_storage.__file__, artifacts_directory.__file__}
     lines = 0
 
     def trace(frame: FrameType, event: str, _argument: object) -> object:
@@ -61,17 +61,17 @@ def test_a_writer_killed_at_any_line_of_a_save_leaves_the_old_gallery_or_the_new
     seen = []
     for line in range(1, 10_000):
         store = DirectoryStore(tmp_path / str(line))
-        gallery.save(store, old)
+        gallery_storage.save(store, old)
         child = os.fork()
         if child == 0:
             _die_at_line(line)
-            gallery.save(store, new)
+            gallery_storage.save(store, new)
             os._exit(0)
         _, status = os.waitpid(child, 0)
-        left = gallery.load(store)
+        left = gallery_storage.load(store)
         assert left is not None
         seen.append(left.version)
-        gallery.save(store, new)
+        gallery_storage.save(store, new)
         assert sorted(path.name for path in (tmp_path / str(line)).iterdir()) == [".lock", *store.names()]
         assert len(store.names()) == 2
         if os.WIFEXITED(status):
@@ -85,12 +85,12 @@ _SAVE_FOR_EVER = """
 import sys
 from pathlib import Path
 from adapters.artifacts_directory import DirectoryStore
-from pipeline import gallery
+from pipeline import gallery_storage
 from tests.unit.adapters.test_artifacts_directory import some_gallery
 store, two = DirectoryStore(Path(sys.argv[1])), [some_gallery(300), some_gallery(500)]
 while True:
     for one in two:
-        gallery.save(store, one)
+        gallery_storage.save(store, one)
         print("saved", flush=True)
 """
 
@@ -104,16 +104,16 @@ def test_readers_beside_a_writer_that_is_killed_again_and_again_see_whole_galler
             assert writer.stdout is not None
             for _ in range(2 + kill):  # each round is killed elsewhere in its work
                 assert writer.stdout.readline() == "saved\n", writer.stderr and writer.stderr.read()
-                left = gallery.load(store)
+                left = gallery_storage.load(store)
                 assert left is not None
                 assert left.version in whole
         finally:
             writer.kill()
             writer.communicate()
-        left = gallery.load(store)
+        left = gallery_storage.load(store)
         assert left is not None
         assert left.version in whole
-    gallery.save(store, some_gallery(300))
+    gallery_storage.save(store, some_gallery(300))
     assert len(list(tmp_path.iterdir())) == 3, "lock, manifest and vectors; nothing of the dead is left"
 
 
@@ -122,15 +122,16 @@ import sys
 from pathlib import Path
 import numpy as np
 from adapters.artifacts_directory import DirectoryStore
-from pipeline import gallery
+from pipeline import gallery_storage
 from pipeline.gallery import Gallery, Photo
 store, first = DirectoryStore(Path(sys.argv[1]), wait_seconds=60), int(sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(first, first + 15):
     with store.exclusive():
-        current = gallery.load(store) or Gallery.empty("m", "p", 1, 4)
-        gallery.save(store, current.add([Photo("Ada", "a", f"{number:064x}")], np.full((1, 4), number, np.float32)))
+        current = gallery_storage.load(store) or Gallery.empty("m", "p", 1, 4)
+        photo, vector = [Photo("Ada", "a", f"{number:064x}")], np.full((1, 4), number, np.float32)
+        gallery_storage.save(store, current.add(photo, vector))
 """
 
 
@@ -144,7 +145,7 @@ def test_two_writers_at_once_lose_nothing_of_each_other(tmp_path: Path) -> None:
         writer.stdin.write("go\n")
         writer.stdin.flush()
     assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0), ("", 0)]
-    both = gallery.load(DirectoryStore(tmp_path))
+    both = gallery_storage.load(DirectoryStore(tmp_path))
     assert both is not None
     assert sorted(both.vectors[:, 0].tolist()) == [*range(15), *range(100, 115)]
 

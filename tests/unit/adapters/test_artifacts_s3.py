@@ -9,7 +9,7 @@ import pytest
 from botocore.client import BaseClient
 
 from adapters.artifacts_s3 import S3Store
-from pipeline import gallery
+from pipeline import gallery_storage
 from pipeline.errors import TransientError
 from tests.aws_server import create_bucket, running_aws_server, s3_client
 from tests.unit.adapters.test_artifacts_directory import python
@@ -53,7 +53,7 @@ _ADD_ONE_BY_ONE = """
 import sys
 import numpy as np
 from adapters.artifacts_s3 import S3Store
-from pipeline import gallery
+from pipeline import gallery_storage
 from pipeline.gallery import Gallery, Photo
 from tests.aws_server import s3_client
 store, first = S3Store(s3_client(sys.argv[1]), "bucket", sys.argv[2]), int(sys.argv[3])
@@ -61,8 +61,9 @@ print("ready", flush=True)
 sys.stdin.readline()
 for number in range(first, first + 6):
     with store.exclusive():
-        current = gallery.load(store) or Gallery.empty("m", "p", 1, 4)
-        gallery.save(store, current.add([Photo("Ada", "a", f"{number:064x}")], np.full((1, 4), number, np.float32)))
+        current = gallery_storage.load(store) or Gallery.empty("m", "p", 1, 4)
+        photo, vector = [Photo("Ada", "a", f"{number:064x}")], np.full((1, 4), number, np.float32)
+        gallery_storage.save(store, current.add(photo, vector))
 """
 
 
@@ -77,7 +78,7 @@ def test_two_writers_at_once_lose_nothing_of_each_other(endpoint: str, client: B
         writer.stdin.write("go\n")
         writer.stdin.flush()
     assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0), ("", 0)]
-    both = gallery.load(store)
+    both = gallery_storage.load(store)
     assert both is not None
     assert sorted(both.vectors[:, 0].tolist()) == [*range(6), *range(100, 106)]
     assert keys(client, store) == list(store.names()), "no lock is left"

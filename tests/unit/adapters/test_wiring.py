@@ -9,7 +9,7 @@ from adapters.artifacts_directory import DirectoryStore
 from adapters.artifacts_s3 import S3Store
 from adapters.settings import ModelSettings
 from adapters.wiring import S3_CHECK_SECONDS, CurrentGallery, gallery_store
-from pipeline import gallery
+from pipeline import gallery_storage
 from pipeline.errors import SetupError, TransientError
 from pipeline.gallery import Gallery
 from tests.builders import BLUE, RED, gallery_of
@@ -63,7 +63,7 @@ def test_a_new_gallery_is_taken_within_a_minute_and_not_asked_for_before_each_ba
     store: CountingStore, clock: Clock, current: CurrentGallery
 ) -> None:
     assert current() is None
-    gallery.save(store, ADA)
+    gallery_storage.save(store, ADA)
     for _ in range(59):
         clock.now += 1
         found = current()
@@ -74,9 +74,9 @@ def test_a_new_gallery_is_taken_within_a_minute_and_not_asked_for_before_each_ba
 def test_a_clock_that_is_set_back_does_not_keep_an_old_gallery(
     store: CountingStore, clock: Clock, current: CurrentGallery
 ) -> None:
-    gallery.save(store, ADA)
+    gallery_storage.save(store, ADA)
     assert people(current()) == ["Ada"]
-    gallery.save(store, BO)
+    gallery_storage.save(store, BO)
     clock.now -= 3600
     assert people(current()) == ["Bo"]
 
@@ -84,16 +84,16 @@ def test_a_clock_that_is_set_back_does_not_keep_an_old_gallery(
 def test_a_gallery_in_a_folder_is_asked_for_each_time(store: CountingStore) -> None:
     embedder = ColourEmbedder()
     current = CurrentGallery(store, embedder.model, embedder.preprocessing)
-    gallery.save(store, ADA)
+    gallery_storage.save(store, ADA)
     assert people(current()) == ["Ada"]
-    gallery.save(store, BO)
+    gallery_storage.save(store, BO)
     assert people(current()) == ["Bo"]
 
 
 def test_a_store_out_of_reach_leaves_the_gallery_at_hand_in_use_and_says_so(
     store: CountingStore, clock: Clock, current: CurrentGallery, caplog: pytest.LogCaptureFixture
 ) -> None:
-    gallery.save(store, ADA)
+    gallery_storage.save(store, ADA)
     assert people(current()) == ["Ada"]
     store.down = True
     clock.now += S3_CHECK_SECONDS
@@ -101,7 +101,7 @@ def test_a_store_out_of_reach_leaves_the_gallery_at_hand_in_use_and_says_so(
         for _ in range(5):
             assert people(current()) == ["Ada"]
     assert [record.message for record in caplog.records] == ["gallery out of reach, the one at hand stays in use"]
-    gallery.save(store, BO)
+    gallery_storage.save(store, BO)
     store.down = False
     clock.now += S3_CHECK_SECONDS
     assert people(current()) == ["Bo"]
@@ -110,7 +110,7 @@ def test_a_store_out_of_reach_leaves_the_gallery_at_hand_in_use_and_says_so(
 def test_a_store_out_of_reach_from_the_beginning_is_asked_again_each_time(
     store: CountingStore, current: CurrentGallery
 ) -> None:
-    gallery.save(store, ADA)
+    gallery_storage.save(store, ADA)
     store.down = True
     for _ in range(2):
         with pytest.raises(TransientError):
@@ -122,14 +122,14 @@ def test_a_store_out_of_reach_from_the_beginning_is_asked_again_each_time(
 def test_a_gallery_that_breaks_is_an_error_on_each_call_until_it_is_mended(
     store: CountingStore, clock: Clock, current: CurrentGallery
 ) -> None:
-    gallery.save(store, ADA)
+    gallery_storage.save(store, ADA)
     assert people(current()) == ["Ada"]
-    store.write(gallery.MANIFEST, b"{")
+    store.write(gallery_storage.MANIFEST, b"{")
     clock.now += S3_CHECK_SECONDS
     for _ in range(2):
         with pytest.raises(SetupError):
             current()
-    gallery.save(store, BO)
+    gallery_storage.save(store, BO)
     assert people(current()) == ["Bo"]
 
 

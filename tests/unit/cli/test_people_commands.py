@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from adapters.artifacts_directory import DirectoryStore
 from cli import people_commands
-from pipeline import gallery
+from pipeline import gallery_storage
 from pipeline.errors import BadInput, FaceqError, SetupError
-from pipeline.gallery import PHOTO_PREFIX, Gallery, Photo
+from pipeline.gallery import Gallery, Photo
+from pipeline.gallery_storage import PHOTO_PREFIX
 from tests.fakes import ColourEmbedder, PatchDetector
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -71,14 +72,14 @@ def add(store: DirectoryStore, person: str, *paths: Path, largest: bool = False,
 
 
 def enrolled(store: DirectoryStore) -> dict[str, int]:
-    current = gallery.load(store)
+    current = gallery_storage.load(store)
     return {} if current is None else dict(current.people)
 
 
 def save_two(store: DirectoryStore, model: str = "vggface2") -> Gallery:
     rows = [Photo("Ada", "ada[1].png", "0" * 64), Photo("Grace Hopper", "grace.png", "1" * 64)]
     two = Gallery.empty(model, "facenet-160", 0.9, 3).add(rows, np.eye(2, 3, dtype=np.float32))
-    gallery.save(store, two)
+    gallery_storage.save(store, two)
     return two
 
 
@@ -91,7 +92,7 @@ def test_photos_and_folders_of_them_are_enrolled_and_then_recognised(store: Dire
     assert add(store, " Ada ", photos) == 0
     assert add(store, "Bo", photos.parent / "green.png") == 0
     assert enrolled(store) == {"Ada": 2, "Bo": 1}
-    current = gallery.load(store)
+    current = gallery_storage.load(store)
     assert current is not None
     assert {photo.source for photo in current.photos} == {"a.png", "b.PNG", "green.png"}
     assert (current.model, current.preprocessing, current.threshold) == ("stand-in", "facenet-160", 0.3)
@@ -127,7 +128,7 @@ def test_what_cannot_be_enrolled_is_refused_by_name_and_reason_and_the_others_go
 def test_of_several_faces_the_largest_is_taken_if_asked(store: DirectoryStore, photos: Path) -> None:
     (photos / "two.png").write_bytes(picture(GREEN, RED))
     assert add(store, "Bo", photos, largest=True) == 0
-    current = gallery.load(store)
+    current = gallery_storage.load(store)
     assert current is not None
     assert current.nearest(np.array([[0, 1, 0]], np.float32))[0].name == "Bo"
 
@@ -138,10 +139,10 @@ def test_a_photo_again_changes_nothing_and_under_another_name_is_refused(
     (photos / "a.png").write_bytes(picture(RED))
     (photos / "copy.png").write_bytes(picture(RED))
     add(store, "Ada", photos)
-    before = store.read(gallery.MANIFEST)
+    before = store.read(gallery_storage.MANIFEST)
     assert add(store, "Ada", photos) == 0
     assert add(store, "Bo", photos / "a.png") == 1
-    assert store.read(gallery.MANIFEST) == before
+    assert store.read(gallery_storage.MANIFEST) == before
     out, err = capsys.readouterr()
     assert "Ada: 0 photos enrolled, 2 enrolled before" in out
     assert "is enrolled as Ada" in err
@@ -181,17 +182,17 @@ def test_everybody_is_enrolled_again_with_another_model_from_the_kept_photos(
     (photos / "green.png").write_bytes(picture(GREEN))
     add(store, "Bo", photos / "two.png", largest=True, keep_photos=True)
     add(store, "Ada", photos / "green.png")
-    before = store.read(gallery.MANIFEST)
+    before = store.read(gallery_storage.MANIFEST)
 
     def renew() -> int:
         return people_commands.renew_photos(store, PatchDetector(), ColourEmbedder(model="dlib"), max_pixels=1_000_000)
 
     assert renew() == 1
     assert "'green.png' refused: It was not kept. Remove Ada" in capsys.readouterr().err
-    assert store.read(gallery.MANIFEST) == before
+    assert store.read(gallery_storage.MANIFEST) == before
     add(store, "Ada", photos / "green.png", keep_photos=True)
     assert renew() == 0
-    current = gallery.load(store)
+    current = gallery_storage.load(store)
     assert current is not None
     assert current.model == "dlib"
     assert dict(current.people) == {"Ada": 1, "Bo": 1}
@@ -268,7 +269,7 @@ def test_removing_asks_first_and_removes_all_of_the_named_or_none(
 
 def test_even_a_broken_gallery_can_be_removed(store: DirectoryStore, faceq_people: Callable[..., Result]) -> None:
     save_two(store)
-    store.write(gallery.MANIFEST, b"{")
+    store.write(gallery_storage.MANIFEST, b"{")
     broken = faceq_people("list").exception
     assert isinstance(broken, SetupError)
     assert "faceq people remove --all" in broken.message
@@ -284,11 +285,11 @@ def test_what_is_exported_can_be_imported_elsewhere_and_again(
     assert faceq_people("export", str(tmp_path / "out.json")).exit_code == 0
     assert isinstance(faceq_people("export", str(tmp_path / "out.json")).exception, BadInput)
     assert faceq_people("export", str(tmp_path / "out.json"), "--force").exit_code == 0
-    gallery.clear(store)
+    gallery_storage.clear(store)
     for _ in range(2):
         imported = faceq_people("import", str(tmp_path / "out.json"))
         assert "2 people with 2 photos imported; 2 people with 2 photos are enrolled" in imported.stdout
-        back = gallery.load(store)
+        back = gallery_storage.load(store)
         assert back is not None
         assert back.version == two.version
 
@@ -296,11 +297,11 @@ def test_what_is_exported_can_be_imported_elsewhere_and_again(
 def test_importing_into_a_gallery_of_another_model_changes_nothing(
     store: DirectoryStore, tmp_path: Path, faceq_people: Callable[..., Result]
 ) -> None:
-    (tmp_path / "dlib.json").write_bytes(gallery.export_json(save_two(store, model="dlib")))
+    (tmp_path / "dlib.json").write_bytes(gallery_storage.export_json(save_two(store, model="dlib")))
     two = save_two(store)
     assert isinstance(faceq_people("import", str(tmp_path / "dlib.json")).exception, SetupError)
     assert isinstance(faceq_people("import", str(tmp_path / "absent.json")).exception, BadInput)
-    back = gallery.load(store)
+    back = gallery_storage.load(store)
     assert back is not None
     assert back.version == two.version
 

@@ -15,9 +15,10 @@ from adapters.artifacts_directory import DirectoryStore
 from adapters.artifacts_s3 import PREFIX, S3Store
 from cli import people_commands
 from client.enrolment import GalleryStore
-from pipeline import gallery
+from pipeline import gallery_storage
 from pipeline.errors import BadInput, FaceqError
-from pipeline.gallery import PHOTO_PREFIX, Gallery, Photo
+from pipeline.gallery import Gallery, Photo
+from pipeline.gallery_storage import PHOTO_PREFIX
 from tests.aws_server import CREDENTIALS, running_aws_server, s3_client
 from tests.builders import GREEN, RED, picture
 from tests.fakes import ColourEmbedder, PatchDetector
@@ -98,7 +99,7 @@ def gallery_with(*photos: Photo, model: str = "dlib") -> Gallery:
 
 
 def enrolled(store: GalleryStore) -> dict[str, int]:
-    current = gallery.load(store)
+    current = gallery_storage.load(store)
     return {} if current is None else dict(current.people)
 
 
@@ -110,7 +111,7 @@ def refused(result: Result) -> BadInput:
 def test_a_gallery_is_pushed_with_its_kept_photos_and_only_once(
     here: DirectoryStore, there: S3Store, stack: str, run: People
 ) -> None:
-    gallery.save(here, gallery_with(ADA, BO))
+    gallery_storage.save(here, gallery_with(ADA, BO))
     here.write(PHOTO_PREFIX + ADA.sha256, b"the photo")
     pushed = run("push")
     assert pushed.exit_code == 0, pushed.output
@@ -122,16 +123,16 @@ def test_a_gallery_is_pushed_with_its_kept_photos_and_only_once(
     ]
     assert enrolled(there) == {"Ada": 1, "Bo": 1}
     assert there.read(PHOTO_PREFIX + ADA.sha256) == b"the photo"
-    version = there.version(gallery.MANIFEST)
+    version = there.version(gallery_storage.MANIFEST)
     again = run("push")
     assert again.exit_code == 0
     assert "unchanged: 2 people with 2 photos are enrolled (" in again.stdout
-    assert there.version(gallery.MANIFEST) == version
+    assert there.version(gallery_storage.MANIFEST) == version
 
 
 def test_a_push_that_removes_or_changes_somebody_asks_first(here: DirectoryStore, there: S3Store, run: People) -> None:
-    gallery.save(there, gallery_with(ADA, BO))
-    gallery.save(here, gallery_with(ADA).rename("Ada", "Ada Lovelace"))
+    gallery_storage.save(there, gallery_with(ADA, BO))
+    gallery_storage.save(here, gallery_with(ADA).rename("Ada", "Ada Lovelace"))
     stopped = run("push", answer="n\n")
     assert stopped.exit_code == 1
     assert "- Bo: 1 photo removed" in stopped.stdout
@@ -144,10 +145,10 @@ def test_a_pull_brings_everybody_here_and_asks_before_it_removes_somebody(
     here: DirectoryStore, there: S3Store, run: People
 ) -> None:
     assert "faceq people push" in refused(run("pull")).message
-    gallery.save(there, gallery_with(ADA))
+    gallery_storage.save(there, gallery_with(ADA))
     assert run("pull").exit_code == 0
     assert enrolled(here) == {"Ada": 1}
-    gallery.save(here, gallery_with(ADA, BO))
+    gallery_storage.save(here, gallery_with(ADA, BO))
     assert run("pull", answer="n\n").exit_code == 1
     assert enrolled(here) == {"Ada": 1, "Bo": 1}
     assert run("pull", "--yes").exit_code == 0
@@ -155,8 +156,8 @@ def test_a_pull_brings_everybody_here_and_asks_before_it_removes_somebody(
 
 
 def test_a_gallery_of_another_model_needs_a_yes(here: DirectoryStore, there: S3Store, run: People) -> None:
-    gallery.save(there, gallery_with(ADA))
-    gallery.save(here, gallery_with(ADA, model="vggface2"))
+    gallery_storage.save(there, gallery_with(ADA))
+    gallery_storage.save(here, gallery_with(ADA, model="vggface2"))
     message = refused(run("push")).message
     assert "dlib" in message
     assert "vggface2" in message
@@ -165,24 +166,24 @@ def test_a_gallery_of_another_model_needs_a_yes(here: DirectoryStore, there: S3S
     pushed = run("push", "--yes")
     assert pushed.exit_code == 0
     assert "~ model: dlib -> vggface2" in pushed.stdout
-    found = gallery.load(there)
+    found = gallery_storage.load(there)
     assert found is not None
     assert found.model == "vggface2"
 
 
 def test_nobody_here_is_not_pushed(there: S3Store, run: People) -> None:
-    gallery.save(there, gallery_with(ADA))
+    gallery_storage.save(there, gallery_with(ADA))
     assert "Nobody is enrolled" in refused(run("push")).message
     assert enrolled(there) == {"Ada": 1}
 
 
 def test_the_difference_is_told_and_in_the_exit_code(here: DirectoryStore, there: S3Store, run: People) -> None:
     assert run("diff").exit_code == 0, "nobody here and nobody there"
-    gallery.save(here, gallery_with(ADA))
-    gallery.save(there, gallery_with(ADA))
+    gallery_storage.save(here, gallery_with(ADA))
+    gallery_storage.save(there, gallery_with(ADA))
     same = run("diff")
     assert (same.exit_code, same.stdout) == (0, "")
-    gallery.save(here, gallery_with(ADA, BO).rename("Ada", "Cy"))
+    gallery_storage.save(here, gallery_with(ADA, BO).rename("Ada", "Cy"))
     other = run("diff")
     assert other.exit_code == 1
     assert other.stdout.splitlines() == ["+ Bo: 1 photo added", "+ Cy: 1 photo changed", "- Ada: 1 photo changed"]
@@ -210,8 +211,8 @@ def test_a_difference_that_cannot_be_told_is_exit_code_2(run: People) -> None:
 def test_each_command_works_on_the_gallery_on_aws_and_leaves_the_one_here(
     here: DirectoryStore, there: S3Store, stack: str, tmp_path: Path, run: People
 ) -> None:
-    gallery.save(here, gallery_with(BO))
-    (tmp_path / "people.json").write_bytes(gallery.export_json(gallery_with(ADA)))
+    gallery_storage.save(here, gallery_with(BO))
+    (tmp_path / "people.json").write_bytes(gallery_storage.export_json(gallery_with(ADA)))
     aws = ("--target", "aws")
     assert "Nobody is enrolled" in run("list", *aws).stdout
     assert run("import", str(tmp_path / "people.json"), *aws).exit_code == 0
@@ -219,7 +220,7 @@ def test_each_command_works_on_the_gallery_on_aws_and_leaves_the_one_here(
     assert run("rename", "Ada", "Ada Lovelace", *aws).exit_code == 0
     assert json.loads(run("show", "Ada Lovelace", "--json", *aws).stdout)["name"] == "Ada Lovelace"
     assert run("export", str(tmp_path / "out.json"), *aws).exit_code == 0
-    assert dict(gallery.import_json((tmp_path / "out.json").read_bytes()).people) == {"Ada Lovelace": 1}
+    assert dict(gallery_storage.import_json((tmp_path / "out.json").read_bytes()).people) == {"Ada Lovelace": 1}
     asked = run("remove", "Ada Lovelace", *aws, answer="n\n")
     assert f"Remove Ada Lovelace from the stack {stack} on AWS?" in asked.stdout
     assert run("remove", "--all", "--yes", *aws).exit_code == 0
@@ -243,7 +244,7 @@ def test_photos_are_enrolled_and_enrolled_again_on_aws(there: S3Store, tmp_path:
         )
     assert enrolled(there) == {"Ada": 1, "Bo": 1}
     assert not people_commands.renew_photos(there, PatchDetector(), ColourEmbedder(model="other"), max_pixels=1_000_000)
-    found = gallery.load(there)
+    found = gallery_storage.load(there)
     assert found is not None
     assert found.model == "other"
 

@@ -19,7 +19,7 @@ def test_a_course_gallery_keeps_who_is_who_and_says_that_its_preprocessing_is_un
     assert [match.name for match in made.nearest(vectors)] == ["Ada", "Ada", "Ada", "Bo", "Bo"]
     assert made.photos[-1].source == "class.pt#4"
     assert (made.model, made.preprocessing, made.threshold) == ("vggface2", "unknown", 0.9)
-    assert made.caveat is not None
+    assert made.warning is not None
 
 
 def test_vectors_that_no_facenet_network_made_are_refused() -> None:
@@ -32,5 +32,5 @@ def test_one_vector_with_two_names_and_a_name_that_cannot_be_one_are_refused() -
     twice = unit_vectors(1)[[0, 0]]
     with pytest.raises(BadInput, match=r"class\.pt#1 is enrolled as Ada"):
         course_gallery(twice, ["Ada", "Bo"], "class.pt", 0.9)
-    with pytest.raises(BadInput, match="names nobody"):
+    with pytest.raises(BadInput, match="reserved for results that name no person"):
         course_gallery(unit_vectors(1), ["Unknown"], "class.pt", 0.9)

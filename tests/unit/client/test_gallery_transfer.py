@@ -5,9 +5,10 @@ import pytest
 
 from adapters.artifacts_directory import DirectoryStore
 from client.gallery_transfer import changes, copy
-from pipeline import gallery
+from pipeline import gallery_storage
 from pipeline.errors import TransientError
-from pipeline.gallery import PHOTO_PREFIX, Gallery, Photo
+from pipeline.gallery import Gallery, Photo
+from pipeline.gallery_storage import PHOTO_PREFIX
 
 ADA, BO, CY = (Photo(name, f"{name}.jpg", digit * 64) for name, digit in (("Ada", "a"), ("Bo", "b"), ("Cy", "c")))
 
@@ -59,14 +60,14 @@ def test_another_model_is_told_and_loses_what_was_there() -> None:
 def test_a_copy_takes_the_kept_photos_along_and_keeps_those_of_the_other_side(tmp_path) -> None:
     source, target = DirectoryStore(tmp_path / "a"), DirectoryStore(tmp_path / "b")
     before, wanted = gallery_with(BO, CY), gallery_with(ADA, BO)
-    gallery.save(source, wanted)
-    gallery.save(target, before)
+    gallery_storage.save(source, wanted)
+    gallery_storage.save(target, before)
     source.write(PHOTO_PREFIX + ADA.sha256, b"ada")
     source.write(PHOTO_PREFIX + CY.sha256, b"of nobody here")
     for photo in (BO, CY):
         target.write(PHOTO_PREFIX + photo.sha256, b"kept there")
     assert copy(source, wanted, target, before) == 1
-    found = gallery.load(target)
+    found = gallery_storage.load(target)
     assert found is not None
     assert found.version == wanted.version
     kept = {name for name in target.names() if name.startswith(PHOTO_PREFIX)}
@@ -77,10 +78,10 @@ def test_a_copy_takes_the_kept_photos_along_and_keeps_those_of_the_other_side(tm
 
 def test_a_gallery_that_was_changed_since_it_was_shown_is_left(tmp_path) -> None:
     source, target = DirectoryStore(tmp_path / "a"), DirectoryStore(tmp_path / "b")
-    gallery.save(target, gallery_with(BO))
+    gallery_storage.save(target, gallery_with(BO))
     for shown in (None, gallery_with(CY)):
         with pytest.raises(TransientError, match="changed meanwhile"):
             copy(source, gallery_with(ADA), target, shown)
-    found = gallery.load(target)
+    found = gallery_storage.load(target)
     assert found is not None
     assert dict(found.people) == {"Bo": 1}

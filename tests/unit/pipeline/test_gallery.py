@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pipeline import gallery
+from pipeline import gallery_storage
 from pipeline.errors import BadInput, SetupError, TransientError
-from pipeline.gallery import MANIFEST, PHOTO_PREFIX, Gallery, Match, Photo, person_name
+from pipeline.gallery import Gallery, Match, Photo, person_name
+from pipeline.gallery_storage import MANIFEST, PHOTO_PREFIX
 from tests.fakes import MemoryStore
 
 few = settings(max_examples=50, deadline=None)
@@ -74,8 +75,8 @@ def test_nearest_is_what_the_plain_computation_in_float64_finds(somebody: Galler
 @given(galleries())
 def test_what_is_saved_or_exported_is_what_comes_back(somebody: Gallery) -> None:
     store = MemoryStore()
-    gallery.save(store, somebody)
-    for back in (gallery.load(store), gallery.import_json(gallery.export_json(somebody))):
+    gallery_storage.save(store, somebody)
+    for back in (gallery_storage.load(store), gallery_storage.import_json(gallery_storage.export_json(somebody))):
         assert back is not None
         assert back.photos == somebody.photos
         assert (back.vectors == somebody.vectors).all()
@@ -141,7 +142,7 @@ def test_a_name_that_cannot_be_one_is_refused_with_the_reason(name: str) -> None
 
 def test_a_name_is_the_same_however_its_accents_are_composed() -> None:
     assert person_name(" A\u030asa ") == "Åsa"
-    assert some_gallery("Åsa").known("A\u030asa") == "Åsa"
+    assert some_gallery("Åsa").enrolled_name("A\u030asa") == "Åsa"
 
 
 def test_an_unknown_name_is_answered_with_the_one_that_was_probably_meant() -> None:
@@ -163,22 +164,22 @@ def test_renaming_onto_somebody_merges_only_if_asked() -> None:
 
 def test_a_gallery_of_another_model_or_preprocessing_is_refused_with_the_command_that_mends_it() -> None:
     somebody = some_gallery("Ada")
-    somebody.check("vggface2", "facenet-160")
+    somebody.check_compatible("vggface2", "facenet-160")
     with pytest.raises(SetupError, match=r"faceq people remove --all.*FACEQ_MODEL=vggface2"):
-        somebody.check("dlib", "dlib-200")
+        somebody.check_compatible("dlib", "dlib-200")
     with pytest.raises(SetupError, match="faceq people remove --all"):
-        somebody.check("vggface2", "facenet-240")
-    somebody.remove("Ada").check("dlib", "dlib-200")
+        somebody.check_compatible("vggface2", "facenet-240")
+    somebody.remove("Ada").check_compatible("dlib", "dlib-200")
 
 
 def test_a_gallery_of_unknown_preprocessing_works_with_its_model_and_says_what_is_wrong_with_it() -> None:
     imported = replace(some_gallery("Ada"), preprocessing="unknown")
-    imported.check("vggface2", "facenet-160")
-    assert "do not trust the distances" in str(imported.caveat)
+    imported.check_compatible("vggface2", "facenet-160")
+    assert "do not trust the distances" in str(imported.warning)
     with pytest.raises(SetupError):
-        imported.check("dlib", "dlib-200")
-    assert some_gallery("Ada").caveat is None
-    assert imported.remove("Ada").caveat is None
+        imported.check_compatible("dlib", "dlib-200")
+    assert some_gallery("Ada").warning is None
+    assert imported.remove("Ada").warning is None
 
 
 def test_joining_galleries_keeps_everybody_and_never_hides_an_unknown_preprocessing() -> None:
@@ -212,7 +213,7 @@ def test_the_version_changes_with_any_part_and_with_nothing_else() -> None:
 
 
 def test_there_is_no_gallery_until_one_is_saved() -> None:
-    assert gallery.load(MemoryStore()) is None
+    assert gallery_storage.load(MemoryStore()) is None
 
 
 class Killed(BaseException):
@@ -245,18 +246,18 @@ def test_a_writer_killed_between_any_two_changes_leaves_the_old_gallery_or_the_n
     seen = []
     for survived in range(100):
         store = DyingStore(1000)
-        gallery.save(store, old)
+        gallery_storage.save(store, old)
         store.changes = survived
         try:
-            gallery.save(store, new)
+            gallery_storage.save(store, new)
             finished = True
         except Killed:
             finished = False
         store.changes = 1000
-        left = gallery.load(store)
+        left = gallery_storage.load(store)
         assert left is not None
         seen.append(left.version)
-        gallery.save(store, new)
+        gallery_storage.save(store, new)
         assert len(store.names()) == 2, "the next save removes what a dead writer left"
         if finished:
             break
@@ -269,11 +270,11 @@ def test_a_save_removes_the_old_vectors_and_the_photos_of_people_who_are_gone() 
     somebody = some_gallery("Ada", "Bo")
     for one in somebody.photos:
         store.write(PHOTO_PREFIX + one.sha256, b"jpeg")
-    gallery.save(store, somebody)
-    gallery.save(store, somebody.remove("Bo"))
+    gallery_storage.save(store, somebody)
+    gallery_storage.save(store, somebody.remove("Bo"))
     assert [name for name in store.names() if name.startswith(PHOTO_PREFIX)] == [PHOTO_PREFIX + photo("Ada", 0).sha256]
     assert len(store.names()) == 3
-    gallery.clear(store)
+    gallery_storage.clear(store)
     assert store.names() == []
 
 
@@ -287,31 +288,31 @@ class RacedStore(MemoryStore):
     def read(self, name: str) -> bytes:
         content = super().read(name)
         if name == MANIFEST and self.newer:
-            gallery.save(self, self.newer.pop(0))
+            gallery_storage.save(self, self.newer.pop(0))
         return content
 
 
 def test_a_reader_that_is_overtaken_reads_the_newer_gallery() -> None:
     store = RacedStore([])
-    gallery.save(store, some_gallery("Ada"))
+    gallery_storage.save(store, some_gallery("Ada"))
     newer = [some_gallery("Ada", "Bo"), some_gallery("Ada", "Bo", "Cy")]
     store.newer = list(newer)
-    read = gallery.load(store)
+    read = gallery_storage.load(store)
     assert read is not None
     assert read.version == newer[-1].version
 
 
 def test_a_reader_that_is_overtaken_again_and_again_gives_up_for_now() -> None:
     store = RacedStore([])
-    gallery.save(store, some_gallery("Ada"))
+    gallery_storage.save(store, some_gallery("Ada"))
     store.newer = [some_gallery(*(["Ada"] * count)) for count in range(2, 60)]
     with pytest.raises(TransientError):
-        gallery.load(store)
+        gallery_storage.load(store)
 
 
 def _manifest_with(**fields: object) -> bytes:
     store = MemoryStore()
-    gallery.save(store, some_gallery("Ada", "Bo"))
+    gallery_storage.save(store, some_gallery("Ada", "Bo"))
     return json.dumps({**json.loads(store.read(MANIFEST)), **fields}).encode()
 
 
@@ -349,10 +350,10 @@ def _manifest_with(**fields: object) -> bytes:
 )
 def test_a_broken_gallery_is_refused_in_one_line_with_the_command_that_mends_it(manifest: bytes) -> None:
     store = MemoryStore()
-    gallery.save(store, some_gallery("Ada", "Bo"))
+    gallery_storage.save(store, some_gallery("Ada", "Bo"))
     store.write(MANIFEST, manifest)
     with pytest.raises(SetupError, match="faceq people remove --all") as refused:
-        gallery.load(store)
+        gallery_storage.load(store)
     assert "\n" not in refused.value.message
 
 
@@ -376,7 +377,7 @@ def test_vectors_that_are_not_finite_float32_rows_are_refused(wrong: str) -> Non
     store.write("vectors-x.npy", blob)
     store.write(MANIFEST, _manifest_with(vectors="vectors-x.npy", vectors_sha256=hashlib.sha256(blob).hexdigest()))
     with pytest.raises(SetupError, match="faceq people remove --all"):
-        gallery.load(store)
+        gallery_storage.load(store)
 
 
 @few
@@ -392,4 +393,4 @@ def test_vectors_that_are_not_finite_float32_rows_are_refused(wrong: str) -> Non
 )
 def test_no_file_makes_the_import_fail_in_another_way_than_a_refusal(file: bytes) -> None:
     with pytest.raises(SetupError):
-        gallery.import_json(file)
+        gallery_storage.import_json(file)

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from adapters.wiring import CurrentGallery
-from pipeline import gallery
+from pipeline import gallery_storage
 from pipeline.errors import TransientError
 from pipeline.gallery import Gallery
 from pipeline.handlers import recognise_faces
@@ -58,7 +58,7 @@ class FlakyStore(MemoryStore):
 def store_of(known: Gallery | None) -> FlakyStore:
     store = FlakyStore()
     if known is not None:
-        gallery.save(store, known)
+        gallery_storage.save(store, known)
     return store
 
 
@@ -156,10 +156,10 @@ def test_who_is_enrolled_removed_or_cleared_counts_from_the_next_batch() -> None
     seen = []
     for change in (
         lambda: None,
-        lambda: gallery.save(store, TWO),
-        lambda: gallery.save(store, TWO.rename("Ada", "Grace")),
-        lambda: gallery.save(store, TWO.remove("Ada")),
-        lambda: gallery.clear(store),
+        lambda: gallery_storage.save(store, TWO),
+        lambda: gallery_storage.save(store, TWO.rename("Ada", "Grace")),
+        lambda: gallery_storage.save(store, TWO.remove("Ada")),
+        lambda: gallery_storage.clear(store),
     ):
         change()
         recognise_faces.handle(sqs_event(faces_message(RED)), parts)
@@ -189,14 +189,14 @@ def test_a_gallery_that_does_not_fit_is_an_error_with_its_reason_until_it_is_rep
     assert answer["result"] == "Error"
     assert answer["error"]["code"] == code
     assert advice in answer["error"]["message"]
-    gallery.save(store, gallery_of({"Ada": RED}, embedder))
+    gallery_storage.save(store, gallery_of({"Ada": RED}, embedder))
     assert failed(recognise_faces.handle(event, parts)) == []
     assert results(responses) == {"frame-1": "Ada"}
 
 
 def test_a_broken_gallery_is_an_error_with_its_reason() -> None:
     store = store_of(TWO)
-    store.write(gallery.MANIFEST, b"{")
+    store.write(gallery_storage.MANIFEST, b"{")
     parts, responses = function(store)
     assert failed(recognise_faces.handle(sqs_event(faces_message(RED)), parts)) == []
     assert answers(responses)["frame-1"]["error"]["code"] == "broken_gallery"
