@@ -1,27 +1,22 @@
 """Artifacts in a directory: `ArtifactStore` on a local disk or a mounted volume.
 
-A blob is written to a hidden temporary file beside it, synced, renamed over the old one, and the directory is synced.
-Writers, also those of other processes, take turns on a lock file, which the system frees when its holder dies; so any
-temporary file that a holder of the lock finds is a dead writer's, and is removed.
+A blob is replaced as `atomic_file` does it. Writers, also those of other processes, take turns on a lock file, which
+the system frees when its holder dies. So the writer of any temporary file that a holder of the lock finds is dead, and
+the holder removes the file.
 """
 
-import fcntl
-import os
 import re
 import threading
 import time
-import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from adapters import atomic_file, file_lock
 from pipeline.errors import TransientError
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _LOCK = ".lock"
-_TEMPORARY_SUFFIX = ".tmp"
-#: Seconds between two tries to get the lock: short beside a save, long beside a system call.
-_POLL_SECONDS = 0.02
 
 
 class DirectoryStore:
@@ -54,21 +49,11 @@ class DirectoryStore:
     def write(self, name: str, content: bytes) -> None:
         """Replace `name` by `content` as one step that survives a power cut once it has returned."""
         path = self._file(name)
-        temporary = self._path / f".{name}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}"
         with self.exclusive():
             try:
-                with temporary.open("xb") as file:
-                    file.write(content)
-                    file.flush()
-                    # Inode numbers are used again and clocks tick coarsely: a later version gets a later time, always.
-                    written = max(time.time_ns(), _modified_ns(path) + 1)
-                    os.utime(temporary, ns=(written, written))
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-                self._sync()
+                # The system reuses inode numbers and its clock ticks coarsely, so a later version gets a later time.
+                atomic_file.write(path, content, modified_ns=max(time.time_ns(), _modified_ns(path) + 1))
             except OSError as error:
-                with suppress(OSError):
-                    temporary.unlink(missing_ok=True)
                 raise _unavailable("write", path, error) from error
 
     def delete(self, name: str) -> None:
@@ -76,7 +61,7 @@ class DirectoryStore:
         path = self._file(name)
         try:
             path.unlink()
-            self._sync()
+            atomic_file.sync_folder(self._path)
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -120,56 +105,24 @@ class DirectoryStore:
                 finally:
                     self._depth -= 1
                 return
-            descriptor = self._lock(deadline)
-            self._depth = 1
-            try:
-                self._remove_temporaries()
-                yield
-            finally:
-                self._depth = 0
-                os.close(descriptor)
+            with self._lock(deadline):
+                self._depth = 1
+                try:
+                    atomic_file.remove_temporary_files(self._path)
+                    yield
+                finally:
+                    self._depth = 0
         finally:
             self._mutex.release()
 
-    def _lock(self, deadline: float) -> int:
+    def _lock(self, deadline: float) -> file_lock.FileLock:
         path = self._path / _LOCK
         try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            return file_lock.acquire(path, wait_seconds=deadline - time.monotonic())
+        except file_lock.LockHeldError as error:
+            raise _busy(self._path, error.description) from None
         except OSError as error:
             raise _unavailable("write", path, error) from error
-        try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        holder = os.pread(descriptor, 100, 0).decode("ascii", "replace").strip()
-                        raise _busy(self._path, f"process {holder}" if holder else "another process") from None
-                    time.sleep(_POLL_SECONDS)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
-        except OSError as error:
-            os.close(descriptor)
-            raise _unavailable("write", path, error) from error
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
-
-    def _remove_temporaries(self) -> None:
-        with suppress(OSError):
-            for path in self._path.glob(f".*{_TEMPORARY_SUFFIX}"):
-                path.unlink(missing_ok=True)
-
-    def _sync(self) -> None:
-        """Make the directory's entries last, as far as its file system can."""
-        descriptor = os.open(self._path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def _file(self, name: str) -> Path:
         if not PLAIN_NAME.fullmatch(name):

@@ -5,17 +5,16 @@ is ready. The operating system releases the lock even when the supervisor is kil
 would not be enough: the system reuses ids, and start times shift when the clock is set.
 """
 
-import contextlib
-import fcntl
 import json
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Final
 
+from adapters import atomic_file, file_lock
+from adapters.file_lock import FileLock, LockHeldError
 from adapters.settings import FACEQ_API_PORT, Paths, port
 from client.service_addresses import ServiceAddresses
 
@@ -32,10 +31,8 @@ STACK_PATH: Final = "/faceq/stack"
 #: How long we wait for the gateway's answer, seconds.
 _GATEWAY_SECONDS: Final = 2.0
 
-#: How often we try to take the lock, which `is_locked` in another process may hold for a moment, and the pause between
-#: two tries, seconds.
-_LOCK_TRIES: Final = 20
-_LOCK_PAUSE_SECONDS: Final = 0.01
+#: How long we try to take the lock, which `is_locked` in another process may hold for a moment, seconds.
+_LOCK_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True)
@@ -131,47 +128,29 @@ def container_stack(environ: Mapping[str, str]) -> ContainerStack | None:
         connection.close()
 
 
-def acquire_lock(folder: Path) -> int | None:
+def acquire_lock(folder: Path) -> FileLock | None:
     """Take the lock of the stack that is about to start in this state folder.
 
     Returns
     -------
-    int or None
-        A file descriptor, which holds the lock until it is closed or its process ends; None if another stack holds it.
+    FileLock or None
+        Held until it is released or this process ends; None if another stack holds it.
 
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    for _ in range(_LOCK_TRIES):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        time.sleep(_LOCK_PAUSE_SECONDS)  # `is_locked` in another process holds the lock for a moment
-    os.close(descriptor)
-    return None
+    try:
+        return file_lock.acquire(folder / LOCK, wait_seconds=_LOCK_SECONDS, mode=0o600)
+    except LockHeldError:
+        return None
 
 
 def is_locked(folder: Path) -> bool:
     """Tell whether a stack of processes is starting, running or stopping in this state folder."""
-    try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return file_lock.is_held(folder / LOCK)
 
 
 def write_record(stack: RunningStack, folder: Path) -> None:
     """Record `stack` as the one that runs. Only the supervisor that holds the lock calls this, when it is ready."""
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{FILE}.{os.getpid()}"
-    temporary.write_text(json.dumps(asdict(stack), indent=2))
-    temporary.replace(folder / FILE)
+    atomic_file.write(folder / FILE, json.dumps(asdict(stack), indent=2).encode())
 
 
 def remove_record(folder: Path) -> None:

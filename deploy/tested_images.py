@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from adapters import atomic_file
 from adapters.settings import Paths
 from deploy.function_image import inspect
 from pipeline.errors import FaceqError
@@ -23,12 +24,8 @@ def tested(image_id: str) -> str | None:
 def record(image_id: str) -> None:
     """Say that the image of this id has passed now."""
     file = _file()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f".{os.getpid()}")
-    temporary.write_text(
-        json.dumps({**_read(file), image_id: datetime.now(UTC).isoformat(timespec="seconds")}, indent=2)
-    )
-    temporary.replace(file)
+    images = {**_read(file), image_id: datetime.now(UTC).isoformat(timespec="seconds")}
+    atomic_file.write(file, json.dumps(images, indent=2).encode())
 
 
 def _file() -> Path:

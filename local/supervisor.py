@@ -124,7 +124,7 @@ class Stack:
             other = stack_state.process_stack(options.state_folder)
             where = f"process {other.pid}, {other.function_url}" if other is not None else "it is still starting"
             raise StackError(f"A stack is running already ({where}). See `faceq status`; stop it with `faceq down`.")
-        self._front.stops.callback(os.close, held)
+        self._front.stops.callback(held.release)
         try:
             return await self._checked_start()
         except FunctionInitError as error:

@@ -5,7 +5,6 @@ person put into the folder is taken if it is the right one.
 """
 
 import hashlib
-import os
 import subprocess
 import sys
 import tarfile
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from adapters import atomic_file
 from adapters.models import FILES, Progress
 from pipeline.errors import SetupError
 
@@ -36,6 +36,8 @@ _CONNECTIONS: Final = 50
 _PAUSE_SECONDS: Final = 0.2
 #: Bytes that are read at once; so many are lost when a connection breaks.
 _CHUNK: Final = 1 << 14
+#: Permissions of the files in the models' folder: a container's user reads them too.
+FILE_MODE: Final = 0o644
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ def download(file: PinnedFile, target: Path, progress: Progress) -> None:
             time.sleep(_PAUSE_SECONDS * failures)
             continue
         if is_whole(part, file.size, file.sha256):
-            part.replace(target)
+            atomic_file.publish(part, target)
             return
         if start == 0:
             how = difference(part.stat().st_size, digest(part), file)
@@ -367,20 +369,5 @@ def _store(content: IO[bytes], target: Path, file: PinnedFile) -> str | None:
     found = hashlib.sha256(data).hexdigest()
     if found != file.sha256:
         return difference(len(data), found, file)
-    write(target, data)
+    atomic_file.write(target, data, mode=FILE_MODE)
     return None
-
-
-def write(target: Path, content: bytes) -> None:
-    """Replace a file in one step that lasts: a reader sees the old or the new one, also after a power cut."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).chmod(0o644)  # not private: a container's user reads it
-            Path(file.name).replace(target)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise

@@ -1,14 +1,14 @@
 """Putting a model into the cache: fetch, verify, build the graphs, write the manifest last."""
 
-import fcntl
 import json
-import os
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from adapters import atomic_file, file_lock
 from adapters.models import (
     AUTO,
     BUILDER,
@@ -32,16 +32,17 @@ from adapters.models import (
 from adapters.models.fetch import (
     FACE_RECOGNITION_MODELS,
     FACENET_PYTORCH,
+    FILE_MODE,
     PinnedFile,
     difference,
     digest,
     download,
     is_whole,
     package_files,
-    write,
 )
 from pipeline.errors import SetupError
 
+_LOCK: Final = ".lock"
 #: The detector's, in the order of the package's files.
 _NETWORKS: Final[tuple[Literal["pnet", "rnet", "onet"], ...]] = ("pnet", "rnet", "onet")
 #: facenet-pytorch publishes no checksums. These, and the sizes, are what other projects found and pin for the same
@@ -146,8 +147,8 @@ def bundle(name: str, cache: Path, engine: str, folder: Path) -> InstalledModel:
         manifest = read_manifest(kept, cache)
         manifest["files"].pop(unused, None)
         for file in manifest["files"].values():
-            write(folder / file["path"], (cache / file["path"]).read_bytes())
-        write(folder / kept / MANIFEST, f"{json.dumps(manifest, indent=2)}\n".encode())
+            _write(folder / file["path"], (cache / file["path"]).read_bytes())
+        _write(folder / kept / MANIFEST, f"{json.dumps(manifest, indent=2)}\n".encode())
     return installed(model.id, folder)
 
 
@@ -171,7 +172,7 @@ def _make_detector(cache: Path) -> None:
     graphs: dict[str, Path] = {}
     for network, path in zip(_NETWORKS, weights, strict=True):
         graphs[network] = cache / DETECTOR / f"{network}.onnx"
-        write(graphs[network], mtcnn_graph.build(network, read(path)).SerializeToString())
+        _write(graphs[network], mtcnn_graph.build(network, read(path)).SerializeToString())
     about = {"source": f"{FACENET_PYTORCH.name} {FACENET_PYTORCH.version}", "licence": "MIT"}
     _write_manifest(DETECTOR, about, graphs, cache)
 
@@ -181,7 +182,7 @@ def _make_facenet(model: str, weights: Path, cache: Path, source: str | None = N
     from adapters.models.weights import read
 
     graph = cache / model / "embedder.onnx"
-    write(graph, facenet_graph.build(read(weights)).SerializeToString())
+    _write(graph, facenet_graph.build(read(weights)).SerializeToString())
     known = CATALOGUE.get(model) or replace(CATALOGUE[VGGFACE2], id=model, licence="unknown", source=source or "")
     _write_manifest(model, _about(known, weights), {"onnx": graph, "weights": weights}, cache)
 
@@ -189,7 +190,7 @@ def _make_facenet(model: str, weights: Path, cache: Path, source: str | None = N
 def _make_from_file(model: str, name: str, cache: Path) -> None:
     weights = cache / FILES / f"{model}.pt"
     if name != model:
-        write(weights, Path(name).read_bytes())
+        _write(weights, Path(name).read_bytes())
     elif not weights.exists():
         raise SetupError("not_installed", f"The weights of {model} are gone. Run: faceq models get FILE.pt")
     _make_facenet(model, weights, cache, source=Path(name).name)
@@ -199,7 +200,7 @@ def _make_stand_in(cache: Path) -> None:
     from adapters.models import facenet_graph
 
     graph = cache / STAND_IN / "embedder.onnx"
-    write(graph, facenet_graph.build(facenet_graph.stand_in_weights()).SerializeToString())
+    _write(graph, facenet_graph.build(facenet_graph.stand_in_weights()).SerializeToString())
     _write_manifest(STAND_IN, _about(CATALOGUE[STAND_IN], graph), {"onnx": graph}, cache)
 
 
@@ -239,28 +240,24 @@ def _write_manifest(model: str, about: Mapping[str, str | int | float], files: M
         for key, path in files.items()
     }
     manifest = {"builder": BUILDER, "id": model, **about, "files": records}
-    write(cache / model / MANIFEST, f"{json.dumps(manifest, indent=2)}\n".encode())
+    _write(cache / model / MANIFEST, f"{json.dumps(manifest, indent=2)}\n".encode())
 
 
 @contextmanager
 def _alone(cache: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
     """Wait until no other process fetches into this folder, and keep others waiting until the block ends.
 
-    A folder that cannot be written has no lock and needs none: what is installed there is only looked at.
+    A folder that cannot be written has no lock and needs none: faceq only reads what is installed there.
     """
     cache.mkdir(parents=True, exist_ok=True)
     try:
-        descriptor = os.open(cache / ".lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        lock = file_lock.acquire(cache / _LOCK, wait_seconds=math.inf, on_wait=on_wait)
     except OSError:
         yield
         return
-    try:  # the system frees the lock when the process dies
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if on_wait is not None:
-                on_wait()
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with lock:
         yield
-    finally:
-        os.close(descriptor)
+
+
+def _write(path: Path, content: bytes) -> None:
+    atomic_file.write(path, content, mode=FILE_MODE)

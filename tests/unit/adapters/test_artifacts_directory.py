@@ -11,7 +11,7 @@ from types import FrameType
 import numpy as np
 import pytest
 
-from adapters import artifacts_directory
+from adapters import artifacts_directory, atomic_file, file_lock
 from adapters.artifacts_directory import DirectoryStore
 from pipeline import gallery_storage
 from pipeline.errors import TransientError
@@ -39,8 +39,8 @@ def python(script: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def _die_at_line(number: int) -> None:
-    """Make this process kill itself when the gallery's or the directory's code begins its `number`-th line."""
-    files = {gallery_storage.__file__, artifacts_directory.__file__}
+    """Make this process kill itself when the code that saves a gallery begins its `number`-th line."""
+    files = {module.__file__ for module in (gallery_storage, artifacts_directory, atomic_file, file_lock)}
     lines = 0
 
     def trace(frame: FrameType, event: str, _argument: object) -> object:

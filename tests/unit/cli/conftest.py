@@ -1,6 +1,5 @@
 """What the commands' tests share: a running stack that needs no model."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,4 +42,4 @@ def stack(tmp_path: Path, sqs_endpoint: str, request: pytest.FixtureRequest) -> 
         )
         stack_state.write_record(running, stack.folder)
         yield stack
-        os.close(lock)
+        lock.release()

@@ -1,6 +1,5 @@
 """`faceq models` as a person meets it, on a cache that needs no network."""
 
-import fcntl
 import json
 import os
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
+from adapters import file_lock
 from adapters.models import CATALOGUE, DLIB
 from cli import models_commands
 from pipeline.errors import FaceqError, SetupError
@@ -56,8 +56,7 @@ def test_get_says_when_auto_fell_back_and_why(faceq_models: Faceq, monkeypatch: 
 
 def test_get_says_once_that_it_waits_for_another(faceq_models: Faceq, cache: Path) -> None:
     faceq_models("get", DLIB)
-    with (cache / ".lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file_lock.acquire(cache / ".lock"):
         waiting = subprocess.Popen(
             [sys.executable, "-m", "cli.main", "models", "get", DLIB],
             env={**os.environ, "FACEQ_MODELS_DIR": str(cache)},

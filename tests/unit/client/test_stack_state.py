@@ -40,17 +40,17 @@ def test_a_stack_that_runs_is_found_until_it_stops(tmp_path: Path, this: Running
     stack_state.remove_record(folder)
     stack_state.remove_record(folder)
     assert process_stack(folder) is None
-    os.close(lock)
+    lock.release()
 
 
 def test_only_one_of_two_starting_stacks_gets_the_lock(tmp_path: Path) -> None:
     first = stack_state.acquire_lock(tmp_path)
     assert first is not None
     assert stack_state.acquire_lock(tmp_path) is None
-    os.close(first)
+    first.release()
     second = stack_state.acquire_lock(tmp_path)
     assert second is not None
-    os.close(second)
+    second.release()
 
 
 def test_another_process_finds_the_same_stack(tmp_path: Path, this: RunningStack) -> None:
@@ -60,7 +60,7 @@ def test_another_process_finds_the_same_stack(tmp_path: Path, this: RunningStack
     code = "from client.stack_state import process_stack; print(process_stack().pid)"
     output = subprocess.check_output([sys.executable, "-c", code], env={**os.environ, "FACEQ_STATE_DIR": str(tmp_path)})
     assert int(output) == os.getpid()
-    os.close(lock)
+    lock.release()
 
 
 def test_a_killed_supervisor_runs_no_stack(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_an_unreadable_record_counts_as_no_stack(tmp_path: Path, content: bytes)
     lock = stack_state.acquire_lock(tmp_path)
     assert lock is not None
     assert process_stack(tmp_path) is None
-    os.close(lock)
+    lock.release()
     assert process_stack(tmp_path) is None
     assert not (tmp_path / FILE).exists()
 
@@ -171,7 +171,7 @@ def test_processes_take_precedence_over_containers(tmp_path: Path, this: Running
     stack_state.write_record(this, tmp_path)
     with gateway(description(replace(this, runtime=stack_state.CONTAINERS))) as environ:
         assert stack_state.local_stack({**environ, "FACEQ_STATE_DIR": str(tmp_path)}) == this
-    os.close(lock)
+    lock.release()
 
 
 @pytest.mark.parametrize("answer", [b"", b"{", b"[]", b"null", b'{"ready": true}', b'{"ready": true, "stack": {}}'])

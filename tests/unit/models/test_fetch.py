@@ -14,7 +14,7 @@ from socket import socket
 import pytest
 
 from adapters.models import fetch as fetch_module
-from adapters.models.fetch import Package, PinnedFile, download, is_whole, package_file, package_files, write
+from adapters.models.fetch import Package, PinnedFile, download, is_whole, package_file, package_files
 from pipeline.errors import SetupError
 
 CONTENT = os.urandom(600_000)
@@ -270,17 +270,6 @@ def test_is_whole_looks_at_every_byte(tmp_path: Path) -> None:
     assert not is_whole(file, 3, hashlib.sha256(b"abc").hexdigest())
     file.write_bytes(b"abc")
     assert is_whole(file, 3, hashlib.sha256(b"abc").hexdigest())
-
-
-def test_writing_replaces_as_one_step_and_leaves_nothing(tmp_path: Path) -> None:
-    """Somebody who had the old file open goes on reading the old one."""
-    file = tmp_path / "file"
-    file.write_bytes(b"old")
-    with file.open("rb") as reader:
-        write(file, b"new one")
-        assert reader.read() == b"old"
-    assert file.read_bytes() == b"new one"
-    assert list(tmp_path.iterdir()) == [file]
 
 
 # Packages: pip itself, on an index that is a folder.
