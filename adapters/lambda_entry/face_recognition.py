@@ -1,15 +1,15 @@
-"""Entry point of the function `face-recognition`. All is loaded here, in Lambda's init phase, never in a request."""
+"""Entry point of the function `face-recognition`. Its import, in Lambda's init phase, loads everything."""
 
 import os
 from collections.abc import Mapping
 
-from adapters.lambda_entry import log_json
+from adapters import json_log
 from adapters.settings import RESPONSE_QUEUE_URL, ModelSettings, QueueSettings
 from adapters.wiring import face_recognition_collaborators
 from pipeline.handlers.recognise_faces import handle
 from pipeline.messages import Json
 
-log_json("face-recognition")
+json_log.set_up("face-recognition")
 _collaborators = face_recognition_collaborators(
     ModelSettings.from_environment(os.environ),
     QueueSettings.from_environment(os.environ, RESPONSE_QUEUE_URL),
