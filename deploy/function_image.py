@@ -1,4 +1,4 @@
-"""The function image: building it with labels that say what is in it, and telling what an image holds."""
+"""The function image: building it with labels that describe its contents, and inspecting an image."""
 
 import json
 import re
@@ -15,14 +15,15 @@ from deploy.docker_engine import docker, engine
 from pipeline.errors import SetupError
 
 ROOT: Final = Path(__file__).parents[1]
-#: What Lambda has processors for, by the name that Docker gives the platform.
+#: Docker's names for the platforms that Lambda runs.
 PLATFORMS: Final = ("linux/amd64", "linux/arm64")
-#: Bytes without compression: what the project promises, and what Lambda takes (developer guide, "Lambda quotas").
+#: Largest image that the project promises to build, in bytes without compression.
 PROMISED_BYTES: Final = 550_000_000
+#: Largest image that Lambda takes, in bytes without compression. (Lambda developer guide, "Lambda quotas")
 LAMBDA_BYTES: Final = 10 * 2**30
 
-#: What a layer of ours holds, by what is in the instruction that made it; the first that fits.
-_HOLDS: Final = (
+#: Contents of one of our layers, by a part of the instruction that made it. The first match counts.
+_CONTENTS: Final = (
     ("aws-lambda-rie", "the Runtime Interface Emulator"),
     ("/opt/faceq/venv /opt/faceq/venv", "packages"),
     ("/opt/faceq/models /opt/faceq/models", "networks"),
@@ -32,9 +33,9 @@ _HOLDS: Final = (
     ("COPY local local", "the gateway's code"),
 )
 _BASE: Final = "base system"
-_WORDS: Final = re.compile(r"^(?:#\d+ )?\d+\.\d+ (faceq: .*)$")
-_ERROR: Final = re.compile(r"^(?:#\d+ )?ERROR: (.*)$")
-_FOREIGN: Final = "exec format error"
+_FACEQ_MESSAGE: Final = re.compile(r"^(?:#\d+ )?\d+\.\d+ (faceq: .*)$")
+_DOCKER_ERROR: Final = re.compile(r"^(?:#\d+ )?ERROR: (.*)$")
+_OTHER_PLATFORM: Final = "exec format error"
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,12 @@ class Recipe:
 
     Parameters
     ----------
-    model, engine, torch_index
+    tag : str
+        Tag of the function image.
+    model, engine, torch_index : str
         The Dockerfile's build arguments of these names.
     platform : str
-        One of `PLATFORMS`; empty for the engine's own.
-    tag : str
-        Of the function image.
+        One of `PLATFORMS`; empty for the Docker engine's own.
 
     """
 
@@ -68,7 +69,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer, and what it holds in words."""
+    """One layer: its size without compression, and a few words about its contents."""
 
     bytes: int
     holds: str
@@ -76,14 +77,26 @@ class Layer:
 
 @dataclass(frozen=True)
 class Image:
-    """What an image is.
+    """An image in the Docker engine.
 
     Parameters
     ----------
+    id : str
+        Docker's image id, `sha256:` and 64 hex digits.
+    tags : sequence of str
+    platform : str
+        Such as `linux/amd64`.
+    created : str
+        ISO 8601.
     bytes : int
-        Without compression, as Lambda counts.
+        Size without compression, as Lambda counts it.
+    user : str
+        The user that the image runs as; empty for root.
+    labels : Mapping of str to str
+    layers : sequence of Layer
+        The base system first.
     warnings : sequence of str
-        What Lambda would refuse or the project does not promise, a sentence each.
+        One sentence for each thing that Lambda would refuse, or that the project does not promise.
 
     """
 
@@ -99,27 +112,29 @@ class Image:
 
 
 def build(recipe: Recipe, progress: Callable[[str], None]) -> None:
-    """Build the function image and the gateway's.
+    """Build the function image and the gateway image.
 
-    Labels can only be given from outside a build, so there are two steps: the networks, whose manifest comes out as a
-    file, and the images with labels made from it. The second takes the first's work from Docker's cache.
+    Docker takes labels only from outside a build. So the build has two steps: the first builds the networks and writes
+    their manifest to a file, the second builds the images with labels from that manifest. The second step takes the
+    results of the first from Docker's cache.
 
     Parameters
     ----------
     recipe : Recipe
     progress : callable
-        Told each line that Docker prints.
+        Called with each line that Docker prints.
 
     Raises
     ------
     SetupError
-        Docker, Compose or buildx is missing, the engine does not run, or the build fails: with Docker's last words.
+        Docker, Compose or buildx is missing, the Docker engine is not running, or the build fails; then the message
+        has the reason that Docker printed.
 
     """
     engine()
     if docker("buildx", "version").returncode:
         raise SetupError(
-            "no_buildx", "The command `docker buildx` is missing: install Docker's plugin of that name (docker-buildx)."
+            "no_buildx", "The command `docker buildx` is missing. Install the Docker plugin docker-buildx."
         )
     with tempfile.TemporaryDirectory(prefix="faceq-image-") as folder:
         _run([*_command(recipe, "manifest", {}), "--output", f"type=local,dest={folder}", str(ROOT)], progress)
@@ -136,43 +151,44 @@ def build(recipe: Recipe, progress: Callable[[str], None]) -> None:
 
 
 def inspect(tag: str) -> Image:
-    """Look at an image that the engine has. Raises SetupError if there is none, or no engine."""
-    here = f"linux/{engine().architecture}"
-    found = docker("image", "inspect", tag)
+    """Inspect an image in the Docker engine. Raises SetupError if there is no such image, or no engine."""
+    engine_platform = f"linux/{engine().architecture}"
+    inspection = docker("image", "inspect", tag)
     history = docker("history", "--no-trunc", "--human=false", "--format", "{{json .}}", tag)
-    if found.returncode or history.returncode:
+    if inspection.returncode or history.returncode:
         raise SetupError("no_image", f"There is no image {tag}. Build it with: faceq image build --tag {tag}")
-    return read(json.loads(found.stdout)[0], [json.loads(line) for line in history.stdout.splitlines()], here)
+    entries = [json.loads(line) for line in history.stdout.splitlines()]
+    return read(json.loads(inspection.stdout)[0], entries, engine_platform)
 
 
 def revision(folder: Path) -> str:
-    """Return the work tree's commit, with `-dirty` if it has changes; empty where there is no work tree, or no git."""
+    """Return the commit of a git work tree, with `-dirty` if it has changes; empty without a work tree or git."""
     try:
         commit, changes = (
-            subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S607
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+            subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S607
+            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain"])
         )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return f"{commit}-dirty" if changes else commit
 
 
-def read(image: Mapping[str, Any], history: Sequence[Mapping[str, str]], here: str) -> Image:
-    """Read what Docker says of an image.
+def read(image: Mapping[str, Any], history: Sequence[Mapping[str, str]], engine_platform: str) -> Image:
+    """Read what Docker prints about an image.
 
     Parameters
     ----------
     image : Mapping
-        Of `docker image inspect`.
+        The output of `docker image inspect`.
     history : sequence of Mapping
-        Of `docker history --no-trunc --human=false`, newest first.
-    here : str
+        The output of `docker history --no-trunc --human=false`, newest first.
+    engine_platform : str
         The platform that the engine runs without emulation, such as `linux/amd64`.
 
     """
     layers = _layers(history)
     config = image["Config"]
-    # The sum, for the image's own `Size` is that of compressed layers where containerd keeps the images.
+    # The image's own `Size` counts compressed layers if Docker uses the containerd image store, so add them up.
     size = sum(layer.bytes for layer in layers)
     platform = f"{image['Os']}/{image['Architecture']}"
     return Image(
@@ -184,67 +200,70 @@ def read(image: Mapping[str, Any], history: Sequence[Mapping[str, str]], here: s
         user=config.get("User") or "",
         labels=config.get("Labels") or {},
         layers=layers,
-        warnings=list(_warnings(image, platform, size, here)),
+        warnings=list(_warnings(image, platform, size, engine_platform)),
     )
 
 
-def last_words(lines: Iterable[str]) -> str:
-    """Return why a build failed, of the lines that Docker printed: faceq's own sentence, else Docker's error."""
-    error = said = ""
-    foreign = False
+def failure_reason(lines: Iterable[str]) -> str:
+    """Return why a build failed, from the lines that Docker printed.
+
+    That is faceq's own message if there is one, otherwise Docker's error; empty without either.
+    """
+    docker_error = faceq_message = ""
+    other_platform = False
     for line in lines:
-        if found := _WORDS.match(line):
-            said = found[1].removeprefix("faceq: ")
-        elif found := _ERROR.match(line):
-            error = found[1]
-        foreign |= _FOREIGN in line
-    if foreign:
+        if match := _FACEQ_MESSAGE.match(line):
+            faceq_message = match[1].removeprefix("faceq: ")
+        elif match := _DOCKER_ERROR.match(line):
+            docker_error = match[1]
+        other_platform |= _OTHER_PLATFORM in line
+    if other_platform:
         return (
-            "This engine cannot run programs of that platform. Build on such a machine, or let Docker emulate it: "
-            "docker run --privileged --rm tonistiigi/binfmt --install all"
+            "This Docker engine cannot run programs for that platform. Build on a machine that can, or let Docker "
+            "emulate it: docker run --privileged --rm tonistiigi/binfmt --install all"
         )
-    # The instruction's text, a page of shell, says less than what came after it.
-    return said or re.sub(
-        r"(executor failed running|process) .*?(: exit code| did not complete)", r"a command\2", error
+    # Docker quotes the whole instruction, a page of shell, which says less than what follows it.
+    return faceq_message or re.sub(
+        r"(executor failed running|process) .*?(: exit code| did not complete)", r"a command\2", docker_error
     )
 
 
 def _layers(history: Sequence[Mapping[str, str]]) -> list[Layer]:
-    """Return the layers that hold something, the base system's first and as one."""
+    """Return the layers that are not empty. The layers of the base system come first, added up to one."""
     layers: list[Layer] = []
-    base = 0
+    base_bytes = 0
     for entry in reversed(history):
-        size, words = int(entry["Size"]), entry["CreatedBy"]
-        holds = next((holds for part, holds in _HOLDS if part in words), None)
-        if holds is None and not layers:
-            base += size
+        size, instruction = int(entry["Size"]), entry["CreatedBy"]
+        contents = next((contents for part, contents in _CONTENTS if part in instruction), None)
+        if contents is None and not layers:
+            base_bytes += size
         elif size:
-            layers.append(Layer(size, holds or "something else"))
-    return [Layer(base, _BASE), *layers]
+            layers.append(Layer(size, contents or "something else"))
+    return [Layer(base_bytes, _BASE), *layers]
 
 
-def _warnings(image: Mapping[str, Any], platform: str, size: int, here: str) -> Iterable[str]:
+def _warnings(image: Mapping[str, Any], platform: str, size: int, engine_platform: str) -> Iterable[str]:
     if (image["Config"].get("User") or "0").partition(":")[0] in ("0", "root"):
         yield "It runs as root."
-    # Only where containerd keeps the images is there a descriptor.
+    # Docker shows a descriptor only if it uses the containerd image store.
     kind = str((image.get("Descriptor") or {}).get("mediaType", ""))
     if kind.endswith(("image.index.v1+json", "manifest.list.v2+json")):
-        yield "It is an index of manifests (an attestation, or several platforms); Lambda takes a plain manifest only."
+        yield "It is an index of manifests (an attestation, or several platforms); Lambda takes only a single image."
     if platform not in PLATFORMS:
-        yield f"Lambda has no {platform}."
-    elif platform != here:
-        yield f"It is for {platform} and this engine runs {here}: here it works by emulation, if at all."
+        yield f"Lambda does not run {platform}."
+    elif platform != engine_platform:
+        yield f"It is for {platform} but this engine runs {engine_platform}: it works by emulation here, if at all."
     if size > LAMBDA_BYTES:
-        yield f"It has {size / 2**30:.1f} GiB; Lambda takes 10."
+        yield f"It has {size / 2**30:.1f} GiB; Lambda takes at most 10."
     elif size > PROMISED_BYTES:
         yield f"It has {size / 1e6:.0f} MB; more than {PROMISED_BYTES / 1e6:.0f} makes cold starts long."
 
 
 def _command(recipe: Recipe, target: str, labels: Mapping[str, str]) -> list[str]:
     arguments = {"MODEL": recipe.model, "ENGINE": recipe.engine, "TORCH_INDEX": recipe.torch_index, **labels}
-    # Attestations would make the image an index of manifests, which Lambda refuses.
+    # With attestations the image would become an index of manifests, which Lambda refuses.
     command = ["buildx", "build", "--progress=plain", "--provenance=false", "--sbom=false", "--target", target]
-    command += [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
+    command += [part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")]
     return command + (["--platform", recipe.platform] if recipe.platform else [])
 
 
@@ -261,4 +280,4 @@ def _run(arguments: Sequence[str], progress: Callable[[str], None]) -> None:
             lines.append(line.rstrip("\n"))
             progress(lines[-1])
     if build.returncode:
-        raise SetupError("build_failed", f"The build failed: {last_words(lines) or 'Docker does not say why'}")
+        raise SetupError("build_failed", f"The build failed: {failure_reason(lines) or 'Docker gives no reason'}")

@@ -1,7 +1,8 @@
-"""Bringing a local image into ECR, once, and naming it by the digest under which it lies there.
+"""Pushing a local image to ECR, once, and naming it by its digest there.
 
-The tag comes from the image's own id, so the same image never has to be pushed twice and a tag never has to move: the
-repository is immutable. What then runs is named by the manifest's digest, and the manifest names the image's id.
+The tag in the repository is made from the image's own id. So the same image is never pushed twice, and no tag ever has
+to move, which an immutable repository would refuse. A deployed function names the image by the digest of its manifest,
+and the manifest names the image's id.
 """
 
 import base64
@@ -22,14 +23,17 @@ if TYPE_CHECKING:
     from docker import DockerClient
     from docker.models.images import Image
 
-#: What Lambda takes: one image, no index of several.
+#: Media types of the manifests that Lambda takes: of a single image, not of an index of several.
 #: (Lambda developer guide, "Create a Lambda function using a container image")
-PLAIN: Final = ("application/vnd.docker.distribution.manifest.v2+json", "application/vnd.oci.image.manifest.v1+json")
+IMAGE_MANIFESTS: Final = (
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+)
 _INDEXES: Final = (
     "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.oci.image.index.v1+json",
 )
-#: Seconds without a word from the engine after which a push has failed.
+#: A push has failed after this many seconds without a message from the engine.
 SILENCE_SECONDS: Final = 300
 _OWNER: Final = re.compile(r"(\d{12})\.dkr\.ecr\.")
 _NETWORK: Final = re.compile(
@@ -40,17 +44,26 @@ _REFUSED: Final = re.compile(r"denied|unauthorized|not authorized|no basic auth|
 _NO_REPOSITORY: Final = re.compile(r"name unknown|does not exist", re.IGNORECASE)
 
 
-class Progress(Protocol):
-    """Is told how far the push of a layer is."""
+class PushProgress(Protocol):
+    """Receives the progress of a push, layer by layer."""
 
     def __call__(self, layer: str, status: str, current: int, total: int) -> None:
-        """Take Docker's id and word for the layer, and bytes; a total of 0 is not known."""
+        """Take the progress of one layer.
+
+        Parameters
+        ----------
+        layer, status : str
+            Docker's short id of the layer, and its status, such as `Pushing`.
+        current, total : int
+            Bytes; a total of 0 is unknown.
+
+        """
         ...
 
 
 @dataclass(frozen=True)
-class Pushed:
-    """Where an image lies in ECR.
+class PushedImage:
+    """An image in ECR.
 
     Parameters
     ----------
@@ -59,69 +72,69 @@ class Pushed:
     tag : str
         First 12 hex digits of the image's id.
     digest : str
-        Of the manifest, `sha256:` and 64 hex digits.
-    already_there : bool
-        True if nothing was pushed.
+        Digest of the manifest, `sha256:` and 64 hex digits.
+    was_present : bool
+        Whether the repository had the image already, so that nothing was pushed.
 
     """
 
     repository: str
     tag: str
     digest: str
-    already_there: bool
+    was_present: bool
 
     @property
     def uri(self) -> str:
-        """What a function's `ImageUri` is."""
+        """The value of a function's `ImageUri`."""
         return f"{self.repository}@{self.digest}"
 
 
 def known_digest(image: str, repository_uri: str, ecr: "BaseClient") -> str | None:
-    """Return the digest under which a local image lies in the repository, None if it is not there.
+    """Return the digest of a local image in the repository; None if the repository does not have it.
 
     Raises
     ------
     SetupError
-        There is no such local image, or no engine.
+        There is no such local image, or no Docker engine.
     FaceqError
-        As `adapters.aws_errors.to_faceq_error` makes it.
+        AWS refuses the request.
 
     """
     with _engine() as client:
         return _digest_of(tag_of(str(_image(client, image).id)), repository_uri, ecr)
 
 
-def push(image: str, repository_uri: str, ecr: "BaseClient", progress: Progress) -> Pushed:
-    """Push a local image, unless it is there; prove that what is there is this image.
+def push(image: str, repository_uri: str, ecr: "BaseClient", progress: PushProgress) -> PushedImage:
+    """Push a local image unless the repository has it; verify that the image in the repository is this one.
 
     Parameters
     ----------
     image : str
-        Its name or id in the engine.
+        Its name or id in the Docker engine.
     repository_uri : str
-        `Repository.RepositoryUri` of the base stack.
+        Output `RepositoryUri` of the base stack.
     ecr : botocore client
-        Of the repository's account and region. The registry's password is asked of it, and is kept in memory only.
-    progress : Progress
-        Told each time that a layer has come further.
+        For the repository's account and region. The registry's password comes from it and is kept in memory only.
+    progress : PushProgress
+        Called each time that a layer has made progress.
 
     Raises
     ------
     SetupError
-        There is no such image or engine, the registry refuses, or what lies there is not this image.
+        There is no such image or Docker engine, the registry refuses the image, or it has another image under the tag.
     TransientError
-        The registry cannot be reached. What has been pushed so far is not pushed again.
+        The registry cannot be reached. Layers that it has by now are not pushed again.
 
     """
     with _engine() as client:
         local = _image(client, image)
         tag = tag_of(str(local.id))
         digest = _digest_of(tag, repository_uri, ecr)
-        already_there = digest is not None
+        was_present = digest is not None
         if digest is None:
-            digest = _pushed(client, local, repository_uri, tag, ecr, progress)
-        _prove(str(local.id), digest, repository_uri, ecr)
-        return Pushed(repository_uri, tag, digest, already_there)
+            digest = _push(client, local, repository_uri, tag, ecr, progress)
+        _verify(str(local.id), digest, repository_uri, ecr)
+        return PushedImage(repository_uri, tag, digest, was_present)
 
 
 def tag_of(image_id: str) -> str:
@@ -143,29 +156,29 @@ def _digest_of(tag: str, repository_uri: str, ecr: "BaseClient") -> str | None:
 
 
 def _repository(uri: str) -> dict[str, str]:
-    """Return what ECR's calls name a repository by; with the account where the URI has one."""
+    """Return the parameters with which ECR's calls name a repository, with the account if the URI has one."""
     host, _, name = uri.partition("/")
     owner = _OWNER.match(host)
     return {"repositoryName": name, **({"registryId": owner[1]} if owner else {})}
 
 
-def _pushed(
+def _push(
     client: "DockerClient", local: "Image", repository_uri: str, tag: str, ecr: "BaseClient",
-    progress: Progress,
+    progress: PushProgress,
 ) -> str:  # fmt: skip
-    """Push under a tag that is there for as long as the push takes; return the manifest's digest."""
+    """Push under a local tag that exists only during the push; return the manifest's digest."""
     name = f"{repository_uri}:{tag}"
-    others = [one for one in local.tags if one != name]
+    other_names = [tag for tag in local.tags if tag != name]
     user, password = _password(ecr)
     local.tag(repository_uri, tag)
     try:
-        said = client.api.push(
+        messages = client.api.push(
             repository_uri, tag, stream=True, decode=True, auth_config={"username": user, "password": password}
         )
-        digest = _digest_in(said, repository_uri, progress)
+        digest = _digest_in(messages, repository_uri, progress)
     finally:
-        # Without another name the image would go with this one.
-        if others:
+        # Removing its only name would delete the image.
+        if other_names:
             client.api.remove_image(name, noprune=True)
     return digest
 
@@ -177,53 +190,58 @@ def _password(ecr: "BaseClient") -> tuple[str, str]:
     return user, password
 
 
-def _digest_in(said: Iterable[Mapping[str, Any]], repository_uri: str, progress: Progress) -> str:
-    """Follow what the engine says of a push; return the digest it ends with. Raises FaceqError if it fails."""
+def _digest_in(messages: Iterable[Mapping[str, Any]], repository_uri: str, progress: PushProgress) -> str:
+    """Follow the engine's messages about a push; return the digest in the last ones. Raises FaceqError if it fails."""
     digest = None
-    for line in said:
-        if "error" in line:
-            raise _refusal(" ".join(str(line["error"]).split()), repository_uri)
-        if "id" in line:
-            bytes_done = line.get("progressDetail") or {}
-            progress(line["id"], line["status"], bytes_done.get("current", 0), bytes_done.get("total", 0))
-        digest = (line.get("aux") or {}).get("Digest", digest)
+    for message in messages:
+        if "error" in message:
+            raise _push_error(" ".join(str(message["error"]).split()), repository_uri)
+        if "id" in message:
+            detail = message.get("progressDetail") or {}
+            progress(message["id"], message["status"], detail.get("current", 0), detail.get("total", 0))
+        digest = (message.get("aux") or {}).get("Digest", digest)
     if digest is None:
-        raise SetupError("push", f"Docker pushed to {repository_uri} and named no digest. Update Docker.")
+        raise SetupError("push", f"Docker pushed to {repository_uri} but reported no digest. Update Docker.")
     return str(digest)
 
 
-def _refusal(words: str, repository_uri: str) -> FaceqError:
-    """Say what to do about an error of the engine or the registry."""
-    if _EXPIRED.search(words):
-        return SetupError("expired", f"The credentials expired while pushing ({words}). Sign in again: aws sso login")
-    if _NO_REPOSITORY.search(words):
+def _push_error(reason: str, repository_uri: str) -> FaceqError:
+    """Return the error for a reason that the engine or the registry gave, with what to do about it."""
+    if _EXPIRED.search(reason):
+        return SetupError("expired", f"The credentials expired while pushing ({reason}). Sign in again: aws sso login")
+    if _NO_REPOSITORY.search(reason):
         return SetupError(
-            "no_repository", f"There is no repository {repository_uri} ({words}). faceq deploy makes it: run it again."
+            "no_repository",
+            f"There is no repository {repository_uri} ({reason}). Create it by running this again: faceq deploy",
         )
-    if _REFUSED.search(words):
+    if _REFUSED.search(reason):
+        # Amazon ECR user guide, "Required IAM permissions for pushing an image"
         return SetupError(
             "push_refused",
-            f"{repository_uri} does not take the image ({words}). Ask who administers the account for the actions "
-            "ecr:PutImage and those of layers; docs/operations.md lists them.",
+            f"{repository_uri} does not accept the image ({reason}). Ask the administrator of the account for the "
+            "permissions ecr:PutImage, ecr:InitiateLayerUpload, ecr:UploadLayerPart, ecr:CompleteLayerUpload and "
+            "ecr:BatchCheckLayerAvailability.",
         )
-    if _NETWORK.search(words):
+    if _NETWORK.search(reason):
         return TransientError(
             "registry_unreachable",
-            f"The registry cannot be reached ({words}). Check the network and run the same command again; layers that "
-            "are there are not pushed again.",
+            f"The registry cannot be reached ({reason}). Check the network and run the same command again; it does not "
+            "push the finished layers again.",
         )
-    return SetupError("push", f"Docker cannot push to {repository_uri}: {words}")
+    return SetupError("push", f"Docker cannot push to {repository_uri}: {reason}")
 
 
-def _prove(image_id: str, digest: str, repository_uri: str, ecr: "BaseClient") -> None:
-    """Read the manifest back from ECR: it must be a plain one, and name this image.
+def _verify(image_id: str, digest: str, repository_uri: str, ecr: "BaseClient") -> None:
+    """Read the manifest from ECR: it must be the manifest of a single image, and name this image.
 
-    An engine's image id is the digest of the image's configuration, which a plain manifest names; with Docker's
-    containerd image store it is the manifest's own digest.
+    An image's id in the engine is the digest of the image's configuration, which the manifest names. With Docker's
+    containerd image store, the id is the digest of the manifest itself.
     """
     with translated_aws_errors():
         answer = ecr.batch_get_image(
-            **_repository(repository_uri), imageIds=[{"imageDigest": digest}], acceptedMediaTypes=[*PLAIN, *_INDEXES]
+            **_repository(repository_uri),
+            imageIds=[{"imageDigest": digest}],
+            acceptedMediaTypes=[*IMAGE_MANIFESTS, *_INDEXES],
         )
     if not answer["images"]:
         raise SetupError(
@@ -231,22 +249,23 @@ def _prove(image_id: str, digest: str, repository_uri: str, ecr: "BaseClient") -
         )
     manifest = json.loads(answer["images"][0]["imageManifest"])
     kind = answer["images"][0].get("imageManifestMediaType") or manifest.get("mediaType", "")
-    if kind not in PLAIN:
+    if kind not in IMAGE_MANIFESTS:
         raise SetupError(
             "not_plain",
-            f"The image is an index of several ({kind}), which Lambda does not take. Build it again: faceq image build",
+            f"The image is an index of several images ({kind}), which Lambda does not take. Build it again: "
+            "faceq image build",
         )
     if image_id not in (manifest["config"]["digest"], digest):
         raise SetupError(
             "other_image",
             f"{repository_uri}@{digest} is {manifest['config']['digest'][:19]}, not the local image {image_id[:19]}. "
-            "Somebody pushed another under its tag: remove that with aws ecr batch-delete-image, and deploy again.",
+            "Another image has its tag: delete that one with aws ecr batch-delete-image, and deploy again.",
         )
 
 
 @contextmanager
 def _engine() -> "Iterator[DockerClient]":
-    """Talk to the engine that the command `docker` talks to; turn what goes wrong into a FaceqError of one line."""
+    """Connect to the engine that the command `docker` uses; turn errors into a FaceqError of one line."""
     from docker.errors import APIError, DockerException
     from requests.exceptions import RequestException
 
@@ -258,17 +277,17 @@ def _engine() -> "Iterator[DockerClient]":
         raise SetupError("engine", f"Docker says: {' '.join(str(error.explanation or error).split())}") from error
     except RequestException as error:
         raise TransientError(
-            "engine", f"The Docker engine stopped answering ({error}). Run the command again."
+            "engine", f"The Docker engine stopped answering ({error}). Run the same command again."
         ) from error
     except DockerException as error:
-        raise SetupError("no_engine", f"The Docker engine does not run ({error}). Start Docker.") from error
+        raise SetupError("no_engine", f"The Docker engine is not running ({error}). Start Docker.") from error
     finally:
         if client is not None:
             client.close()
 
 
 def _client() -> "DockerClient":
-    """Return a client for the person's context. The SDK by itself knows DOCKER_HOST only."""
+    """Return a client for the user's Docker context. The SDK by itself knows DOCKER_HOST only."""
     import docker
 
     host = ""
@@ -285,4 +304,4 @@ def _image(client: "DockerClient", name: str) -> "Image":
     try:
         return client.images.get(name)
     except ImageNotFound:
-        raise SetupError("no_image", f"There is no image {name}. Build it: faceq image build") from None
+        raise SetupError("no_image", f"There is no image {name}. Build it with: faceq image build") from None

@@ -1,4 +1,4 @@
-"""The record of releases in the bucket of the base stack: what each was made of, so that it can be made again."""
+"""The record of releases in the base stack's bucket: everything that is needed to deploy a release again."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from pipeline.errors import BadInput
 
 _PREFIX: Final = "releases/"
 
-#: What became of a release.
+#: Outcomes of a release.
 STARTED: Final = "started"
 DEPLOYED: Final = "deployed"
 FAILED: Final = "failed"
@@ -22,29 +22,34 @@ FAILED: Final = "failed"
 
 @dataclass(frozen=True)
 class Release:
-    """One deploy.
+    """One deploy of the main stack.
 
     Parameters
     ----------
     number : int
-        From 1, in the order of deploys.
+        Counts from 1, in the order of deploys.
     id : str
-        The template's parameter `Release`: stands for image, template and parameters.
+        Value of the template's parameter `Release`, a hash of image, template and parameters.
     began : str
         UTC, ISO 8601.
     by : str
-        ARN of who deployed.
-    image, image_id, revision, model : str
-        `repository@sha256:...`; the id that the image has in a Docker engine; the commit that it was built from; the
-        model's id.
+        ARN of the user or role that deployed.
+    image : str
+        `repository@sha256:...`.
+    image_id : str
+        The image's id in a Docker engine.
+    revision : str
+        The commit that the image was built from.
+    model : str
+        The id of the image's model.
     parameters : Mapping of str to str
-        All that the stack was given.
+        Every parameter that the stack was given.
     template : str
         The template's text.
     outcome, reason : str
-        `started`, `deployed` or `failed`, and why.
+        `started`, `deployed` or `failed`; and why, if it failed.
     again : int or None
-        The number of the release that this one went back to.
+        For a rollback: the number of the earlier release that it deployed again.
 
     """
 
@@ -64,18 +69,26 @@ class Release:
 
 
 class Releases:
-    """The releases of one bucket. `client` is botocore's for S3."""
+    """The releases recorded in one bucket.
+
+    Parameters
+    ----------
+    client : botocore client
+        For S3.
+    bucket : str
+
+    """
 
     def __init__(self, client: BaseClient, bucket: str) -> None:
         self._client = client
         self._bucket = bucket
 
     def all(self) -> list[Release]:
-        """Return every release, oldest first; an empty list where there is no bucket yet. Raises FaceqError."""
+        """Return every release, oldest first; an empty list if the bucket does not exist yet. Raises FaceqError."""
         return [*self.newest_first()][::-1]
 
     def newest_first(self) -> Iterator[Release]:
-        """Yield the releases from the last one back; each is read when it is asked for. Raises FaceqError."""
+        """Yield the releases, newest first; each is read only when it is needed. Raises FaceqError."""
         for number in reversed(self._numbers()):
             with translated_aws_errors():
                 release = self._read(_name(number))
@@ -89,10 +102,13 @@ class Releases:
             except ClientError as error:
                 if error.response["Error"]["Code"] not in ("NoSuchKey", "NoSuchBucket"):
                     raise
-        raise BadInput("no_release", f"There is no release {number}. See which there are: faceq deploy history")
+        raise BadInput("no_release", f"There is no release {number}. See the list with: faceq deploy history")
 
     def start(self, release: Release) -> Release:
-        """Record a release under the next free number, which two deploys at once do not share."""
+        """Record a release under the next free number, which two simultaneous deploys never share.
+
+        Returns the release with its number. Raises FaceqError.
+        """
         number = max(self._numbers(), default=0)
         while True:
             number += 1
@@ -107,7 +123,7 @@ class Releases:
             return numbered
 
     def finish(self, release: Release, outcome: str, reason: str = "") -> Release:
-        """Record what became of a release."""
+        """Record the outcome of a release; return the release with it. Raises FaceqError."""
         finished = replace(release, outcome=outcome, reason=reason)
         with translated_aws_errors():
             self._put(finished)

@@ -1,7 +1,7 @@
-"""What the functions' own logs say about their memory and time, and what follows from it.
+"""Memory and duration of the functions' calls, read from their logs, and advice on the settings.
 
-Lambda writes a REPORT line at the end of each call, or a `platform.report` record where logs are JSON. (Lambda
-developer guide, "Using CloudWatch Logs with Lambda" and "Lambda Telemetry API Event schema reference")
+Lambda writes a REPORT line at the end of each call, or a `platform.report` record if logs are JSON. (Lambda developer
+guide, "Using CloudWatch Logs with Lambda" and "Lambda Telemetry API Event schema reference")
 """
 
 import json
@@ -13,22 +13,25 @@ from typing import Final
 
 import numpy as np
 
-#: What template.yaml's parameters of a function begin with.
-PARAMETERS: Final = {"face-detection": "Detection", "face-recognition": "Recognition"}
+#: Prefix of template.yaml's parameters for each function.
+PARAMETER_PREFIXES: Final = {"face-detection": "Detection", "face-recognition": "Recognition"}
 
 #: MB at which a function has one whole vCPU. (Lambda developer guide, "Configure Lambda function memory")
 ONE_CPU_MB: Final = 1769
-MOST_MB: Final = 10_240
-MOST_SECONDS: Final = 900
-#: Milliseconds that an init may take; then it begins anew inside the first call. (developer guide, "Init phase")
+#: Most memory and longest timeout of a function. (Lambda developer guide, "Lambda quotas")
+MAX_MB: Final = 10_240
+MAX_SECONDS: Final = 900
+#: Longest init, in milliseconds. After it Lambda starts the init again, inside the first call. (Lambda developer guide,
+#: "Init phase")
 INIT_LIMIT_MS: Final = 10_000
-#: Fewer calls than this do not show that less would do.
+#: With fewer calls than this, a report does not advise lowering a setting.
 ENOUGH_CALLS: Final = 100
-#: Shares of a limit: from here on it is too tight; up to here it is more than is used.
-TIGHT: Final = 0.9
-LOOSE: Final = 0.5
-#: From this share of calls on, starting an environment happens often.
-OFTEN: Final = 0.1
+#: A setting is too low if this share of it is used.
+TOO_LOW: Final = 0.9
+#: A setting is too high if no more than this share of it is used.
+TOO_HIGH: Final = 0.5
+#: Calls wait for an environment too often if more than this share of them does.
+TOO_OFTEN: Final = 0.1
 
 _TIMED_OUT: Final = re.compile(r"(?P<id>\S+) Task timed out after [\d.]+ seconds")
 
@@ -40,9 +43,9 @@ class Line:
     Parameters
     ----------
     stream : str
-        The log stream: one environment of the function, which works on one call at a time.
+        The log stream. Each execution environment of the function has its own, and works on one call at a time.
     at_ms : int
-        When it was written, epoch milliseconds.
+        Time of the event, epoch milliseconds.
     message : str
 
     """
@@ -58,12 +61,16 @@ class Report:
 
     Parameters
     ----------
+    request_id : str
+    duration_ms, billed_ms : float
+    memory_mb, used_mb : int
+        The function's memory, and the most that its environment has used so far.
+    init_ms : float or None
+        How long the environment took to start; None if it had started before.
     status : str
         `success`, `failure`, `error` or `timeout`.
     error_type : str
         Lambda's name for the error, such as `Runtime.OutOfMemory`; empty if it gives none.
-    init_ms : float or None
-        How long the environment took to start, None if it had started before.
 
     """
 
@@ -79,14 +86,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Advice:
-    """A sentence, and the parameters of template.yaml that it would set; none if nothing is to be done."""
+    """A sentence of advice, and the parameters of template.yaml to set; none if no change is needed."""
 
     sentence: str
     parameters: tuple[tuple[str, int], ...] = ()
 
     @property
     def command(self) -> str:
-        """The command that follows the advice, empty if nothing is to be done."""
+        """The command that follows the advice; empty if no change is needed."""
         settings = [f"--set {name}={value}" for name, value in self.parameters]
         return " ".join(["faceq deploy", *settings]) if settings else ""
 
@@ -97,16 +104,23 @@ class Summary:
 
     Parameters
     ----------
-    errors, timeouts : int
-        Calls that ended so; a timeout is no error here.
+    function : str
+    memory_mb : int
+    requests, errors, timeouts : int
+        Number of all calls, of those that failed, and of those that ran out of time. A timeout is not counted as an
+        error.
     p50_ms, p95_ms, max_ms : float
         Duration of a call, without init.
     inits : int
-        Calls that started an environment, and the median of what that took, in milliseconds (None if there were none).
+        Number of calls that started an environment.
+    init_p50_ms : float or None
+        Median time to start an environment; None if no call started one.
     used_mb : int
         Most memory that any call used.
     gb_seconds : float
-        What is billed.
+        The billed duration times the memory.
+    advice : tuple of Advice
+        Only for the memory size that the function has now; the most important first.
 
     """
 
@@ -126,47 +140,47 @@ class Summary:
 
 
 def reports(lines: Iterable[Line]) -> list[Report]:
-    """Return the calls that these lines of one function tell of, in order; what they say otherwise is passed over."""
-    found: dict[str, Report] = {}
+    """Return the calls that these lines of one function report, in order. Other lines are ignored."""
+    calls: dict[str, Report] = {}
     timed_out: set[str] = set()
     failing: set[str] = set()
     slow_to_start: set[str] = set()
     for line in lines:
-        if late := _TIMED_OUT.search(line.message):
-            timed_out.add(late["id"])
-        elif line.message.startswith("[ERROR]"):  # an exception that left the handler, by Lambda's runtime client
+        if timeout := _TIMED_OUT.search(line.message):
+            timed_out.add(timeout["id"])
+        elif line.message.startswith("[ERROR]"):  # written by Lambda's runtime client when the handler raises
             failing.add(line.stream)
         elif line.message.startswith("INIT_REPORT ") and "Status: timeout" in line.message:
             slow_to_start.add(line.stream)
         elif (report := _report(line.message)) is not None:
             failed = line.stream in failing and report.status == "success"
-            if line.stream in slow_to_start and report.init_ms is None:  # its REPORT leaves that init out
+            if line.stream in slow_to_start and report.init_ms is None:  # the REPORT line omits such an init
                 report = replace(report, init_ms=float(INIT_LIMIT_MS))
             failing.discard(line.stream)
             slow_to_start.discard(line.stream)
-            found[report.request_id] = replace(report, status="error") if failed else report
-    return [replace(call, status="timeout") if call.request_id in timed_out else call for call in found.values()]
+            calls[report.request_id] = replace(report, status="error") if failed else report
+    return [replace(call, status="timeout") if call.request_id in timed_out else call for call in calls.values()]
 
 
 def summaries(function: str, calls: Sequence[Report], timeout_seconds: int) -> list[Summary]:
-    """Return one summary for each memory size that the calls had, the newest last; that one has advice.
+    """Return one summary for each memory size of the calls. The latest size is last, and only it has advice.
 
     Parameters
     ----------
     function : str
-        A key of `PARAMETERS`.
+        A key of `PARAMETER_PREFIXES`.
     calls : sequence of Report
-        In order.
+        In order of time.
     timeout_seconds : int
-        The function's Timeout as it is now.
+        The function's current Timeout.
 
     """
     sizes = list(dict.fromkeys(call.memory_mb for call in reversed(calls)))
-    made = [_summary(function, [call for call in calls if call.memory_mb == size]) for size in reversed(sizes)]
-    if made:
-        newest = [call for call in calls if call.memory_mb == made[-1].memory_mb]
-        made[-1] = replace(made[-1], advice=tuple(_advice(made[-1], newest, timeout_seconds)))
-    return made
+    found = [_summary(function, [call for call in calls if call.memory_mb == size]) for size in reversed(sizes)]
+    if found:
+        latest_calls = [call for call in calls if call.memory_mb == found[-1].memory_mb]
+        found[-1] = replace(found[-1], advice=tuple(_advice(found[-1], latest_calls, timeout_seconds)))
+    return found
 
 
 def _report(message: str) -> Report | None:
@@ -187,11 +201,11 @@ def _report(message: str) -> Report | None:
             error_type=fields.get("Error Type", ""),
         )
     except (KeyError, ValueError):
-        return None  # a line of the function's own that only begins like one
+        return None  # a line that the function itself printed and that only begins like a REPORT line
 
 
 def _figure(text: str) -> float:
-    """Return the number of a figure with its unit."""
+    """Return the number in a text such as `12.3 ms`."""
     return float(text.split()[0])
 
 
@@ -213,7 +227,7 @@ def _record(message: str) -> Report | None:
             error_type=str(record.get("errorType", "")),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return None  # a line of the function's own
+        return None  # a line that the function itself printed
 
 
 def _summary(function: str, calls: Sequence[Report]) -> Summary:
@@ -236,81 +250,85 @@ def _summary(function: str, calls: Sequence[Report]) -> Summary:
 
 
 def _advice(now: Summary, calls: Sequence[Report], timeout_seconds: int) -> Iterator[Advice]:
-    """Yield what to change, the worst first; one sentence that all is well if nothing is to be changed."""
+    """Yield what to change, the most important first; one sentence that nothing needs to change if so."""
     changes = [*_memory_advice(now, calls), *_time_advice(now, timeout_seconds), *_init_advice(now)]
     yield from changes
     if not changes and now.requests < ENOUGH_CALLS:
-        yield Advice(f"Nothing is too tight. Whether less would do is seen from {ENOUGH_CALLS} calls on.")
+        yield Advice(f"No setting is too low. At least {ENOUGH_CALLS} calls are needed to see whether one is too high.")
     elif not changes:
         yield Advice("MemorySize and Timeout fit.")
 
 
 def _memory_advice(now: Summary, calls: Sequence[Report]) -> Iterator[Advice]:
-    parameter = f"{PARAMETERS[now.function]}Memory"
-    starved = sum(call.error_type == "Runtime.OutOfMemory" or call.used_mb >= call.memory_mb for call in calls)
+    parameter = f"{PARAMETER_PREFIXES[now.function]}Memory"
+    out_of_memory = sum(call.error_type == "Runtime.OutOfMemory" or call.used_mb >= call.memory_mb for call in calls)
     used = f"{now.used_mb} MB of {now.memory_mb} MB"
-    if starved and now.memory_mb < MOST_MB:
-        size = min(MOST_MB, 2 * now.memory_mb)
+    if out_of_memory and now.memory_mb < MAX_MB:
+        size = min(MAX_MB, 2 * now.memory_mb)
         yield Advice(
-            f"Memory ran out in {starved} of {now.requests} calls ({used}). Raise MemorySize.", ((parameter, size),)
+            f"Memory ran out in {out_of_memory} of {now.requests} calls ({used}). Raise MemorySize.",
+            ((parameter, size),),
         )
-    elif now.used_mb >= TIGHT * now.memory_mb and now.memory_mb < MOST_MB:
-        size = min(MOST_MB, _rounded(1.5 * now.used_mb))
+    elif now.used_mb >= TOO_LOW * now.memory_mb and now.memory_mb < MAX_MB:
+        size = min(MAX_MB, _rounded(1.5 * now.used_mb))
         yield Advice(f"Memory is nearly full ({used}). Raise MemorySize.", ((parameter, size),))
     elif now.memory_mb < ONE_CPU_MB:
         yield Advice(
-            f"{now.memory_mb} MB give less than one vCPU, and a frame is all computing: {ONE_CPU_MB} MB answer sooner "
+            f"{now.memory_mb} MB give less than one vCPU, and a frame takes only computing. {ONE_CPU_MB} MB are faster "
             "for about the same price. Raise MemorySize.",
             ((parameter, ONE_CPU_MB),),
         )
-    elif now.memory_mb > ONE_CPU_MB and now.used_mb <= LOOSE * now.memory_mb and now.requests >= ENOUGH_CALLS:
+    elif now.memory_mb > ONE_CPU_MB and now.used_mb <= TOO_HIGH * now.memory_mb and now.requests >= ENOUGH_CALLS:
         size = max(ONE_CPU_MB, _rounded(1.5 * now.used_mb))
         if size < now.memory_mb:
             yield Advice(
-                f"Only {used} are used. Lower MemorySize if fewer vCPUs will do too, and look at the times again.",
+                f"Only {used} are used. Lower MemorySize if fewer vCPUs are enough too, and compare the durations.",
                 ((parameter, size),),
             )
 
 
 def _time_advice(now: Summary, timeout_seconds: int) -> Iterator[Advice]:
     longest = now.max_ms / 1e3
-    if now.timeouts and timeout_seconds < MOST_SECONDS:
-        why = (
+    if now.timeouts and timeout_seconds < MAX_SECONDS:
+        reason = (
             f"{now.timeouts} of {now.requests} calls ran out of their {timeout_seconds} s. If more memory does not "
             "make them faster, raise Timeout."
         )
-        yield _timeout(now.function, min(MOST_SECONDS, 2 * timeout_seconds), why)
-    elif longest >= TIGHT * timeout_seconds and timeout_seconds < MOST_SECONDS:
-        why = f"The longest call took {longest:.1f} s of its {timeout_seconds} s. Raise Timeout."
-        yield _timeout(now.function, min(MOST_SECONDS, 2 * timeout_seconds), why)
+        yield _timeout(now.function, min(MAX_SECONDS, 2 * timeout_seconds), reason)
+    elif longest >= TOO_LOW * timeout_seconds and timeout_seconds < MAX_SECONDS:
+        reason = f"The longest call took {longest:.1f} s of its {timeout_seconds} s. Raise Timeout."
+        yield _timeout(now.function, min(MAX_SECONDS, 2 * timeout_seconds), reason)
     elif now.requests >= ENOUGH_CALLS and timeout_seconds > max(30, 10 * longest):
-        why = f"No call took more than {longest:.1f} s; one that hangs is paid for {timeout_seconds} s. Lower Timeout."
-        yield _timeout(now.function, max(10, math.ceil(5 * longest)), why)
+        reason = (
+            f"No call took more than {longest:.1f} s, but one that hangs is billed for {timeout_seconds} s. "
+            "Lower Timeout."
+        )
+        yield _timeout(now.function, max(10, math.ceil(5 * longest)), reason)
 
 
-def _timeout(function: str, seconds: int, why: str) -> Advice:
-    name = f"{PARAMETERS[function]}Timeout"
+def _timeout(function: str, seconds: int, reason: str) -> Advice:
+    name = f"{PARAMETER_PREFIXES[function]}Timeout"
     if function != "face-recognition":
-        return Advice(why, ((name, seconds),))
-    # Six times the timeout: what template.yaml says of the parameter, and why.
+        return Advice(reason, ((name, seconds),))
+    # Six times the timeout; template.yaml gives the reason at the parameter.
     visibility = min(43_200, 6 * seconds)
-    note = " RequestVisibilityTimeout goes with it; add BatchingWindow to it if you set one."
-    return Advice(why + note, ((name, seconds), ("RequestVisibilityTimeout", visibility)))
+    note = " RequestVisibilityTimeout must change with it; add BatchingWindow to it if you set one."
+    return Advice(reason + note, ((name, seconds), ("RequestVisibilityTimeout", visibility)))
 
 
 def _init_advice(now: Summary) -> Iterator[Advice]:
-    prefix = PARAMETERS[now.function]
-    if now.init_p50_ms is not None and now.init_p50_ms >= TIGHT * INIT_LIMIT_MS and now.memory_mb < MOST_MB:
-        size = min(MOST_MB, 2 * now.memory_mb)
+    prefix = PARAMETER_PREFIXES[now.function]
+    if now.init_p50_ms is not None and now.init_p50_ms >= TOO_LOW * INIT_LIMIT_MS and now.memory_mb < MAX_MB:
+        size = min(MAX_MB, 2 * now.memory_mb)
         yield Advice(
-            f"An environment takes {now.init_p50_ms / 1e3:.1f} s to start; after {INIT_LIMIT_MS // 1000} s it begins "
-            "anew inside a call. Raise MemorySize, which brings vCPUs.",
+            f"An environment takes {now.init_p50_ms / 1e3:.1f} s to start; after {INIT_LIMIT_MS // 1000} s Lambda "
+            "starts it again, inside a call. Raise MemorySize, which brings more vCPUs.",
             ((f"{prefix}Memory", size),),
         )
-    elif now.requests >= ENOUGH_CALLS and now.inits > OFTEN * now.requests:
+    elif now.requests >= ENOUGH_CALLS and now.inits > TOO_OFTEN * now.requests:
         yield Advice(
-            f"{now.inits} of {now.requests} calls waited for an environment to start. Keep one warm; it is paid by the "
-            "second.",
+            f"{now.inits} of {now.requests} calls waited for an environment to start. Keep one warm, which AWS bills "
+            "by the second.",
             ((f"{prefix}Provisioned", 1),),
         )
 

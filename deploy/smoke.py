@@ -1,4 +1,4 @@
-"""The smoke test: a real frame through the deployed service, and whether it says what this machine says."""
+"""The smoke test: post a real frame to the deployed service and compare its answer with this machine's."""
 
 import time
 from typing import Final
@@ -14,16 +14,16 @@ from pipeline.images import decode
 from pipeline.messages import ERROR, NO_FACE, UNKNOWN
 from pipeline.ports import FaceDetector, FaceEmbedder
 
-#: Wait before a frame that was not taken is posted again, seconds.
-AGAIN_SECONDS: Final = 3.0
+#: Pause before a frame that the service refused is posted again, in seconds.
+_RETRY_SECONDS: Final = 3.0
 
 
 class SmokeError(SetupError):
-    """The deployed service does not answer a frame, or answers it wrongly."""
+    """The deployed service does not answer a frame, answers it wrongly, or runs another image than the pushed one."""
 
 
 def expected(frame: Frame, detector: FaceDetector, embedder: FaceEmbedder, gallery: Gallery | None) -> str:
-    """Return the answer that a frame must get: what this machine's networks find with the same gallery."""
+    """Return the answer that a frame must get: the one that this machine's networks give with the same gallery."""
     image = decode(frame.content)
     faces = detector.detect(image)
     if not faces:
@@ -40,22 +40,26 @@ def smoke(client: ServiceClient, frame: Frame, wanted: str | None, timeout_secon
 
     Parameters
     ----------
+    client : ServiceClient
+    frame : Frame
     wanted : str or None
-        The name that must come; None where this machine cannot tell, so that any answer but `Error` will do.
+        The expected answer. None if this machine cannot compute it; then every answer but `Error` passes.
+    timeout_seconds : float
+        How long to wait for the answer, with all attempts.
 
     Raises
     ------
     SmokeError
-        No answer in time, or another one.
+        There was no answer in time, or another one than expected.
 
     """
     deadline = time.monotonic() + timeout_seconds
     while True:
-        left = deadline - time.monotonic()
-        outcome = next(iter(client.send([frame], concurrency=1, timeout_seconds=left)))
-        if not _is_too_early(outcome) or time.monotonic() + AGAIN_SECONDS > deadline:
+        remaining = deadline - time.monotonic()
+        outcome = next(iter(client.send([frame], concurrency=1, timeout_seconds=remaining)))
+        if not _is_too_early(outcome) or time.monotonic() + _RETRY_SECONDS > deadline:
             break
-        time.sleep(AGAIN_SECONDS)
+        time.sleep(_RETRY_SECONDS)
     if outcome.result is None:
         raise SmokeError("smoke_failed", f"The smoke test got no answer: {(outcome.problem or '').rstrip('.')}.")
     if outcome.result == ERROR or (wanted is not None and outcome.result != wanted):
@@ -70,6 +74,6 @@ def smoke(client: ServiceClient, frame: Frame, wanted: str | None, timeout_secon
 
 
 def _is_too_early(outcome: Outcome) -> bool:
-    """Tell whether a frame was not taken for a reason that passes: a new URL is known everywhere after some seconds."""
+    """Return whether the service was not reachable yet: a new function URL works everywhere only after some seconds."""
     problem = outcome.problem or ""
     return "cannot be reached" in problem or problem.startswith("HTTP 403")

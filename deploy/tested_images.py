@@ -1,4 +1,7 @@
-"""Which images have passed `make test-docker` here: `python -m deploy.tested_images IMAGE` records one by its id."""
+"""The images that have passed `make test-docker` on this machine, by id.
+
+`python -m deploy.tested_images IMAGE` records that an image has passed.
+"""
 
 import json
 import os
@@ -12,17 +15,17 @@ from adapters.settings import Paths
 from deploy.function_image import inspect
 from pipeline.errors import FaceqError
 
-#: In the folder of a person's state.
+#: Name of the record, in the user's state folder.
 _FILE: Final = "tested-images.json"
 
 
 def tested(image_id: str) -> str | None:
-    """Return when the image of this id passed (UTC, ISO 8601), None if it did not."""
+    """Return when the image with this id passed (UTC, ISO 8601); None if it did not."""
     return _read(_file()).get(image_id)
 
 
 def record(image_id: str) -> None:
-    """Say that the image of this id has passed now."""
+    """Record that the image with this id has passed now."""
     file = _file()
     images = {**_read(file), image_id: datetime.now(UTC).isoformat(timespec="seconds")}
     atomic_file.write(file, json.dumps(images, indent=2).encode())
@@ -41,7 +44,7 @@ def _read(file: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    """Record the image that the command line names."""
+    """Record the image that the command line names; return the exit code."""
     try:
         record(inspect(sys.argv[1]).id)
     except FaceqError as error:
