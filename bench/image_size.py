@@ -125,6 +125,6 @@ def _docker(*arguments: str) -> str:
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(
-            f"docker {arguments[0]}: {function_image.last_words(done.stderr.splitlines()) or done.stderr}"
+            f"docker {arguments[0]}: {function_image.failure_reason(done.stderr.splitlines()) or done.stderr}"
         )
     return done.stdout.strip()

@@ -23,9 +23,12 @@ from cli.target_options import Profile, Region, StackName
 from client.deployed_stack import STACK, Deployed, session
 from client.frames import Frame
 from client.frames import frames as read_frames
-from deploy.cloudformation import Change, Event
+from deploy.cloudformation import ResourceChange, StackEvent
 from deploy.docker_engine import FUNCTION_IMAGE
-from deploy.promotion import TEMPLATE, Done, Plan, Promotion, Wish
+from deploy.planning import DeployRequest, Plan
+from deploy.planning import plan as make_plan
+from deploy.promotion import DeployResult, Promotion
+from deploy.service_stacks import TEMPLATE, ServiceStacks
 from deploy.smoke import expected, smoke
 from pipeline.errors import BadInput, SetupError
 
@@ -87,22 +90,22 @@ def deploy(
     if context.invoked_subcommand is not None:
         return
     made = session(region, profile)
-    wish = _wish(image, set_, public_url, untested, drifted, stand_in)
+    request = _request(image, set_, public_url, untested, drifted, stand_in)
     with _watching() as watcher:
-        promotion = Promotion(made, stack, watcher)
-        plan = promotion.plan(wish)
+        stacks = ServiceStacks(made, stack)
+        plan = make_plan(stacks, request, watcher.event)
     if not as_json:
         _show(plan, whole=False)
     _refuse(plan)
     if not plan.is_change:
         print(f"Nothing to do: {stack} runs this image, template and parameters.", file=sys.stderr)
-        _print_deployed(promotion.deployed(), as_json, None)
+        _print_deployed(stacks.deployed(), as_json, None)
         return
     if not yes:
         typer.confirm(f"Deploy to account {plan.account.id} in {plan.account.region}?", abort=True, err=True)
     with _watching() as watcher:
-        promotion = Promotion(made, stack, watcher)
-        done = promotion.deploy(wish, plan, _smoke(made, frame))
+        promotion = Promotion(ServiceStacks(made, stack), watcher)
+        done = promotion.deploy(request, plan, _smoke(made, frame))
     _say_done(done)
     _print_deployed(done.deployed, as_json, done)
 
@@ -125,8 +128,8 @@ def plan(
 ) -> None:
     """Show what a deploy would change, who may do what, what is open and what it costs; change nothing."""
     with _watching() as watcher:
-        promotion = Promotion(session(region, profile), stack, watcher)
-        made = promotion.plan(_wish(image, set_, public_url, untested, drifted, stand_in))
+        stacks = ServiceStacks(session(region, profile), stack)
+        made = make_plan(stacks, _request(image, set_, public_url, untested, drifted, stand_in), watcher.event)
     if as_json:
         print(json.dumps(_plan_json(made), indent=2))
     else:
@@ -152,12 +155,12 @@ def rollback(
     """Go back to an earlier release: its image by digest, its template, its parameters."""
     made = session(region, profile)
     with _watching() as watcher:
-        promotion = Promotion(made, stack, watcher)
-        target = promotion.target(to)
+        promotion = Promotion(ServiceStacks(made, stack), watcher)
+        target = promotion.rollback_target(to)
     if not yes:
         typer.confirm(f"Go back to release {target.number} of {target.began} ({target.image})?", abort=True, err=True)
     with _watching() as watcher:
-        promotion = Promotion(made, stack, watcher)
+        promotion = Promotion(ServiceStacks(made, stack), watcher)
         done = promotion.rollback(target.number, _smoke(made, frame))
     _say_done(done)
     _print_deployed(done.deployed, as_json, done)
@@ -166,17 +169,17 @@ def rollback(
 @app.command("status", epilog="Example: faceq deploy status --json")
 def status(stack: StackName = STACK, region: Region = None, profile: Profile = None, as_json: _Json = False) -> None:
     """Show what runs: state, release, images, and where it is reached. Exit code 1 if it is not well."""
-    promotion = Promotion(session(region, profile), stack, _Watcher(Console(stderr=True)))
-    state = promotion.state()
+    stacks = ServiceStacks(session(region, profile), stack)
+    state = stacks.main.describe()
     if state is None:
-        raise BadInput("not_deployed", f"There is no stack {stack} in {promotion.account.region}. Deploy: faceq deploy")
+        raise BadInput("not_deployed", f"There is no stack {stack} in {stacks.account.region}. Deploy: faceq deploy")
     well = state.status in ("CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE")
-    images = promotion.images() if well else {}
-    release = promotion.running()
+    images = stacks.function_images() if well else {}
+    release = stacks.running_release()
     about: dict[str, Any] = {
         "stack": stack,
-        "account": promotion.account.id,
-        "region": promotion.account.region,
+        "account": stacks.account.id,
+        "region": stacks.account.region,
         "status": state.status,
         "reason": state.reason,
         "changed": state.changed,
@@ -199,13 +202,13 @@ def status(stack: StackName = STACK, region: Region = None, profile: Profile = N
 @app.command("history", epilog="Example: faceq deploy history --json")
 def history(stack: StackName = STACK, region: Region = None, profile: Profile = None, as_json: _Json = False) -> None:
     """List the releases: when, by whom, which image, what became of each."""
-    promotion = Promotion(session(region, profile), stack, _Watcher(Console(stderr=True)))
-    found = promotion.releases.all()
+    stacks = ServiceStacks(session(region, profile), stack)
+    found = stacks.releases.all()
     if as_json:
         print(json.dumps([asdict(one) for one in found], indent=2))
         return
     if not found:
-        print(f"{stack} has no releases in {promotion.account.region}.")
+        print(f"{stack} has no releases in {stacks.account.region}.")
         return
     table = Table("release", "began, UTC", "image", "revision", "model", "outcome", "by")
     for one in found:
@@ -237,23 +240,24 @@ def destroy(
 ) -> None:
     """Remove the functions, the queues with their messages and the images; list them and ask first."""
     with _watching() as watcher:
-        promotion = Promotion(session(region, profile), stack, watcher)
-        going = promotion.remains()
+        stacks = ServiceStacks(session(region, profile), stack)
+        promotion = Promotion(stacks, watcher)
+        going = promotion.resources_to_delete()
     if not going and not with_gallery:
-        print(f"There is nothing of {stack} in {promotion.account.region}.")
+        print(f"There is nothing of {stack} in {stacks.account.region}.")
         return
     table = Table("goes", "type", "name")
     for logical_id, kind, physical in going:
         table.add_row(logical_id, kind, physical)
     if with_gallery:
-        table.add_row("Bucket", "AWS::S3::Bucket", f"{promotion.bucket}, with all in it")
+        table.add_row("Bucket", "AWS::S3::Bucket", f"{stacks.bucket}, with all in it")
     _console().print(table)
     if not with_gallery:
-        print(f"The bucket {promotion.bucket} stays with the gallery and the releases (--with-gallery removes it).")
+        print(f"The bucket {stacks.bucket} stays with the gallery and the releases (--with-gallery removes it).")
     if not yes:
-        typer.confirm(f"Remove all this from account {promotion.account.id}?", abort=True, err=True)
+        typer.confirm(f"Remove all this from account {stacks.account.id}?", abort=True, err=True)
     with _watching() as watcher:
-        Promotion(session(region, profile), stack, watcher).destroy(with_bucket=with_gallery)
+        Promotion(ServiceStacks(session(region, profile), stack), watcher).destroy(with_bucket=with_gallery)
     print(f"{stack} is gone.")
 
 
@@ -278,7 +282,9 @@ def template(
 app.command("logs", epilog="Example: faceq deploy logs --report --since 24h")(deploy_logs_command.logs)
 
 
-def _wish(image: str, set_: list[str] | None, public_url: bool, untested: bool, drifted: bool, stand_in: bool) -> Wish:
+def _request(
+    image: str, set_: list[str] | None, public_url: bool, untested: bool, drifted: bool, stand_in: bool
+) -> DeployRequest:
     values = {}
     for text in set_ or ():
         name, equals, value = text.partition("=")
@@ -288,7 +294,7 @@ def _wish(image: str, set_: list[str] | None, public_url: bool, untested: bool, 
     if public_url:
         values["UrlAuthType"] = "NONE"
     gallery = Paths.from_environment(os.environ).gallery
-    return Wish(image, gallery, values, untested=untested, drifted=drifted, stand_in=stand_in)
+    return DeployRequest(image, gallery, values, untested=untested, drifted=drifted, stand_in=stand_in)
 
 
 # The smoke test
@@ -351,7 +357,7 @@ class _Watcher:
     def step(self, words: str) -> None:
         self._console.print(f"[bold]{words}[/bold]", soft_wrap=True)
 
-    def event(self, event: Event) -> None:
+    def event(self, event: StackEvent) -> None:
         style = "red" if event.is_failure else "green" if event.status.endswith("_COMPLETE") else ""
         self._console.print(
             f"  {event.time[11:19]}  {event.logical_id:28} {event.status} {event.reason}".rstrip(),
@@ -410,12 +416,12 @@ def _show(plan: Plan, *, whole: bool) -> None:
     }
     for name, value in about.items():
         console.print(f"{name:8} {value}", soft_wrap=True)
-    for stack, changes in ((f"{plan.stack}-base", plan.base), (plan.stack, plan.main)):
+    for stack, changes in ((f"{plan.stack}-base", plan.base_changes), (plan.stack, plan.main_changes)):
         if changes:
             console.print(_changes(stack, changes))
         elif not plan.refusals:
             console.print(f"{stack}: nothing changes")
-    values = [(name, before, after) for name, before, after in plan.values if before is not None]
+    values = [(name, before, after) for name, before, after in plan.parameter_changes if before is not None]
     if values:
         table = Table("parameter", "from", "to")
         for name, before, after in values:
@@ -442,7 +448,7 @@ def _say(title: str, lines: Sequence[str], console: Console) -> None:
         console.print(f"  {line}", soft_wrap=True)
 
 
-def _changes(stack: str, changes: Sequence[Change]) -> Table:
+def _changes(stack: str, changes: Sequence[ResourceChange]) -> Table:
     table = Table(title=f"{stack}: {len(changes)} resources")
     for column in ("", "resource", "type", "what"):
         table.add_column(column, overflow="fold")
@@ -486,10 +492,10 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
         "image": {**asdict(plan.image), "digest": plan.digest, "repository": plan.repository, "tested": plan.tested},
         "release": plan.release,
         "changes": {
-            f"{plan.stack}-base": [asdict(one) for one in plan.base],
-            plan.stack: [asdict(one) for one in plan.main],
+            f"{plan.stack}-base": [asdict(one) for one in plan.base_changes],
+            plan.stack: [asdict(one) for one in plan.main_changes],
         },
-        "parameters": [{"name": name, "from": before, "to": after} for name, before, after in plan.values],
+        "parameters": [{"name": name, "from": before, "to": after} for name, before, after in plan.parameter_changes],
         "permissions": list(plan.permissions),
         "open": list(plan.openness),
         "cost": {
@@ -517,12 +523,12 @@ def _refuse(plan: Plan) -> None:
         raise typer.Exit(1)
 
 
-def _say_done(done: Done) -> None:
+def _say_done(done: DeployResult) -> None:
     print(f"smoke test: {done.smoke}", file=sys.stderr)
     print(f"release {done.release.number} runs {done.release.image}", file=sys.stderr)
 
 
-def _print_deployed(deployed: Deployed, as_json: bool, done: Done | None) -> None:
+def _print_deployed(deployed: Deployed, as_json: bool, done: DeployResult | None) -> None:
     if as_json:
         about = {} if done is None else {"release": asdict(done.release), "smoke": done.smoke}
         print(json.dumps({**about, "exports": deployed.exports()}, indent=2))

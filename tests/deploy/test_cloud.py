@@ -280,12 +280,12 @@ def test_every_option_is_made_and_taken_back(
     cloud: Cloud, deployed: dict[str, str], everything: dict[str, str]
 ) -> None:
     """VPC, key, reserves, warm environments, public URL, alarms, dashboard: all at once, and none of them again."""
-    stack = Stack(cloud.client("cloudformation"), "faceq", look_seconds=0.05)
+    stack = Stack(cloud.client("cloudformation"), "faceq", poll_seconds=0.05)
 
     def resources(given: Mapping[str, str]) -> set[str]:
-        change_set = stack.prepare(TEMPLATE, given)
+        change_set = stack.create_change_set(TEMPLATE, given)
         assert change_set is not None
-        stack.execute(change_set, lambda _event: None)
+        stack.execute_change_set(change_set, lambda _event: None)
         return {logical_id for logical_id, _, _ in stack.resources()}
 
     plain = {logical_id for logical_id, _, _ in stack.resources()}

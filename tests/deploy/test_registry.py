@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from deploy import registry
-from deploy.registry import Pushed
+from deploy.registry import PushedImage
 from pipeline.errors import SetupError
 from tests.deploy.cloud import ACCOUNT, Cloud
 
@@ -63,7 +63,7 @@ def repository(registry_cloud: Cloud) -> str:
     return str(made["repository"]["repositoryUri"])
 
 
-def pushed(cloud: Cloud, image: str, repository: str) -> Pushed:
+def pushed(cloud: Cloud, image: str, repository: str) -> PushedImage:
     return registry.push(image, repository, cloud.client("ecr"), Layers())
 
 
@@ -77,7 +77,7 @@ def test_what_lies_in_the_registry_is_the_local_image(registry_cloud: Cloud, ima
     assert json.loads(found["imageManifest"])["config"]["digest"] == image_id(image)
     assert done.tag == image_id(image).removeprefix("sha256:")[:12]
     assert done.uri == f"{repository}@{done.digest}"
-    assert not done.already_there
+    assert not done.was_present
     assert "Pushed" in layers.statuses()
 
 
@@ -87,7 +87,7 @@ def test_a_second_push_pushes_nothing(registry_cloud: Cloud, image: str, reposit
     registry_cloud.forget()
     layers = Layers()
     second = registry.push(image, repository, registry_cloud.client("ecr"), layers)
-    assert (second.digest, second.already_there) == (first.digest, True)
+    assert (second.digest, second.was_present) == (first.digest, True)
     assert layers.told == []
     assert {call.operation for call in registry_cloud.calls()} == {"DescribeImages", "BatchGetImage"}
 
@@ -135,7 +135,7 @@ def test_another_image_under_the_tag_is_refused(registry_cloud: Cloud, image: st
     """Twelve digits are no proof; the manifest is."""
     foreign = {
         "schemaVersion": 2,
-        "mediaType": registry.PLAIN[0],
+        "mediaType": registry.IMAGE_MANIFESTS[0],
         "config": {"mediaType": "application/json", "size": 2, "digest": f"sha256:{'0' * 64}"},
         "layers": [],
     }

@@ -162,7 +162,7 @@ def test_a_service_is_deployed_changed_rolled_back_and_removed(
     if os.environ.get(FACEQ_REHEARSAL):
         write_into(OPERATIONS, REHEARSAL, f"```console\n{terminal.transcript()}\n```")
         write_into(OPERATIONS, CALLS, made(cloud))
-        shown = terminal.tail_of("faceq deploy --yes", "read back the digest that runs")
+        shown = terminal.tail_of("faceq deploy --yes", "check the digest of the running image")
         write_into(ROOT / "README.md", DEPLOY, f"```console\n{shown}\n```")
     assert commands(OPERATIONS.read_text()) == commands_of(terminal), "make rehearsal writes docs/operations.md anew"
 

@@ -30,8 +30,6 @@ from tests.polling import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]
 
-#: The command, with a stack looked at more often than AWS would allow.
-COMMAND = "import deploy.cloudformation; deploy.cloudformation.LOOK_SECONDS = 0.05; from cli.main import main; main()"
 BUCKET = f"faceq-{ACCOUNT}-{REGION}"
 LABELS = {
     "faceq.model": "dlib",
@@ -81,7 +79,7 @@ class Person:
         """Start `faceq deploy ...`; a variable that is None is not set."""
         environ = {name: value for name, value in {**self.environ, **variables}.items() if value is not None}
         return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *command.split()[1:]],
+            [sys.executable, "-m", "cli.main", *command.split()[1:]],
             cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -316,7 +314,7 @@ def test_a_stack_changed_by_hand_is_left_alone_unless_told_otherwise(deployed: P
 def test_a_repository_of_somebody_else_is_not_pushed_to(person: Person, deploy: str) -> None:
     person.cloud.client("ecr").create_repository(repositoryName="faceq")
     told = person.refused(deploy)
-    assert "/faceq that faceq did not make" in told
+    assert "/faceq exists already and faceq did not create it" in told
     assert "--stack" in told
 
 
@@ -333,7 +331,7 @@ def test_a_bucket_that_an_earlier_stack_has_left_is_taken_over(person: Person, d
     person.run("faceq deploy destroy --yes")
     assert account(person.cloud)["buckets"] == [BUCKET]
     enrol(tmp_path / "gallery", "Cy")
-    assert f"2 people in {BUCKET}: nothing is brought" in person.run(deploy).out
+    assert f"2 people in {BUCKET}: stays as it is" in person.run(deploy).out
     assert outcomes(person.cloud) == [("deployed", ""), ("deployed", "")]
 
 
@@ -347,8 +345,8 @@ def test_a_bucket_that_an_earlier_stack_has_left_is_taken_over(person: Person, d
         (f"--image {TINY}:none", {}, f"faceq image build --tag {TINY}:none"),
         (f"--image {ONE}", {"DOCKER_HOST": "unix:///nowhere/docker.sock"}, "Start Docker"),
         (f"--image {ONE}", {"FACEQ_STATE_DIR": "/nowhere"}, "make test-docker"),
-        (f"--image {ONE} --set Colour=red", {}, "There are: "),
-        (f"--image {ONE} --set ImageUri=other", {}, "There are: "),
+        (f"--image {ONE} --set Colour=red", {}, "Take one of: "),
+        (f"--image {ONE} --set ImageUri=other", {}, "Take one of: "),
         (f"--image {ONE} --set DetectionMemory=much", {}, "DetectionMemory"),
         (f"--image {ONE} --set DetectionMemory=1", {}, "DetectionMemory"),
         (f"--image {ONE} --set LogLevel=loud", {}, "LogLevel"),
@@ -447,7 +445,7 @@ def test_a_release_whose_image_is_gone_cannot_come_back(deployed: Person, tmp_pa
     deployed.run(f"faceq deploy --image {TWO} --frame {tmp_path / 'frame.png'} --yes")
     gone = partial(deployed.cloud.fail, "ecr", "DescribeImages", "ImageNotFoundException", "gone")
     told = deployed.refused("faceq deploy rollback --yes", gone)
-    assert "The image of release 1 is not in the repository any more" in told
+    assert "The image of release 1 is no longer in the repository" in told
     assert "faceq deploy history" in told
 
 

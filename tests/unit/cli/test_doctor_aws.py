@@ -15,7 +15,7 @@ from cli import doctor_aws
 from cli.doctor_aws import DETECTION, RECOGNITION, Calls, needed, permissions
 from cli.doctor_command import Check
 from client.deployed_stack import Deployed
-from deploy.promotion import TEMPLATE
+from deploy.service_stacks import TEMPLATE
 
 ROLE = "arn:aws:iam::123456789012:role/faceq-Role"
 URL = "https://abcdefghijklmnopqrstuvwxyz012345.lambda-url.eu-central-1.on.aws/"

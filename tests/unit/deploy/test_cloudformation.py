@@ -1,4 +1,4 @@
-"""What CloudFormation's answers mean. The answers are checked against botocore's models by the stubber."""
+"""Interpreting CloudFormation's answers. botocore's Stubber checks the recorded answers against its service model."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -7,7 +7,7 @@ import boto3
 import pytest
 from botocore.stub import ANY, Stubber
 
-from deploy.cloudformation import Change, Detail, Event, Stack, StackFailedError
+from deploy.cloudformation import PropertyChange, ResourceChange, Stack, StackEvent, StackFailedError
 from pipeline.errors import BadInput, FaceqError
 
 ARN = "arn:aws:cloudformation:us-east-1:123456789012:changeSet/faceq-1/1"
@@ -22,10 +22,10 @@ def stubbed() -> tuple[Stack, Stubber]:
     )
     stubber = Stubber(client)
     stubber.activate()
-    return Stack(client, "faceq", look_seconds=0), stubber
+    return Stack(client, "faceq", poll_seconds=0), stubber
 
 
-def described(stub: Stubber, status: str | None, reason: str = "") -> None:
+def answer_describe_stacks(stub: Stubber, status: str | None, reason: str = "") -> None:
     if status is None:
         stub.add_client_error("describe_stacks", "ValidationError", "Stack with id faceq does not exist")
         return
@@ -33,8 +33,8 @@ def described(stub: Stubber, status: str | None, reason: str = "") -> None:
     stub.add_response("describe_stacks", {"Stacks": [{**found, **({"StackStatusReason": reason} if reason else {})}]})
 
 
-def happened(stub: Stubber, *events: tuple[str, str, str]) -> None:
-    """Answer the next look at the events with these, (resource, status, reason), oldest first."""
+def answer_stack_events(stub: Stubber, *events: tuple[str, str, str]) -> None:
+    """Answer the next request for the stack's events with these (resource, status, reason), oldest first."""
     rows = [
         {
             "StackId": STACK_ARN,
@@ -51,21 +51,23 @@ def happened(stub: Stubber, *events: tuple[str, str, str]) -> None:
     stub.add_response("describe_stack_events", {"StackEvents": rows})
 
 
-def made(stub: Stubber, **answer: Any) -> None:
+def answer_describe_change_set(stub: Stubber, **answer: Any) -> None:
     stub.add_response(
         "describe_change_set", answer, {"ChangeSetName": ARN, "StackName": "faceq", "IncludePropertyValues": True}
     )
 
 
-CREATED = {"ChangeSetName": ANY, "ChangeSetType": ANY, "TemplateBody": TEMPLATE, "Parameters": ANY, "Capabilities": ANY,
-           "StackName": "faceq"}  # fmt: skip
+CREATE_PARAMETERS = {
+    "StackName": "faceq", "ChangeSetName": ANY, "ChangeSetType": ANY, "TemplateBody": TEMPLATE, "Parameters": ANY,
+    "Capabilities": ANY,
+}  # fmt: skip
 
 
-def test_a_property_is_shown_once_with_both_values(stubbed: tuple[Stack, Stubber]) -> None:
-    """CloudFormation names a property once for each cause: the parameter, and the template's own text."""
+def test_a_change_lists_each_property_once_with_both_values(stubbed: tuple[Stack, Stubber]) -> None:
+    """CloudFormation lists a property once for each cause: the parameter, and the template's own text."""
     stack, stub = stubbed
-    described(stub, "UPDATE_COMPLETE")
-    stub.add_response("create_change_set", {"Id": ARN, "StackId": STACK_ARN}, CREATED)
+    answer_describe_stacks(stub, "UPDATE_COMPLETE")
+    stub.add_response("create_change_set", {"Id": ARN, "StackId": STACK_ARN}, CREATE_PARAMETERS)
     target = {"Attribute": "Properties", "Name": "MemorySize", "RequiresRecreation": "Never"}
     change = {
         "Action": "Modify",
@@ -77,26 +79,26 @@ def test_a_property_is_shown_once_with_both_values(stubbed: tuple[Stack, Stubber
             {"Target": target, "ChangeSource": "ParameterReference", "CausingEntity": "DetectionMemory"},
         ],
     }
-    made(stub, Status="CREATE_IN_PROGRESS")
-    made(stub, Status="CREATE_COMPLETE", Changes=[{"Type": "Resource", "ResourceChange": change}])
-    found = stack.prepare(TEMPLATE, {"DetectionMemory": "3008"})
+    answer_describe_change_set(stub, Status="CREATE_IN_PROGRESS")
+    answer_describe_change_set(stub, Status="CREATE_COMPLETE", Changes=[{"Type": "Resource", "ResourceChange": change}])
+    found = stack.create_change_set(TEMPLATE, {"DetectionMemory": "3008"})
     assert found is not None
     assert not found.is_first
-    detail = Detail("MemorySize", "1769", "3008", replaces=False)
-    assert found.changes == [Change("Modify", "FaceDetection", "AWS::Lambda::Function", "False", [detail])]
+    detail = PropertyChange("MemorySize", "1769", "3008", replaces=False)
+    assert found.changes == [ResourceChange("Modify", "FaceDetection", "AWS::Lambda::Function", "False", [detail])]
 
 
-def test_a_first_stack_goes_if_it_fails(stubbed: tuple[Stack, Stubber]) -> None:
+def test_a_new_stack_is_deleted_if_its_creation_fails(stubbed: tuple[Stack, Stubber]) -> None:
     stack, stub = stubbed
-    described(stub, None)
+    answer_describe_stacks(stub, None)
     stub.add_response(
         "create_change_set",
         {"Id": ARN, "StackId": STACK_ARN},
-        {**CREATED, "ChangeSetType": "CREATE", "OnStackFailure": "DELETE"},
+        {**CREATE_PARAMETERS, "ChangeSetType": "CREATE", "OnStackFailure": "DELETE"},
     )
     add = {"Action": "Add", "LogicalResourceId": "Q", "ResourceType": "AWS::SQS::Queue"}
-    made(stub, Status="CREATE_COMPLETE", Changes=[{"Type": "Resource", "ResourceChange": add}])
-    found = stack.prepare(TEMPLATE, {})
+    answer_describe_change_set(stub, Status="CREATE_COMPLETE", Changes=[{"Type": "Resource", "ResourceChange": add}])
+    found = stack.create_change_set(TEMPLATE, {})
     assert found is not None
     assert found.is_first
 
@@ -108,35 +110,35 @@ def test_a_first_stack_goes_if_it_fails(stubbed: tuple[Stack, Stubber]) -> None:
         "No updates are to be performed.",
     ],
 )
-def test_no_change_is_none_and_leaves_no_change_set(stubbed: tuple[Stack, Stubber], reason: str) -> None:
+def test_a_change_set_without_changes_is_deleted(stubbed: tuple[Stack, Stubber], reason: str) -> None:
     stack, stub = stubbed
-    described(stub, "CREATE_COMPLETE")
-    stub.add_response("create_change_set", {"Id": ARN, "StackId": STACK_ARN}, CREATED)
-    made(stub, Status="FAILED", StatusReason=reason)
+    answer_describe_stacks(stub, "CREATE_COMPLETE")
+    stub.add_response("create_change_set", {"Id": ARN, "StackId": STACK_ARN}, CREATE_PARAMETERS)
+    answer_describe_change_set(stub, Status="FAILED", StatusReason=reason)
     stub.add_response("delete_change_set", {}, {"ChangeSetName": ARN, "StackName": "faceq"})
-    assert stack.prepare(TEMPLATE, {}) is None
+    assert stack.create_change_set(TEMPLATE, {}) is None
     stub.assert_no_pending_responses()
 
 
-def test_a_refused_change_set_is_told_in_awss_words_and_thrown_away(stubbed: tuple[Stack, Stubber]) -> None:
+def test_a_failed_change_set_is_reported_with_awss_reason_and_deleted(stubbed: tuple[Stack, Stubber]) -> None:
     stack, stub = stubbed
-    described(stub, "CREATE_COMPLETE")
-    stub.add_response("create_change_set", {"Id": ARN, "StackId": STACK_ARN}, CREATED)
-    made(stub, Status="FAILED", StatusReason="Parameters: [Gone] do not exist in the template")
+    answer_describe_stacks(stub, "CREATE_COMPLETE")
+    stub.add_response("create_change_set", {"Id": ARN, "StackId": STACK_ARN}, CREATE_PARAMETERS)
+    answer_describe_change_set(stub, Status="FAILED", StatusReason="Parameters: [Gone] do not exist in the template")
     stub.add_response("delete_change_set", {})
     with pytest.raises(StackFailedError, match="Gone"):
-        stack.prepare(TEMPLATE, {})
+        stack.create_change_set(TEMPLATE, {})
     stub.assert_no_pending_responses()
 
 
-def test_the_first_resource_that_failed_itself_is_told(stubbed: tuple[Stack, Stubber]) -> None:
-    """The others are cancelled because of it, and the stack's own event only sums up."""
+def test_the_error_names_the_first_resource_that_failed_itself(stubbed: tuple[Stack, Stubber]) -> None:
+    """CloudFormation cancels the others because of it, and the stack's own event is only a summary."""
     stack, stub = stubbed
-    described(stub, "CREATE_COMPLETE")
-    stub.add_response("create_change_set", {"Id": ARN, "StackId": STACK_ARN}, CREATED)
+    answer_describe_stacks(stub, "CREATE_COMPLETE")
+    stub.add_response("create_change_set", {"Id": ARN, "StackId": STACK_ARN}, CREATE_PARAMETERS)
     add = {"Action": "Add", "LogicalResourceId": "Q", "ResourceType": "AWS::SQS::Queue"}
-    made(stub, Status="CREATE_COMPLETE", Changes=[{"Type": "Resource", "ResourceChange": add}])
-    change_set = stack.prepare(TEMPLATE, {})
+    answer_describe_change_set(stub, Status="CREATE_COMPLETE", Changes=[{"Type": "Resource", "ResourceChange": add}])
+    change_set = stack.create_change_set(TEMPLATE, {})
     assert change_set is not None
     old = ("Old", "CREATE_COMPLETE", "")
     new = [
@@ -144,37 +146,37 @@ def test_the_first_resource_that_failed_itself_is_told(stubbed: tuple[Stack, Stu
         ("Function", "UPDATE_FAILED", "The role is  not\nallowed"),
         ("faceq", "UPDATE_ROLLBACK_IN_PROGRESS", "The following resource(s) failed: [Function]"),
     ]
-    happened(stub, old)
+    answer_stack_events(stub, old)
     stub.add_response("execute_change_set", {})
-    described(stub, "UPDATE_ROLLBACK_IN_PROGRESS")
-    happened(stub, old, *new[:2])
-    described(stub, "UPDATE_ROLLBACK_COMPLETE")
-    happened(stub, old, *new)
-    told: list[Event] = []
+    answer_describe_stacks(stub, "UPDATE_ROLLBACK_IN_PROGRESS")
+    answer_stack_events(stub, old, *new[:2])
+    answer_describe_stacks(stub, "UPDATE_ROLLBACK_COMPLETE")
+    answer_stack_events(stub, old, *new)
+    events: list[StackEvent] = []
     with pytest.raises(
         StackFailedError, match=r"UPDATE_ROLLBACK_COMPLETE. Function .*The role is not allowed"
     ) as failed:
-        stack.execute(change_set, told.append)
+        stack.execute_change_set(change_set, events.append)
     assert failed.value.event is not None
-    assert [event.logical_id for event in told] == ["Mapping", "Function", "faceq"]
+    assert [event.logical_id for event in events] == ["Mapping", "Function", "faceq"]
 
 
-def test_a_stack_at_work_is_waited_for(stubbed: tuple[Stack, Stubber]) -> None:
+def test_waiting_for_a_stack_reports_the_events_of_the_change_in_progress(stubbed: tuple[Stack, Stubber]) -> None:
     stack, stub = stubbed
-    described(stub, "UPDATE_IN_PROGRESS")
-    described(stub, "UPDATE_IN_PROGRESS")
-    happened(stub)
-    described(stub, "UPDATE_COMPLETE")
-    happened(stub, ("Q", "UPDATE_COMPLETE", ""))
-    told: list[Event] = []
-    state = stack.settled(told.append)
+    answer_describe_stacks(stub, "UPDATE_IN_PROGRESS")
+    answer_describe_stacks(stub, "UPDATE_IN_PROGRESS")
+    answer_stack_events(stub)
+    answer_describe_stacks(stub, "UPDATE_COMPLETE")
+    answer_stack_events(stub, ("Q", "UPDATE_COMPLETE", ""))
+    events: list[StackEvent] = []
+    state = stack.wait_until_stable(events.append)
     assert state is not None
     assert state.status == "UPDATE_COMPLETE"
-    assert [event.logical_id for event in told] == ["Q"]
+    assert [event.logical_id for event in events] == ["Q"]
 
 
 @pytest.mark.parametrize(
-    ("status", "way_out"),
+    ("status", "next_step"),
     [
         ("ROLLBACK_COMPLETE", "faceq deploy destroy"),
         ("ROLLBACK_FAILED", "faceq deploy destroy"),
@@ -182,30 +184,30 @@ def test_a_stack_at_work_is_waited_for(stubbed: tuple[Stack, Stubber]) -> None:
         ("UPDATE_ROLLBACK_FAILED", "continue-update-rollback --stack-name faceq"),
     ],
 )
-def test_a_stack_that_is_stuck_is_told_with_the_way_out(
-    stubbed: tuple[Stack, Stubber], status: str, way_out: str
+def test_the_error_for_a_stack_that_aws_cannot_change_names_the_next_step(
+    stubbed: tuple[Stack, Stubber], status: str, next_step: str
 ) -> None:
     stack, stub = stubbed
-    described(stub, status)
-    with pytest.raises(BadInput, match=way_out):
-        stack.settled(lambda _event: None)
+    answer_describe_stacks(stub, status)
+    with pytest.raises(BadInput, match=next_step):
+        stack.wait_until_stable(lambda _event: None)
 
 
 @pytest.mark.parametrize("status", [None, "REVIEW_IN_PROGRESS"])
-def test_a_stack_without_resources_counts_as_none(stubbed: tuple[Stack, Stubber], status: str | None) -> None:
+def test_a_stack_without_resources_counts_as_missing(stubbed: tuple[Stack, Stubber], status: str | None) -> None:
     """A plan that was interrupted leaves an empty stack behind."""
     stack, stub = stubbed
-    described(stub, status)
-    assert stack.settled(lambda _event: None) is None
+    answer_describe_stacks(stub, status)
+    assert stack.wait_until_stable(lambda _event: None) is None
 
 
 def test_a_template_that_is_too_large_is_refused_before_any_call(stubbed: tuple[Stack, Stubber]) -> None:
     stack, _ = stubbed
     with pytest.raises(BadInput, match="51200"):
-        stack.prepare(" " * 51_201, {})
+        stack.create_change_set(" " * 51_201, {})
 
 
-def test_what_was_changed_by_hand_is_told(stubbed: tuple[Stack, Stubber]) -> None:
+def test_drift_is_reported_property_by_property(stubbed: tuple[Stack, Stubber]) -> None:
     stack, stub = stubbed
     stub.add_response("detect_stack_drift", {"StackDriftDetectionId": "1"})
     status = {"StackId": STACK_ARN, "StackDriftDetectionId": "1", "Timestamp": datetime.now(UTC)}
@@ -229,12 +231,12 @@ def test_what_was_changed_by_hand_is_told(stubbed: tuple[Stack, Stubber]) -> Non
         "Timestamp": datetime.now(UTC),
     }
     stub.add_response("describe_stack_resource_drifts", {"StackResourceDrifts": [drift]})
-    (found,) = stack.drift()
+    (found,) = stack.detect_drift()
     assert (found.logical_id, found.differences) == ("FaceDetection", ["MemorySize: 1769 -> 128"])
 
 
 @pytest.mark.parametrize(
-    ("code", "says"),
+    ("code", "advice"),
     [
         ("AccessDenied", "DescribeStacks is not allowed"),
         ("ExpiredToken", "aws sso login"),
@@ -242,10 +244,12 @@ def test_what_was_changed_by_hand_is_told(stubbed: tuple[Stack, Stubber]) -> Non
         ("Throttling", "Run the same command again"),
     ],
 )
-def test_an_error_of_aws_is_one_line_that_says_what_to_do(stubbed: tuple[Stack, Stubber], code: str, says: str) -> None:
+def test_an_error_of_aws_becomes_one_line_with_awss_reason_and_advice(
+    stubbed: tuple[Stack, Stubber], code: str, advice: str
+) -> None:
     stack, stub = stubbed
     stub.add_client_error("describe_stacks", code, "in AWS's words")
-    with pytest.raises(FaceqError, match=says) as failed:
-        stack.state()
+    with pytest.raises(FaceqError, match=advice) as failed:
+        stack.describe()
     assert "in AWS's words" in str(failed.value)
     assert "\n" not in str(failed.value)

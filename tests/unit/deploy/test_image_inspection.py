@@ -1,4 +1,4 @@
-"""What is read of Docker's words: `image.json` holds them, as Docker 20.10 said them of an image built here."""
+"""Inspecting an image from Docker's output: `image.json` is the output of Docker 20.10 for an image of this project."""
 
 import copy
 import json
@@ -8,22 +8,23 @@ from typing import Any
 
 import pytest
 
-from deploy.function_image import Recipe, build, last_words, read, revision
+from deploy.function_image import Recipe, build, failure_reason, read, revision
 from pipeline.errors import SetupError
 
 RECORDED = json.loads(Path(__file__).with_name("image.json").read_text())
-HERE = "linux/amd64"
+ENGINE_PLATFORM = "linux/amd64"
 
 
 @pytest.fixture
-def said() -> Any:
+def output() -> Any:
+    """Docker's recorded output, which a test may change."""
     return copy.deepcopy(RECORDED)
 
 
-def test_an_image_is_described(said: Any) -> None:
-    found = read(said["inspect"], said["history"], HERE)
-    assert (found.platform, found.user, found.warnings) == (HERE, "65532:65532", [])
-    assert found.bytes == said["inspect"]["Size"]
+def test_the_output_of_docker_describes_the_image(output: Any) -> None:
+    found = read(output["inspect"], output["history"], ENGINE_PLATFORM)
+    assert (found.platform, found.user, found.warnings) == (ENGINE_PLATFORM, "65532:65532", [])
+    assert found.bytes == output["inspect"]["Size"]
     assert found.labels["faceq.model"] == "stand-in"
     assert [layer.holds for layer in found.layers] == [
         "base system", "the Runtime Interface Emulator", "packages", "networks", "Python's own library, compiled",
@@ -31,13 +32,13 @@ def test_an_image_is_described(said: Any) -> None:
     ]  # fmt: skip
 
 
-def test_the_layers_of_a_base_are_one(said: Any) -> None:
-    """The public image of Python has several."""
-    said["history"][-1:] = [
+def test_the_layers_of_the_base_system_are_added_up(output: Any) -> None:
+    """Python's public image has several of them."""
+    output["history"][-1:] = [
         {"CreatedBy": "RUN /bin/sh -c apt-get install # buildkit", "Size": "50"},
         {"CreatedBy": "# debian.sh --arch 'amd64' out/ 'bookworm'", "Size": "70"},
     ]
-    assert read(said["inspect"], said["history"], HERE).layers[0].bytes == 120
+    assert read(output["inspect"], output["history"], ENGINE_PLATFORM).layers[0].bytes == 120
 
 
 @pytest.mark.parametrize(
@@ -46,8 +47,8 @@ def test_the_layers_of_a_base_are_one(said: Any) -> None:
         ({"Config": {"User": ""}}, "It runs as root."),
         ({"Config": {"User": "0:0"}}, "It runs as root."),
         ({"Config": {"User": "root"}}, "It runs as root."),
-        ({"Architecture": "arm64"}, "It is for linux/arm64 and this engine runs linux/amd64: "),
-        ({"Architecture": "riscv64"}, "Lambda has no linux/riscv64."),
+        ({"Architecture": "arm64"}, "It is for linux/arm64 but this engine runs linux/amd64: "),
+        ({"Architecture": "riscv64"}, "Lambda does not run linux/riscv64."),
         ({"Descriptor": {"mediaType": "application/vnd.oci.image.index.v1+json"}}, "It is an index of manifests"),
         (
             {"Descriptor": {"mediaType": "application/vnd.docker.distribution.manifest.list.v2+json"}},
@@ -55,28 +56,28 @@ def test_the_layers_of_a_base_are_one(said: Any) -> None:
         ),
     ],
 )
-def test_what_lambda_would_refuse_is_a_warning(said: Any, change: dict[str, Any], warning: str) -> None:
-    (found,) = read(said["inspect"] | change, said["history"], HERE).warnings
+def test_an_image_that_lambda_would_refuse_has_a_warning(output: Any, change: dict[str, Any], warning: str) -> None:
+    (found,) = read(output["inspect"] | change, output["history"], ENGINE_PLATFORM).warnings
     assert found.startswith(warning)
 
 
-def test_a_plain_manifest_is_none(said: Any) -> None:
+def test_the_manifest_of_a_single_image_gives_no_warning(output: Any) -> None:
     plain = {"Descriptor": {"mediaType": "application/vnd.oci.image.manifest.v1+json"}}
-    assert read(said["inspect"] | plain, said["history"], HERE).warnings == []
+    assert read(output["inspect"] | plain, output["history"], ENGINE_PLATFORM).warnings == []
 
 
 @pytest.mark.parametrize(
     ("size", "warning"),
-    [(551_000_000, "more than 550 makes cold starts long"), (11 * 2**30, "It has 11.0 GiB; Lambda takes 10.")],
+    [(551_000_000, "more than 550 makes cold starts long"), (11 * 2**30, "It has 11.0 GiB; Lambda takes at most 10.")],
 )
-def test_a_large_image_is_a_warning(said: Any, size: int, warning: str) -> None:
+def test_a_large_image_has_a_warning(output: Any, size: int, warning: str) -> None:
     history = [{"CreatedBy": "COPY /var/task /var/task # buildkit", "Size": str(size)}]
-    (found,) = read(said["inspect"], history, HERE).warnings
+    (found,) = read(output["inspect"], history, ENGINE_PLATFORM).warnings
     assert warning in found
 
 
 @pytest.mark.parametrize(
-    ("lines", "words"),
+    ("lines", "reason"),
     [
         (
             [
@@ -99,12 +100,15 @@ def test_a_large_image_is_a_warning(said: Any, size: int, warning: str) -> None:
             ["ERROR: failed to solve: python:3.11-slim-bookworm: no such host"],
             "failed to solve: python:3.11-slim-bookworm: no such host",
         ),
-        (["#5 0.1 exec /bin/sh: exec format error", "ERROR: failed to solve: y"], "This engine cannot run programs of"),
+        (
+            ["#5 0.1 exec /bin/sh: exec format error", "ERROR: failed to solve: y"],
+            "This Docker engine cannot run programs for",
+        ),
         ([], ""),
     ],
 )
-def test_the_reason_of_a_failed_build(lines: list[str], words: str) -> None:
-    assert last_words(lines).startswith(words)
+def test_the_reason_of_a_failed_build_is_found_in_dockers_output(lines: list[str], reason: str) -> None:
+    assert failure_reason(lines).startswith(reason)
 
 
 @pytest.mark.parametrize(
@@ -116,22 +120,22 @@ def test_the_reason_of_a_failed_build(lines: list[str], words: str) -> None:
         ("localhost:5000/team/faceq-function:1", "localhost:5000/team/faceq-gateway:1"),
     ],
 )
-def test_the_gateways_tag(tag: str, gateway: str) -> None:
+def test_the_gateways_tag_follows_the_functions(tag: str, gateway: str) -> None:
     assert Recipe(tag).gateway_tag == gateway
 
 
-def test_a_revision_says_whether_there_are_changes(tmp_path: Path) -> None:
+def test_the_revision_shows_whether_the_work_tree_has_changes(tmp_path: Path) -> None:
     assert revision(tmp_path) == ""
     git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.com"]
-    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
-        subprocess.run([*git, *words], check=True)
+    for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run([*git, *arguments], check=True)
     clean = revision(tmp_path)
     assert len(clean) == 40
     (tmp_path / "new").touch()
     assert revision(tmp_path) == f"{clean}-dirty"
 
 
-def test_a_missing_plugin_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_buildx_plugin_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docker = tmp_path / "docker"
     docker.write_text(
         """#!/bin/sh

@@ -1,4 +1,4 @@
-"""What the REPORT lines of Lambda tell, in the forms that Lambda writes them."""
+"""Reading Lambda's REPORT lines, in all the forms that Lambda writes, and the advice that follows from them."""
 
 import json
 
@@ -22,7 +22,7 @@ def report(
     tail: str = "",
     stream: str = "2026/11/25/[1]aaaa",
 ) -> Line:
-    """A REPORT line: tabs between its fields, a tab and a line's end behind the last one."""
+    """Return a REPORT line: tabs between its fields, and a tab and a newline after the last one."""
     fields = [
         f"REPORT RequestId: {ID.format(number)}",
         f"Duration: {duration:.2f} ms",
@@ -36,7 +36,7 @@ def report(
 
 
 def many(count: int, **fields: object) -> list[Report]:
-    """Calls as alike as can be."""
+    """Return calls that differ only in their ids."""
     return reports(report(number, **fields) for number in range(count))  # type: ignore[arg-type]
 
 
@@ -45,7 +45,7 @@ def test_a_report_line_is_read() -> None:
     assert call == Report(ID.format(7), 12.34, 13.0, 1769, 512, 1234.56)
 
 
-def test_a_report_line_with_a_trace_below_is_read() -> None:
+def test_a_report_line_with_an_x_ray_trace_is_read() -> None:
     traced = "\nXRAY TraceId: 1-5e34a614-10bdxmplf1fb44f07bc535a1\tSegmentId: 07f5xmpl2d1f6f85\tSampled: true"
     (call,) = reports([line(report().message.rstrip() + "\t" + traced)])
     assert (call.memory_mb, call.init_ms, call.status) == (1769, None, "success")
@@ -84,18 +84,18 @@ def test_a_report_record_of_json_logs_is_read() -> None:
         "",
     ],
 )
-def test_other_lines_are_passed_over(message: str) -> None:
+def test_other_lines_are_ignored(message: str) -> None:
     assert reports([line(message)]) == []
 
 
-def test_a_timeout_is_seen_in_both_forms() -> None:
+def test_both_forms_of_a_timeout_are_recognised() -> None:
     late = line(f"2026-11-25T08:00:30.000Z {ID.format(1)} Task timed out after 30.03 seconds\n\n")
     calls = reports([report(0, 30_000, tail="Status: timeout"), report(1, 30_030), late, report(2)])
     assert [call.status for call in calls] == ["timeout", "timeout", "success"]
 
 
 def test_an_exception_counts_for_the_call_of_its_own_environment() -> None:
-    """Two environments write into one group at the same time."""
+    """Two environments write into one log group at the same time."""
     calls = reports(
         [
             line("START RequestId: 0 Version: 1", "a"),
@@ -113,18 +113,18 @@ def test_an_exception_counts_for_the_call_of_its_own_environment() -> None:
     ]
 
 
-def test_a_crash_keeps_its_type() -> None:
+def test_a_crash_is_reported_with_lambdas_error_type() -> None:
     (call,) = reports([report(tail="Status: error\tError Type: Runtime.OutOfMemory")])
     assert (call.status, call.error_type) == ("error", "Runtime.OutOfMemory")
 
 
-def test_an_init_that_ran_out_of_time_counts_with_its_limit() -> None:
-    """Lambda begins it anew inside the call, and leaves it out of the call's REPORT."""
+def test_an_init_that_ran_out_of_time_counts_as_long_as_its_limit() -> None:
+    """Lambda starts it again inside the call, and omits it from the call's REPORT line."""
     init = line("INIT_REPORT Init Duration: 10008.71 ms\tPhase: init\tStatus: timeout\n")
     assert [call.init_ms for call in reports([init, report(0), report(1)])] == [10_000.0, None]
 
 
-def test_a_summary_counts_and_measures() -> None:
+def test_a_summary_counts_calls_and_measures_durations_and_memory() -> None:
     calls = reports(
         [
             report(0, 100, init=1500),
@@ -141,7 +141,7 @@ def test_a_summary_counts_and_measures() -> None:
     assert found.gb_seconds == pytest.approx((101 + 201 + 301 + 30_001 + 51) / 1e3 * 1769 / 1024)
 
 
-def test_calls_before_and_after_another_memory_size_are_not_mixed_and_the_newest_has_advice() -> None:
+def test_each_memory_size_has_its_own_summary_and_only_the_latest_has_advice() -> None:
     before, after = summaries("face-detection", [*many(3, memory=1024), *many(2, memory=1769)], 30)
     assert (before.memory_mb, before.requests, before.advice) == (1024, 3, ())
     assert (after.memory_mb, after.requests) == (1769, 2)
@@ -172,12 +172,14 @@ def commands(function: str, calls: list[Report], timeout: int = 30) -> list[str]
         (many(100, init=1_500), "faceq deploy --set DetectionProvisioned=1"),
     ],
 )
-def test_what_is_too_tight_or_too_wide_has_the_command_that_changes_it(calls: list[Report], command: str) -> None:
+def test_a_setting_that_is_too_low_or_too_high_gets_the_command_that_changes_it(
+    calls: list[Report], command: str
+) -> None:
     assert commands("face-detection", calls) == [command]
 
 
-def test_the_recognisers_timeout_takes_the_queues_with_it() -> None:
-    """The queue must hide a message six times as long as the function may take."""
+def test_raising_the_recognisers_timeout_raises_the_queues_visibility_timeout_too() -> None:
+    """It must be six times the function's timeout."""
     assert commands("face-recognition", many(5, duration=30_000, tail="Status: timeout")) == [
         "faceq deploy --set RecognitionTimeout=60 --set RequestVisibilityTimeout=360"
     ]
@@ -189,15 +191,15 @@ def test_a_timeout_that_is_never_needed_may_be_lowered() -> None:
     ]
 
 
-def test_what_fits_is_said_to_fit_and_few_calls_are_said_to_be_few() -> None:
+def test_settings_that_fit_need_no_command_and_few_calls_are_not_enough_for_advice() -> None:
     def sentences(calls: list[Report]) -> list[Advice]:
         return list(summaries("face-detection", calls, 30)[-1].advice)
 
     assert sentences(many(100)) == [Advice("MemorySize and Timeout fit.")]
     (few,) = sentences(many(5, memory=4096, used=900))
-    assert (few.command, "100 calls" in few.sentence) == ("", True)
+    assert (few.command, "At least 100 calls" in few.sentence) == ("", True)
 
 
-def test_no_advice_goes_beyond_what_lambda_takes() -> None:
+def test_no_advice_exceeds_lambdas_limits() -> None:
     assert commands("face-detection", many(5, memory=10_240, used=10_240)) == []
     assert commands("face-detection", many(5, duration=900_000, tail="Status: timeout"), timeout=900) == []
