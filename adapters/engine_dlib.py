@@ -4,7 +4,7 @@ import dlib
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.models import InstalledModel
+from adapters.models.installed import InstalledModel
 from pipeline.embed import PREPROCESSINGS
 from pipeline.errors import SetupError
 from pipeline.ports import FaceEmbedder

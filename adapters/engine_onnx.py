@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.models import InstalledDetector, InstalledModel
+from adapters.models.installed import InstalledDetector, InstalledModel
 from pipeline.detect import Cascade
 from pipeline.embed import PREPROCESSINGS, standardise
 from pipeline.errors import SetupError

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adapters.models import STAND_IN, InstalledDetector, InstalledModel
+from adapters.models.catalogue import STAND_IN
+from adapters.models.installed import InstalledDetector, InstalledModel
 from adapters.models.weights import read
 from pipeline.detect import Cascade, Floats, Network, suppress
 from pipeline.embed import standardise

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Final
 
-from adapters import models
 from adapters.artifacts_directory import DirectoryStore
+from adapters.models.installed import installed_detector, installed_model
 from adapters.settings import ModelSettings, QueueSettings, S3Place
 from pipeline.embed import PREPROCESSINGS
 from pipeline.errors import SetupError, TransientError
@@ -30,7 +30,7 @@ def check_engine(engine: str) -> None:
 
 def detector(settings: ModelSettings) -> FaceDetector:
     """Load MTCNN's three networks. Raises SetupError that names the command to run if they are missing."""
-    files = models.installed_detector(settings.models)
+    files = installed_detector(settings.models)
     if settings.engine == "torch":
         check_engine(settings.engine)
         from adapters import engine_torch
@@ -43,7 +43,7 @@ def detector(settings: ModelSettings) -> FaceDetector:
 
 def embedder(settings: ModelSettings) -> FaceEmbedder:
     """Load the recogniser. Raises SetupError that names the command to run if it is missing."""
-    model = models.installed(settings.model, settings.models)
+    model = installed_model(settings.model, settings.models)
     if model.id == "dlib":
         from adapters import engine_dlib
 
@@ -73,7 +73,7 @@ def checked_gallery(settings: ModelSettings) -> Gallery | None:
     """Return the gallery, None if there is none. Raises SetupError if it does not fit the model."""
     gallery = load(gallery_store(settings))
     if gallery is not None:
-        model = models.installed(settings.model, settings.models)
+        model = installed_model(settings.model, settings.models)
         gallery.check_compatible(model.id, model.preprocessing)
     return gallery
 
@@ -145,7 +145,7 @@ def face_detection_collaborators(
     """Put the function `face-detection` together."""
     return detect_faces.Collaborators(
         detector=detector(settings),
-        preprocessing=PREPROCESSINGS[models.installed(settings.model, settings.models).preprocessing],
+        preprocessing=PREPROCESSINGS[installed_model(settings.model, settings.models).preprocessing],
         requests=_sender(queues, queues.request_queue_url),
         responses=_sender(queues, queues.response_queue_url),
         clock=clock,

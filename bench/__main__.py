@@ -11,8 +11,9 @@ from typing import Final
 import numpy as np
 from rich.console import Console
 
-from adapters import models
-from adapters.models import CASIA_WEBFACE, DLIB, STAND_IN, VGGFACE2
+from adapters.models.catalogue import CASIA_WEBFACE, DLIB, STAND_IN, VGGFACE2
+from adapters.models.install import install
+from adapters.models.installed import MANIFEST, installed_model
 from adapters.settings import FACEQ_MODELS_DIR, Paths
 from bench import engines, service
 from bench.sample_frames import ONE_FACE, TWO_FACES, frame, photographs, pictures
@@ -192,7 +193,7 @@ class _Flow:
 
 def _services(cache: Path) -> list[tuple[str, str]]:
     """Return the models and engines to measure: first what `auto` chooses, then InceptionResnetV1 on each engine."""
-    default = models.installed("auto", cache).id
+    default = installed_model("auto", cache).id
     network = _network(cache)
     services = [(default, "onnx"), (network, "onnx"), *([(network, "torch")] if _has_torch() else [])]
     return list(dict.fromkeys(services))
@@ -205,7 +206,7 @@ def _engines(cache: Path) -> dict[str, str]:
     if _has_torch():
         engines_and_models["torch"] = network
     try:
-        models.installed(DLIB, cache)
+        installed_model(DLIB, cache)
     except SetupError:
         return engines_and_models
     return {**engines_and_models, "dlib": DLIB}
@@ -214,9 +215,9 @@ def _engines(cache: Path) -> dict[str, str]:
 def _network(cache: Path) -> str:
     """Return an installed InceptionResnetV1 model; without one, install the stand-in, which is as fast."""
     for name in (VGGFACE2, CASIA_WEBFACE):
-        if (cache / name / models.MANIFEST).exists():
+        if (cache / name / MANIFEST).exists():
             return name
-    return models.get(STAND_IN, cache).id
+    return install(STAND_IN, cache).id
 
 
 def _has_torch() -> bool:

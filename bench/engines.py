@@ -139,14 +139,14 @@ def _serve(engine: str, model: str, pictures: str) -> None:
 
     import psutil
 
-    from adapters.models import installed
+    from adapters.models.installed import installed_model
     from pipeline.embed import PREPROCESSINGS, cut
     from pipeline.images import decode
 
     images = {kind: decode(Path(path).read_bytes()) for kind, path in json.loads(pictures).items()}
     detector = detector or wiring.detector(settings)
     image = next(iter(images.values()))
-    preprocessing = PREPROCESSINGS[installed(model, settings.models).preprocessing]
+    preprocessing = PREPROCESSINGS[installed_model(model, settings.models).preprocessing]
     crop = cut(image, detector.detect(image)[0], preprocessing)[None]
     crops = {EMBED_ONE: crop, EMBED_EIGHT: np.repeat(crop, 8, axis=0)}
     for line in sys.stdin:

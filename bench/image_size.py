@@ -8,7 +8,7 @@ from typing import Final
 import requests
 from rich.console import Console
 
-from adapters.models import AUTO, STAND_IN
+from adapters.models.catalogue import AUTO, STAND_IN
 from bench.tables import SPREAD, Section, spread
 from deploy import function_image
 from deploy.function_image import ROOT, Image

@@ -13,7 +13,7 @@ from typing import Final
 
 from rich.console import Console
 
-from adapters.models import installed
+from adapters.models.installed import installed_model
 from adapters.settings import FACEQ_API_PORT, FACEQ_PORT, FACEQ_QUEUE_PORT, ModelSettings
 from bench import sample_frames
 from bench.service import COMPUTE, Service, client_of
@@ -80,7 +80,7 @@ def measure(folder: Path, runs: int, count: int, console: Console) -> list[Secti
 
     """
     settings = ModelSettings.from_environment(os.environ)
-    model = installed(settings.model, settings.models).id
+    model = installed_model(settings.model, settings.models).id
     processes = Service(folder, model, "onnx")
     ports = dict(zip((FACEQ_PORT, FACEQ_API_PORT, FACEQ_QUEUE_PORT), free_ports(3), strict=True))
     containers = Containers(folder, model, "onnx", ports)

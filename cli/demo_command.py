@@ -24,8 +24,8 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from adapters import models
 from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
+from adapters.models.installed import installed_model
 from adapters.settings import FACEQ_GALLERY_DIR, FACEQ_STATE_DIR, ModelSettings
 from cli.send_command import cells, client_of_running_stack
 from cli.stack_commands import MODEL_NOTES
@@ -65,7 +65,7 @@ def demo(
     """Enrol two people, post frames made from their photographs, check each answer. Exit code 1 if one is wrong."""
     console = Console(highlight=False)
     settings = ModelSettings.from_environment(os.environ)
-    model = models.installed(settings.model, settings.models)
+    model = installed_model(settings.model, settings.models)
     console.print(f"model: {model.id}{MODEL_NOTES.get(model.id, '')}", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="faceq-demo-") as folder:
         photos = {

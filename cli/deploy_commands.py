@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from adapters import models
 from adapters.models.fetch import ASTRONAUT, package_file
+from adapters.models.installed import installed_model
 from adapters.settings import ModelSettings, Paths
 from cli import deploy_logs_command
 from cli.send_command import client_on_aws
@@ -330,7 +330,7 @@ class _Smoke:
 
         settings = ModelSettings.from_environment({**os.environ, "FACEQ_MODEL": model})
         try:
-            models.installed(model, settings.models)
+            installed_model(model, settings.models)
         except SetupError:
             return None
         store = S3Store(client(self._session), deployed.gallery, PREFIX)

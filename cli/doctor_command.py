@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from adapters import models
+from adapters.models.installed import DETECTOR, installed_detector, installed_model
 from adapters.settings import ModelSettings
 from adapters.wiring import checked_gallery
 from cli.queues_commands import reached
@@ -95,7 +95,7 @@ def _checks() -> Iterator[Check]:
     yield Check("python", sys.version_info >= (3, 11), sys.version.split()[0])
     yield Check("versions", None, ", ".join(_versions()))
     settings = ModelSettings.from_environment(os.environ)
-    yield _tried("detector", lambda: f"MTCNN in {models.installed_detector(settings.models).folder}")
+    yield _tried("detector", lambda: f"MTCNN in {installed_detector(settings.models).folder}")
     yield _tried("model", lambda: _model(settings))
     yield _tried("weights", lambda: _weights(settings))
     yield _tried("gallery", lambda: _gallery(settings))
@@ -155,7 +155,7 @@ def _versions() -> Iterator[str]:
 
 
 def _model(settings: ModelSettings) -> str:
-    model = models.installed(settings.model, settings.models)
+    model = installed_model(settings.model, settings.models)
     return f"{model.id}{MODEL_NOTES.get(model.id, '')}, SHA-256 {model.sha256[:12]}, {model.licence}"
 
 
@@ -163,8 +163,8 @@ def _weights(settings: ModelSettings) -> str:
     """Read every byte of the networks; serving looks at their sizes only."""
     from adapters.models.install import is_right
 
-    model = models.installed(settings.model, settings.models).id
-    for part in (models.DETECTOR, model):
+    model = installed_model(settings.model, settings.models).id
+    for part in (DETECTOR, model):
         if not is_right(part, settings.models):
             raise SetupError("wrong_weights", f"A file of {part} was changed. Run: faceq models get {model}")
     return "every file has the SHA-256 that it was installed with"

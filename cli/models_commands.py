@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 
-from adapters import models
-from adapters.models import AUTO, CATALOGUE, InstalledModel
+from adapters.models.catalogue import AUTO, CATALOGUE
+from adapters.models.installed import InstalledModel, installed_model
 from adapters.settings import ENGINES, Paths
 from pipeline.errors import SetupError
 
@@ -116,6 +116,8 @@ def where(as_json: _Json = False) -> None:
 def _get(name: str, cache: Path) -> InstalledModel:
     """Get a model with a bar on the terminal while a release file comes in; pip draws its own."""
     console = Console(stderr=True)
+    from adapters.models.install import install  # its onnx, NumPy and requests are for this command only
+
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -133,14 +135,14 @@ def _get(name: str, cache: Path) -> InstalledModel:
         bar.update(task, completed=done)
 
     try:
-        return models.get(name, cache, show, lambda: console.print("waiting for another `faceq models get`"))
+        return install(name, cache, show, lambda: console.print("waiting for another `faceq models get`"))
     finally:
         bar.stop()
 
 
 def _is_installed(model: str, cache: Path) -> bool:
     try:
-        models.installed(model, cache)
+        installed_model(model, cache)
     except SetupError:
         return False
     return True
@@ -149,7 +151,7 @@ def _is_installed(model: str, cache: Path) -> bool:
 def _from_files(cache: Path) -> list[InstalledModel]:
     """Return the models that were made of a person's own weights."""
     names = sorted(path.parent.name for path in cache.glob("file-*/manifest.json"))
-    return [models.installed(name, cache) for name in names if _is_installed(name, cache)]
+    return [installed_model(name, cache) for name in names if _is_installed(name, cache)]
 
 
 def _cache() -> Path:

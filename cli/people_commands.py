@@ -155,11 +155,11 @@ def import_(
     if content.lstrip()[:1] == b"{":
         other = gallery_storage.import_json(content)
     else:
-        from adapters import models
+        from adapters.models.catalogue import CATALOGUE, VGGFACE2
         from adapters.models.weights import read_gallery_file
 
         vectors, names = read_gallery_file(content, file.name)
-        threshold = models.CATALOGUE[models.VGGFACE2].threshold
+        threshold = CATALOGUE[VGGFACE2].threshold
         other = course_gallery(vectors, names, file.name, threshold)
     joined = import_gallery(store, other)
     print(f"{len(other.people)} people with {_photos(len(other.photos))} imported; {_summary(joined)}")

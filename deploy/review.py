@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-from adapters.models import STAND_IN
+from adapters.models.catalogue import STAND_IN
 from deploy.function_image import LAMBDA_BYTES, Image
 from deploy.resolve import Resource, Symbol, Template, Value, as_list, as_map, as_text, as_whole, each_map
 from template.lambda_facts import RESERVED_VARIABLES

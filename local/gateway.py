@@ -25,7 +25,7 @@ from typing import Final
 from aiohttp import web
 from botocore.exceptions import BotoCoreError, ClientError
 
-from adapters.models import installed
+from adapters.models.installed import installed_model
 from adapters.queue_sqs import client
 from adapters.settings import (
     DEFAULT_REGION,
@@ -85,7 +85,7 @@ class Gateway:
             region=self._region,
             sqs_endpoint=sqs_endpoint,
             lambda_endpoint=lambda_endpoint,
-            model=installed(self._settings.model, self._settings.models).id,
+            model=installed_model(self._settings.model, self._settings.models).id,
             engine=self._settings.engine,
             gallery=environ.get("FACEQ_GALLERY_OF_HOST") or str(self._settings.gallery),
             logs=f"docker compose -p {environ.get('COMPOSE_PROJECT_NAME', 'faceq')} logs",

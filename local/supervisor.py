@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import psutil
 
-from adapters.models import installed, installed_detector
+from adapters.models.installed import installed_detector, installed_model
 from adapters.settings import (
     DEFAULT_REGION,
     FACEQ_ENGINE,
@@ -137,7 +137,7 @@ class Stack:
     async def _checked_start(self) -> RunningStack:
         options = self._options
         ports = [_free_port(port) for port in (options.port, options.api_port, options.queue_port)]
-        model = installed(options.settings.model, options.settings.models)
+        model = installed_model(options.settings.model, options.settings.models)
         installed_detector(options.settings.models)
         check_engine(options.settings.engine)
         gallery = checked_gallery(options.settings)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.models import installed
 from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
+from adapters.models.installed import installed_model
 from adapters.settings import Paths
 from client.frames import Frame
 from local.runtimes.embedded import EmbeddedRuntime
@@ -108,7 +108,7 @@ async def start_runtime(in_containers: bool, tmp_path: Path) -> AsyncIterator[St
 def model() -> None:
     """A recogniser in the cache; without one each test says at once what to run."""
     try:
-        installed("auto", Paths.from_environment(os.environ).models)
+        installed_model("auto", Paths.from_environment(os.environ).models)
     except SetupError as error:
         pytest.fail(error.message)
 

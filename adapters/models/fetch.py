@@ -11,19 +11,22 @@ import tarfile
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path, PurePosixPath
-from typing import IO, Final
+from typing import IO, Final, TypeAlias
 from urllib.parse import urlsplit
 
 import requests
 
 from adapters import atomic_file
-from adapters.models import FILES, Progress
+from adapters.models.installed import FILES
 from pipeline.errors import SetupError
+
+#: Called with a file's name, the bytes that are there, and the bytes that there will be.
+Progress: TypeAlias = Callable[[str, int, int], None]
 
 #: Seconds until a server must have taken the connection, and the longest silence while it sends.
 _CONNECT_SECONDS: Final = 10

@@ -9,36 +9,38 @@ from pathlib import Path
 from typing import Final, Literal
 
 from adapters import atomic_file, file_lock
-from adapters.models import (
+from adapters.models.catalogue import (
     AUTO,
-    BUILDER,
     CASIA_WEBFACE,
     CATALOGUE,
-    DETECTOR,
     DLIB,
-    FILES,
-    MANIFEST,
     STAND_IN,
     VGGFACE2,
-    InstalledModel,
     KnownModel,
-    Progress,
     check_dlib,
-    installed,
-    installed_detector,
     model_id,
-    read_manifest,
 )
 from adapters.models.fetch import (
     FACE_RECOGNITION_MODELS,
     FACENET_PYTORCH,
     FILE_MODE,
     PinnedFile,
+    Progress,
     difference,
     digest,
     download,
     is_whole,
     package_files,
+)
+from adapters.models.installed import (
+    BUILDER,
+    DETECTOR,
+    FILES,
+    MANIFEST,
+    InstalledModel,
+    installed_detector,
+    installed_model,
+    read_manifest,
 )
 from pipeline.errors import SetupError
 
@@ -62,8 +64,30 @@ RELEASE_FILES: Final = {
 }
 
 
-def install(name: str, cache: Path, progress: Progress | None, on_wait: Callable[[], None] | None) -> InstalledModel:
-    """Do what `adapters.models.get` says."""
+def install(
+    name: str, cache: Path, progress: Progress | None = None, on_wait: Callable[[], None] | None = None
+) -> InstalledModel:
+    """Fetch, verify and build a model and the detector, as far as they are not in the cache.
+
+    `auto` keeps the model that is installed; where there is none it is vggface2, or dlib if vggface2 cannot be
+    fetched: `note` says why. Safe to call from several processes.
+
+    Parameters
+    ----------
+    name : str
+        An id, `auto`, or the path of a .pt or .pth file with the weights of facenet-pytorch's InceptionResnetV1.
+    cache : Path
+    progress : callable, optional
+        Told how far a download is.
+    on_wait : callable, optional
+        Called once if another process gets into this folder, before waiting until it is done.
+
+    Raises
+    ------
+    SetupError
+        With what to do about it.
+
+    """
     report = progress or (lambda _name, _done, _total: None)
     try:
         with _alone(cache, on_wait):
@@ -80,7 +104,7 @@ def _auto(cache: Path, progress: Progress) -> InstalledModel:
     for choice in (VGGFACE2, DLIB):
         if (cache / choice / MANIFEST).exists():
             _model(choice, cache, progress)
-            return installed(AUTO, cache)
+            return installed_model(AUTO, cache)
     try:
         return _model(VGGFACE2, cache, progress)
     except SetupError as error:
@@ -104,13 +128,13 @@ def _model(name: str, cache: Path, progress: Progress) -> InstalledModel:
         _ensure(model, cache, lambda: _make_facenet(model, _fetch_release(model, cache, progress), cache))
     else:
         _ensure(model, cache, lambda: _make_from_file(model, name, cache))
-    return installed(model, cache)
+    return installed_model(model, cache)
 
 
 def _ensure(model: str, cache: Path, make: Callable[[], None]) -> None:
     """Make a model unless it is there, of this version, and every byte of it right."""
     try:
-        _ = installed_detector(cache) if model == DETECTOR else installed(model, cache)
+        _ = installed_detector(cache) if model == DETECTOR else installed_model(model, cache)
         if is_right(model, cache):
             return
     except SetupError:  # not installed
@@ -138,7 +162,7 @@ def bundle(name: str, cache: Path, engine: str, folder: Path) -> InstalledModel:
         The model is not installed, or the engine has no weights of it to load.
 
     """
-    model = installed(name, cache)
+    model = installed_model(name, cache)
     installed_detector(cache)
     unused = {"onnx": "weights", "torch": "onnx"}[engine]
     if model.files.keys() == {unused}:
@@ -149,7 +173,7 @@ def bundle(name: str, cache: Path, engine: str, folder: Path) -> InstalledModel:
         for file in manifest["files"].values():
             _write(folder / file["path"], (cache / file["path"]).read_bytes())
         _write(folder / kept / MANIFEST, f"{json.dumps(manifest, indent=2)}\n".encode())
-    return installed(model.id, folder)
+    return installed_model(model.id, folder)
 
 
 def is_right(model: str, cache: Path) -> bool:

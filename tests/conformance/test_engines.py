@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from adapters import models
 from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
+from adapters.models.installed import InstalledModel, installed_detector, installed_model
 from adapters.settings import Paths
 from pipeline.embed import PREPROCESSINGS, cut
 from pipeline.errors import SetupError
@@ -36,9 +36,9 @@ def models_folder() -> Path:
     return Paths.from_environment(os.environ).models
 
 
-def installed(name: str) -> models.InstalledModel:
+def installed(name: str) -> InstalledModel:
     try:
-        return models.installed(name, models_folder())
+        return installed_model(name, models_folder())
     except SetupError as error:
         pytest.skip(error.message)
 
@@ -48,7 +48,7 @@ def load_detector(engine: str) -> FaceDetector:
     if engine == "fake":
         return PatchDetector()
     try:
-        files = models.installed_detector(models_folder())
+        files = installed_detector(models_folder())
     except SetupError as error:
         pytest.skip(error.message)
     detector: FaceDetector = import_module(f"adapters.engine_{engine}").detector(files, MIN_FACE_SIZE, threads=1)
@@ -255,4 +255,4 @@ def test_a_broken_file_is_an_artifact_error(name: str, tmp_path: Path) -> None:
         path.write_bytes(b"not a model")
     fields = {name: getattr(whole, name) for name in whole.__dataclass_fields__}
     with pytest.raises(SetupError, match="faceq models get"):
-        import_module(f"adapters.engine_{engine}").embedder(models.InstalledModel(**{**fields, "files": broken}), 1)
+        import_module(f"adapters.engine_{engine}").embedder(InstalledModel(**{**fields, "files": broken}), 1)

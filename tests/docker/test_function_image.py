@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import requests
 
-from adapters.models import DLIB, STAND_IN
+from adapters.models.catalogue import DLIB, STAND_IN
 from adapters.models.fetch import RIE, digest, package_files
 from adapters.settings import Paths
 from deploy.function_image import PROMISED_BYTES, revision

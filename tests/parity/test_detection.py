@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from adapters import engine_onnx, models
+from adapters import engine_onnx
 from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
+from adapters.models.installed import installed_detector
 from pipeline.images import decode
 from pipeline.ports import Face, FaceDetector, Image
 
@@ -24,7 +25,7 @@ def detectors(models_folder: Path, min_face_size: int) -> tuple[FaceDetector, Fa
     """Return ours and the reference."""
     from adapters import engine_torch
 
-    files = models.installed_detector(models_folder)
+    files = installed_detector(models_folder)
     return (
         engine_onnx.detector(files, min_face_size, threads=2),
         engine_torch.detector(files, min_face_size, threads=2),

