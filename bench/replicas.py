@@ -22,7 +22,7 @@ from client.frames import Frame
 from client.service_client import Outcome, ServiceClient
 from client.stack_state import RunningStack, local_stack
 from local.free_ports import free_ports
-from local.supervisor import ROOT
+from local.stack import ROOT
 
 #: How many containers of each function are measured.
 REPLICAS: Final = (1, 2, 4)

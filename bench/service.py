@@ -31,12 +31,12 @@ from client.frames import Frame
 from client.service_client import Outcome, ServiceClient
 from client.stack_state import RunningStack
 from local.addresses import ACCOUNT
-from local.event_source_mapping import to_record
+from local.event_source_mapping_rules import to_record
 from local.function_url import HttpRequest, to_event
-from local.lambda_service import read_template
 from local.runtimes import Invocation, new_trace_id
 from local.runtimes.embedded import EmbeddedRuntime
-from local.supervisor import ROOT, Options, function_variables
+from local.stack import ROOT, read_template
+from local.supervisor import Options, function_variables
 from pipeline.messages import FrameRequest
 
 #: The parts of `timings` that are a function's own compute; all other time is overhead.

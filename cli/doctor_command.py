@@ -21,8 +21,8 @@ from cli.target_options import Profile, Region, StackName, Target, Where
 from client.deployed_stack import STACK
 from client.stack_state import RunningStack, local_stack
 from deploy.docker_engine import FUNCTION_IMAGE, architecture, engine
-from local.lambda_service import StackError, read_template
-from local.supervisor import owner_of_port
+from local.free_ports import port_owner
+from local.stack import StackError, read_template
 from pipeline.errors import FaceqError, SetupError
 
 #: The ports that `faceq up` takes unless told otherwise, and their use.
@@ -186,7 +186,7 @@ def _port(port: int, use: str) -> Check:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            return Check(f"port {port}", False, f"taken by {owner_of_port(port)}; start with `faceq up --port 0`")
+            return Check(f"port {port}", False, f"taken by {port_owner(port)}; start with `faceq up --port 0`")
     return Check(f"port {port}", True, f"free for the {use}")
 
 

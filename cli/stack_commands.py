@@ -76,8 +76,7 @@ def up(
     if detach:
         _start_detached([argument for argument in sys.argv[1:] if argument not in {"-d", "--detach"}])
         return
-    from local.lambda_service import StackError  # the servers: the other commands do without
-    from local.supervisor import Options
+    from local.supervisor import Options  # imports the servers, which the other commands do without
 
     environ = {**os.environ}
     if model is not None:
@@ -95,10 +94,7 @@ def up(
         environ=environ,
         reload=reload,
     )
-    try:
-        asyncio.run(_run(options))
-    except StackError as error:
-        raise SetupError("stack", str(error)) from None
+    asyncio.run(_run(options))
 
 
 async def _run(options: "Options") -> None:

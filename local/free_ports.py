@@ -2,6 +2,8 @@
 
 import socket
 
+import psutil
+
 
 def free_ports(number: int) -> list[int]:
     """Return `number` different ports of 127.0.0.1 that were free a moment ago.
@@ -15,3 +17,23 @@ def free_ports(number: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
+
+
+def free_port(port: int = 0) -> int:
+    """Return `port` if no program listens on it, or any such port for 0. Raises OSError if the port is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
+        return int(probe.getsockname()[1])
+
+
+def port_owner(port: int) -> str:
+    """Name the process that listens on a port, or "another program" if the system does not tell an ordinary user."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
+                process = psutil.Process(connection.pid)
+                return f"process {process.pid} ({' '.join(process.cmdline())[:60] or process.name()})"
+    except psutil.Error:
+        pass
+    return "another program"

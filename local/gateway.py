@@ -1,13 +1,14 @@
-"""The containers' front door: function URL, Lambda API, event source mapping and what `faceq status` shows.
+"""The containers' gateway: function URL, Lambda API, event source mappings, and what `faceq status` shows.
 
-`python -m local.gateway` reads deploy/template.yaml, makes its queues on the SQS endpoint, and invokes functions that
-run under the Runtime Interface Emulator in containers of their own. Order of a start: the Lambda API, which tells how
-far it is; the queues; the functions; the event source mapping; and last the function URL, so that an open port 8000
-means that a frame will be answered. What is not there yet, or goes away, is waited for and named once. A function that
-cannot init ends the gateway with its reason, and the container's restart policy tries again.
+`python -m local.gateway` reads deploy/template.yaml, creates its queues on the SQS endpoint, and invokes functions that
+run under the Runtime Interface Emulator in containers of their own. It starts, in this order: the Lambda API, which
+also reports the progress of the start; the queues and the functions; the event source mappings; and last the function
+URL, so that an open port 8000 means that the service answers frames. The gateway waits for what is missing and logs
+once what it waits for. If a function cannot init, the gateway exits with the reason, and the container's restart policy
+tries again.
 
-The queues are made here, through SQS's own API, and not by a configuration of ElasticMQ: they are the template's, the
-same call makes them on any SQS endpoint, and a changed template changes queues that hold messages.
+The gateway creates the queues through SQS's own API, and not by a configuration of ElasticMQ: the template describes
+the queues, the same calls create them on any SQS endpoint, and a changed template changes queues that hold messages.
 """
 
 import argparse
@@ -18,8 +19,8 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import asdict
-from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -39,29 +40,32 @@ from adapters.settings import (
 from adapters.wiring import checked_gallery
 from client import stack_state
 from client.stack_state import RunningStack
-from local import queue_creation
+from local.background_task import cancel
+from local.child_process import SupervisedProcess
 from local.http_server import LOOPBACK
-from local.lambda_service import WAIT_SECONDS, Child, Front, StackError, gallery_notice, queues_of, read_template
+from local.lambda_service import WAIT_SECONDS, LambdaService
+from local.queue_creation import create_queues
 from local.runtimes import FunctionInitError
 from local.runtimes.rie import REFRESH_SECONDS, RieRuntime
+from local.stack import StackError, gallery_notice, queue_urls, read_template
 from pipeline.errors import FaceqError
 
 #: The ports that the gateway listens on, in its container.
 URL_PORT: Final = 8000
 API_PORT: Final = 8001
-#: Waits between tries while something is not there yet, seconds.
+#: Pause between tries to reach the queue server, seconds.
 _RETRY_SECONDS: Final = 1.0
 
 
 class Gateway:
-    """The front door, from its start to its end.
+    """The gateway, from its start to its end.
 
     Parameters
     ----------
     environ : Mapping of str to str
-        AWS_ENDPOINT_URL_SQS: the queues as seen from here. FACEQ_PORT, FACEQ_API_PORT, FACEQ_QUEUE_PORT: where people
-        reach function URL, Lambda API and queues. COMPOSE_PROJECT_NAME: by which they find the logs.
-        FACEQ_PARAMETERS: values for the template's parameters.
+        AWS_ENDPOINT_URL_SQS: the queues as seen from the gateway. FACEQ_PORT, FACEQ_API_PORT, FACEQ_QUEUE_PORT: the
+        host's ports of function URL, Lambda API and queues. COMPOSE_PROJECT_NAME: part of the command that shows the
+        logs. FACEQ_PARAMETERS: values for the template's parameters.
     host : str
         Address to listen on.
 
@@ -72,7 +76,7 @@ class Gateway:
         self._sqs_endpoint = environ.get("AWS_ENDPOINT_URL_SQS", "")
         if not self._sqs_endpoint:
             raise StackError("Set AWS_ENDPOINT_URL_SQS to the queue server's address.")
-        self._played = read_template(template_parameters(environ), self._sqs_endpoint, self._region)
+        self._template = read_template(template_parameters(environ), self._sqs_endpoint, self._region)
         self._settings = ModelSettings.from_environment(environ)
         url, lambda_endpoint, sqs_endpoint = (
             f"http://{LOOPBACK}:{port(environ, name, default)}"
@@ -81,7 +85,7 @@ class Gateway:
         self.stack = RunningStack(
             pid=0,
             function_url=f"{url}/",
-            **queues_of(self._played, sqs_endpoint),
+            **queue_urls(self._template, sqs_endpoint),
             region=self._region,
             sqs_endpoint=sqs_endpoint,
             lambda_endpoint=lambda_endpoint,
@@ -91,68 +95,67 @@ class Gateway:
             logs=f"docker compose -p {environ.get('COMPOSE_PROJECT_NAME', 'faceq')} logs",
             runtime=stack_state.CONTAINERS,
         )
-        self._runtime = RieRuntime(self._played.functions.values(), tell=tell)
-        self._front = Front(tell, host=host)
+        self._runtime = RieRuntime(self._template.functions.values(), tell=notify)
+        #: Closed by `stop`: it ends everything in the opposite order of the start.
+        self._cleanup = AsyncExitStack()
+        self._service = LambdaService(self._template, self._runtime, self._region, self._cleanup, host)
         self._ready = False
 
     async def start(self) -> None:
-        """Return once a frame would be answered."""
-        front, runtime, played = self._front, self._runtime, self._played
-        more = {stack_state.STACK_PATH: self._describe}
-        await front.serve_api(runtime, played, self.stack.function_url, self._region, API_PORT, WAIT_SECONDS, more)
-        front.stops.push_async_callback(runtime.stop)
-        await asyncio.gather(self._make_queues(), runtime.start())
+        """Start everything; return when the service can answer a frame."""
+        service, cleanup = self._service, self._cleanup
+        await service.serve_api(
+            API_PORT, self.stack.function_url, WAIT_SECONDS, {stack_state.STACK_PATH: self._describe}
+        )
+        cleanup.push_async_callback(self._runtime.stop)
+        await asyncio.gather(self._create_queues(), self._runtime.start())
         self._check_gallery()
-        mapping = front.mapping(played, self._concurrency(), self._sqs_endpoint, f"http://{LOOPBACK}:{API_PORT}")
-        await mapping.start()
-        front.task(self._follow_replicas(mapping))
-        await front.serve_urls(runtime, played, URL_PORT)
+        mappings = service.event_source_mappings(self._sqs_endpoint, f"http://{LOOPBACK}:{API_PORT}", notify)
+        await mappings.start()
+        cleanup.push_async_callback(cancel, asyncio.create_task(self._report_concurrency(mappings)))
+        await service.serve_function_urls(URL_PORT)
         self._ready = True
-        tell(f"faceq is up: {self.stack.function_url}")
-        for sentence in played.only_on_aws:
-            tell(f"only AWS can play: {sentence}")
+        notify(f"faceq is up: {self.stack.function_url}")
+        for sentence in self._template.only_on_aws:
+            notify(f"only AWS can play: {sentence}")
 
     async def stop(self) -> None:
         """End everything, in order."""
-        await self._front.stops.aclose()
+        await self._cleanup.aclose()
 
-    def _concurrency(self) -> dict[str, int]:
-        return {name: self._runtime.concurrency(name) for name in self._played.functions}
-
-    async def _follow_replicas(self, mapping: Child) -> None:
-        """Tell the event source mapping how many replicas there are: with more pollers, batches would lie waiting."""
-        told: tuple[int | None, dict[str, int]] | None = None
+    async def _report_concurrency(self, mappings: SupervisedProcess) -> None:
+        """Tell the event source mappings how many replicas exist: with more pollers, received batches would wait."""
+        reported: tuple[int | None, dict[str, int]] | None = None
         while True:
-            now = (mapping.pid, self._concurrency())
-            if now != told:
-                mapping.send(json.dumps(now[1]))
-                told = now
+            current = (mappings.pid, self._service.concurrency())  # a restarted process needs the report again
+            if current != reported:
+                mappings.write_line(json.dumps(current[1]))
+                reported = current
             await asyncio.sleep(REFRESH_SECONDS)
 
-    async def _make_queues(self) -> None:
+    async def _create_queues(self) -> None:
         sqs = client(self._region, self._sqs_endpoint)
-        make = partial(queue_creation.create_queues, sqs, self._played.queues)
-        waits = False
+        waiting = False
         while True:
             try:
-                return await asyncio.to_thread(make)
+                return await asyncio.to_thread(create_queues, sqs, self._template.queues)
             except (BotoCoreError, ClientError) as error:
-                if not waits:
-                    tell(f"Waiting for the queue server at {self._sqs_endpoint}: {error}")
-                waits = True
+                if not waiting:
+                    notify(f"Waiting for the queue server at {self._sqs_endpoint}: {error}")
+                waiting = True
             await asyncio.sleep(_RETRY_SECONDS)
 
     def _check_gallery(self) -> None:
         try:
             notice = gallery_notice(checked_gallery(self._settings))
         except FaceqError as error:
-            notice = f"{error.message} Until then frames with faces are answered Error."
+            notice = f"{error.message} Until then, frames with faces get the result Error."
         if notice:
-            tell(notice)
+            notify(notice)
 
     async def _describe(self, _request: web.Request) -> web.Response:
-        """Answer what `faceq status` asks: where everything is, and how the functions' containers are."""
-        replicas = [
+        """Answer `faceq status`: the addresses of the stack, and the state of the functions' containers."""
+        rows = [
             {
                 "function": function,
                 "container": await _container(replica.address[0]),
@@ -160,14 +163,14 @@ class Gateway:
                 "answered": replica.answered,
                 "error": replica.error,
             }
-            for function, some in self._runtime.replicas().items()
-            for replica in some
+            for function, replicas in self._runtime.replicas().items()
+            for replica in replicas
         ]
-        return web.json_response({"ready": self._ready, "stack": asdict(self.stack), "replicas": replicas})
+        return web.json_response({"ready": self._ready, "stack": asdict(self.stack), "replicas": rows})
 
 
 async def _container(address: str) -> str:
-    """Return the name of the container at an address, which Docker's name server knows; else the address."""
+    """Return the name that Docker's name server has for the container at an address, the address if it has none."""
     try:
         name, _, _ = await asyncio.to_thread(socket.gethostbyaddr, address)
     except OSError:
@@ -175,8 +178,8 @@ async def _container(address: str) -> str:
     return name.partition(".")[0]
 
 
-def tell(sentence: str) -> None:
-    """Write a sentence for people where `docker compose logs` finds it."""
+def notify(sentence: str) -> None:
+    """Write a sentence for the user to standard error, where `docker compose logs` finds it."""
     sys.stderr.write(f"{sentence}\n")
     sys.stderr.flush()
 
@@ -208,10 +211,10 @@ def main() -> int:
     try:
         asyncio.run(_run(Gateway(os.environ, arguments.host)))
     except (StackError, FunctionInitError, FaceqError) as error:
-        tell(f"faceq: {error}")
+        notify(f"faceq: {error}")
         return 1
     except OSError as error:
-        tell(f"faceq: {error.strerror or error}")
+        notify(f"faceq: {error.strerror or error}")
         return 1
     return 0
 

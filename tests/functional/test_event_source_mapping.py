@@ -528,7 +528,9 @@ def test_what_is_throttled_longer_than_its_visibility_comes_back(setup: Setup) -
     with setup.playing(flow):
         eventually(lambda: flow.depth() == (0, 0))
     assert flow.calls[-1][0]["attributes"]["ApproximateReceiveCount"] == "2"
-    assert [line["message"] for line in flow.log()] == ["not taken in time; the messages come back"]
+    assert [line["message"] for line in flow.log()] == [
+        "The function did not take the batch in time. Its messages come back."
+    ]
 
 
 @pytest.mark.parametrize("lost", [Answer(hang_up=True), Answer(b"{", cut_short=True)], ids=["all", "half"])
@@ -562,7 +564,7 @@ def test_a_queue_server_that_comes_late_or_comes_back_is_waited_for_and_told_onc
         port = int(endpoint.rsplit(":", 1)[1])
     flow = setup.flow()
     flow.mapping = EventSourceMapping(**(vars(flow.mapping) | {"queue_url": queue_url(endpoint, flow.name)}))
-    down, up = "the queue cannot be read; will go on trying", "the queue can be read again"
+    down, up = "The queue cannot be read. Retrying until it can.", "The queue can be read again."
 
     def told() -> list[str]:
         return [line["message"] for line in flow.log() if line["message"] in {down, up}]
@@ -650,4 +652,4 @@ def test_without_local_endpoints_nothing_is_played(setup: Setup) -> None:
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr == "Set AWS_ENDPOINT_URL_SQS: mappings are played on local endpoints only.\n"
+    assert done.stderr == "Set AWS_ENDPOINT_URL_SQS: event source mappings run against local endpoints only.\n"

@@ -64,7 +64,7 @@ class Reloading:
 @pytest.fixture
 def reloading(home: Home) -> Iterator[Reloading]:
     code, terminal = home.folder / "code", home.folder / "terminal"
-    for name in ("cli", "local", "adapters", "pipeline", "deploy"):
+    for name in ("cli", "local", "deploy", "client", "adapters", "template", "pipeline"):
         shutil.copytree(ROOT / name, code / name, ignore=shutil.ignore_patterns("__pycache__"))
     assert compileall.compile_dir(code, quiet=1)  # as other commands leave it, which run the same code
     parameters = ("RecognitionTimeout=2", "RequestVisibilityTimeout=3")  # how soon a queued frame is tried again

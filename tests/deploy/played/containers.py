@@ -22,7 +22,7 @@ import docker
 from aiohttp import web
 from moto.awslambda.models import LambdaFunction
 
-from local.event_source_mapping import failed_items, to_record
+from local.event_source_mapping_rules import failed_message_ids, to_record
 from local.function_url import HttpRequest, HttpResponse, to_event, to_response
 from tests.deploy.played.controls import CONTROLS
 
@@ -143,7 +143,7 @@ class Containers:
             batch = json.dumps({"Records": records}).encode()
             result, failed = await (await self._environment(recognition)).invoke(batch)
             ids = [message["MessageId"] for message in messages]
-            left = set(ids) if failed else failed_items(result, ids)
+            left = set(ids) if failed else failed_message_ids(result, ids)
             for message in messages:
                 if message["MessageId"] not in left:
                     sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])

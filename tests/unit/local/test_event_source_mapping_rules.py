@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from local.event_source_mapping import (
+from local.event_source_mapping_rules import (
     MAX_PAYLOAD_BYTES,
-    Backoff,
     Message,
     batch_length,
-    failed_items,
+    failed_message_ids,
     pollers_wanted,
     to_record,
 )
@@ -57,7 +56,7 @@ ALL = {"a", "b", "c"}
     ],
 )
 def test_the_answer_says_which_messages_stay(response: bytes, stays: set[str]) -> None:
-    assert failed_items(response, ["a", "b", "c"]) == stays
+    assert failed_message_ids(response, ["a", "b", "c"]) == stays
 
 
 def test_a_record_has_the_shape_that_aws_sends() -> None:
@@ -153,10 +152,3 @@ def test_pollers_grow_while_all_are_busy_and_shrink_when_idle_within_the_limit(
     pollers: int, busy: int, limit: int, wanted: int
 ) -> None:
     assert pollers_wanted(pollers, busy, limit) == wanted
-
-
-def test_a_backoff_doubles_up_to_its_limit_and_starts_over() -> None:
-    backoff = Backoff(0.1, 0.5)
-    assert [backoff.next() for _ in range(5)] == [0.1, 0.2, 0.4, 0.5, 0.5]
-    backoff.reset()
-    assert backoff.next() == 0.1
