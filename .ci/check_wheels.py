@@ -1,6 +1,8 @@
 """Check that every dependency of `make .venv` installs without a compiler on macOS arm64 and Linux arm64.
 
-Asks pip, which installs nothing. `python .ci/check_wheels.py`; exit code 1 names what has no wheel.
+Runs pip with `--dry-run`, which installs nothing. Prints the packages without a wheel; the exit code is then 1.
+
+    python .ci/check_wheels.py
 """
 
 import subprocess
@@ -13,7 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-#: Platform tags, newest first, and what the environment markers see there.
+#: Platform tags, newest first, and the values of the environment markers on that platform.
 PLATFORMS = {
     "macOS arm64": (
         ("macosx_14_0_arm64", "macosx_11_0_arm64"),
@@ -27,7 +29,7 @@ PLATFORMS = {
 
 
 def expanded(texts: list[str], name: str, extras: dict[str, list[str]]) -> Iterator[Requirement]:
-    """Yield the requirements, those of our own extras in place of their names."""
+    """Yield the requirements; a requirement on one of our own extras is replaced by what that extra requires."""
     for requirement in map(Requirement, texts):
         if requirement.name == name:
             yield from expanded([text for extra in requirement.extras for text in extras[extra]], name, extras)
@@ -36,10 +38,10 @@ def expanded(texts: list[str], name: str, extras: dict[str, list[str]]) -> Itera
 
 
 def main() -> int:
-    """Ask for each platform."""
+    """Check each platform; return 1 if a wheel is missing, else 0."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    # What `make .venv` installs: the base, and what the laptop needs besides.
+    # `make .venv` installs the base dependencies and these two extras.
     texts = [*project["dependencies"], *extras["local"], *extras["dlib"]]
     requirements = list(expanded(texts, project["name"], extras))
     failed = False

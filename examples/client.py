@@ -1,4 +1,4 @@
-"""A client as it was written for AWS: post a frame, poll the response queue. `python client.py PHOTO` prints a name."""
+"""A client written for AWS: posts a frame and polls the response queue. `python client.py PHOTO` prints a name."""
 
 import base64, json, os, sys, uuid
 

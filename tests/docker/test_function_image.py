@@ -259,5 +259,5 @@ def test_a_processor_that_lambda_lacks_is_refused() -> None:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode != 0
-    assert "Lambda has no riscv64: build for linux/amd64 or linux/arm64" in done.stderr
+    assert "Lambda does not support riscv64: build for linux/amd64 or linux/arm64" in done.stderr
     assert faceq("build", "--platform", "linux/riscv64").returncode == 2
