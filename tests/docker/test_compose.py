@@ -1,4 +1,4 @@
-"""The containers beyond what both targets promise: replicas, restarts, what they may do, what is left behind."""
+"""What only the containers promise: replicas, restarts, restricted rights, and nothing left behind."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.docker
 
 @pytest.fixture(scope="module")
 def scaled(photos: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
-    """A service with three recognisers and two detectors, which knows one person."""
+    """A service with three recognisers and two detectors, with one enrolled person."""
     scale = {"face-recognition": 3, "face-detection": 2}
     options = ("--parameter", "RequestVisibilityTimeout=30", "--parameter", "RecognitionTimeout=5")
     folder = tmp_path_factory.mktemp("containers")
@@ -36,7 +36,7 @@ def inspected(service: Containers, part: str) -> list[dict[str, object]]:
 
 
 def replicas(service: Containers) -> Mapping[str, int]:
-    """Return how many requests each replica that is there has answered."""
+    """Return how many requests each running replica has answered."""
     status = json.loads(service.home.faceq("status", "--json").stdout)
     return {f"{row['function']} {row['container']}": row["answered"] for row in status["replicas"]}
 
@@ -51,21 +51,21 @@ def post(service: Containers, frame: Frame, request_id: str) -> requests.Respons
 
 
 def test_all_replicas_are_used(scaled: Containers, frame: Callable[[str], Frame]) -> None:
-    """By the gateway's count, and by the containers' own logs."""
+    """According to the gateway's count and the containers' own logs."""
     before = replicas(scaled)
     assert Counter(name.split()[0] for name in before) == {"face-recognition": 3, "face-detection": 2}
     photo = frame(COLLINS)
-    # One recogniser may take ten waiting frames in one batch, so all need more than a handful to be busy.
+    # One recogniser may take ten waiting frames in one batch, so it takes many frames to keep all of them busy.
     outcomes = scaled.ask(*(Frame(f"{n}.png", photo.content) for n in range(40)), concurrency=8, timeout=100)
     assert {outcome.result for outcome in outcomes.values()} == {COLLINS}
     after = replicas(scaled)
     assert all(after[name] > before[name] for name in after), after
-    for part, word in (("face-detection", '"detected"'), ("face-recognition", '"recognised"')):
+    for part, message in (("face-detection", '"detected"'), ("face-recognition", '"recognised"')):
         for container in scaled.containers(part):
-            assert word in docker("logs", container)
+            assert message in docker("logs", container)
 
 
-def test_the_containers_may_do_little(scaled: Containers) -> None:
+def test_the_containers_have_few_rights(scaled: Containers) -> None:
     for part in ("face-detection", "face-recognition", "gateway"):
         for container in inspected(scaled, part):
             config, host = container["Config"], container["HostConfig"]
@@ -87,8 +87,8 @@ def test_functions_reach_the_queues_and_no_other_machine(scaled: Containers) -> 
     scaled.compose("exec", "--no-TTY", "face-detection", "python", "-c", code)
 
 
-def test_queue_urls_work_from_this_machine_and_from_inside(scaled: Containers) -> None:
-    """ElasticMQ hands out URLs with the address that the asker used."""
+def test_queue_urls_work_on_this_machine_and_in_the_containers(scaled: Containers) -> None:
+    """ElasticMQ returns URLs with the address that the client used."""
     sqs = client(scaled.stack.region, scaled.stack.sqs_endpoint)
     assert sqs.get_queue_url(QueueName="faceq-resp-queue")["QueueUrl"] == scaled.stack.response_queue_url
     code = (
@@ -101,7 +101,7 @@ def test_queue_urls_work_from_this_machine_and_from_inside(scaled: Containers) -
 
 
 def test_twenty_frames_survive_a_restart_of_the_queues(scaled: Containers, frame: Callable[[str], Frame]) -> None:
-    """GIVEN 20 frames that wait for a recogniser, WHEN the queue server restarts, THEN all 20 are answered."""
+    """GIVEN 20 frames waiting for a recogniser, WHEN the queue server restarts, THEN all 20 are answered."""
     scaled.compose("stop", "--timeout", "2", "face-recognition")
     photo = frame(COLLINS)
     ids = {str(uuid4()) for _ in range(20)}
@@ -116,24 +116,26 @@ def test_twenty_frames_survive_a_restart_of_the_queues(scaled: Containers, frame
 
 
 def collected(service: Containers, ids: set[str]) -> dict[str, str]:
-    """Read the response queue until each id has its answer."""
+    """Read the response queue until there is an answer for each id."""
     sqs = client(service.stack.region, service.stack.sqs_endpoint)
-    found: dict[str, str] = {}
+    results: dict[str, str] = {}
 
     def receive() -> bool:
         url = service.stack.response_queue_url
         for message in sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=2).get("Messages", []):
             answer = json.loads(message["Body"])
-            found[answer["request_id"]] = answer["result"]
+            results[answer["request_id"]] = answer["result"]
             sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-        return ids <= found.keys()
+        return ids <= results.keys()
 
     eventually(receive, 100)
-    return found
+    return results
 
 
-def test_queues_that_are_away_are_told_and_waited_for(scaled: Containers, frame: Callable[[str], Frame]) -> None:
-    """The client hears 503 and may try again; nothing has to be restarted when the queues are back."""
+def test_frames_get_503_while_the_queues_are_stopped_and_are_accepted_when_they_are_back(
+    scaled: Containers, frame: Callable[[str], Frame]
+) -> None:
+    """Nothing else has to be restarted when the queues are back."""
     scaled.compose("stop", "--timeout", "5", "elasticmq")
     refused = post(scaled, frame(COLLINS), "r")
     assert refused.status_code == 503
@@ -149,16 +151,16 @@ def test_a_gateway_that_starts_before_the_queues_waits_and_says_so(
     scaled.compose("stop", "--timeout", "5", "elasticmq", "gateway")
     docker("start", *scaled.containers("gateway"))
     eventually(lambda: "Waiting for the queue server at http://elasticmq:9324" in scaled.said(), 60)
-    told = scaled.home.faceq("send", "nothing.jpg")
-    assert (told.returncode, told.stderr.count("\n")) == (1, 1)
-    assert "The containers are still starting" in told.stderr
+    refused = scaled.home.faceq("send", "nothing.jpg")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "The containers are still starting" in refused.stderr
     docker("start", *scaled.containers("elasticmq"))
     eventually(lambda: scaled.home.faceq("env").returncode == 0, 60)
     assert scaled.ask(frame(COLLINS))[frame(COLLINS).filename].result == COLLINS
 
 
 def test_a_full_tmp_disturbs_no_frame(scaled: Containers, frame: Callable[[str], Frame]) -> None:
-    """Functions keep nothing there."""
+    """The functions store nothing in /tmp."""
     for number in (1, 2):
         fill = "dd if=/dev/zero of=/tmp/full bs=1M 2>/dev/null; [ $(df --output=avail /tmp | tail -1) -eq 0 ]"
         scaled.compose("exec", "--no-TTY", "--index", str(number), "face-detection", "bash", "-c", fill)
@@ -170,23 +172,23 @@ def test_a_full_tmp_disturbs_no_frame(scaled: Containers, frame: Callable[[str],
             scaled.compose("exec", "--no-TTY", "--index", str(number), "face-detection", "rm", "/tmp/full")
 
 
-def test_a_gallery_of_another_model_is_answered_with_the_command_that_mends_it(
+def test_with_a_gallery_of_another_model_frames_are_answered_with_an_error_that_names_the_model(
     scaled: Containers, frame: Callable[[str], Frame]
 ) -> None:
     manifest = scaled.home.folder / "gallery" / "gallery.json"
-    right = manifest.read_bytes()
-    manifest.write_bytes(right.replace(b'"dlib"', b'"other"'))
+    original = manifest.read_bytes()
+    manifest.write_bytes(original.replace(b'"dlib"', b'"other"'))
     try:
         answer = scaled.ask(frame(COLLINS))[frame(COLLINS).filename].answer
         assert answer is not None
         assert answer["result"] == "Error"
         assert "other" in json.dumps(answer["error"])
     finally:
-        manifest.write_bytes(right)
+        manifest.write_bytes(original)
     assert scaled.ask(frame(COLLINS))[frame(COLLINS).filename].result == COLLINS
 
 
-def test_a_taken_port_is_named(scaled: Containers, tmp_path: Path) -> None:
+def test_a_port_that_is_in_use_is_named(scaled: Containers, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         environ = {"FACEQ_PORT": str(port), "FACEQ_API_PORT": "0", "FACEQ_QUEUE_PORT": "0"}
@@ -200,10 +202,10 @@ def test_a_taken_port_is_named(scaled: Containers, tmp_path: Path) -> None:
 
 
 def test_an_image_for_another_processor_is_named_by_doctor(scaled: Containers) -> None:
-    """GIVEN an image that says it is for another processor, WHEN doctor looks, THEN it says what to build."""
+    """GIVEN an image for another processor, WHEN doctor checks it, THEN doctor names the command to build it again."""
     name = f"faceq-test-{uuid4().hex[:8]}"
-    archive = docker("image", "inspect", "--format", "{{.Architecture}}", "faceq-function").strip()
-    other = {"amd64": "arm64", "arm64": "amd64"}[archive]
+    ours = docker("image", "inspect", "--format", "{{.Architecture}}", "faceq-function").strip()
+    other = {"amd64": "arm64", "arm64": "amd64"}[ours]
     docker(
         "build",
         "--quiet",
@@ -214,19 +216,19 @@ def test_an_image_for_another_processor_is_named_by_doctor(scaled: Containers) -
         str(Path(__file__).parent / "other_processor"),
     )
     try:
-        said = scaled.home.faceq("doctor", variables={"FACEQ_IMAGE": name}).stdout
-        assert f"{name} is for {other}, this machine is {archive}: docker compose build" in " ".join(said.split())
+        printed = scaled.home.faceq("doctor", variables={"FACEQ_IMAGE": name}).stdout
+        assert f"{name} is for {other}, this machine is {ours}: docker compose build" in " ".join(printed.split())
     finally:
         docker("image", "rm", name)
 
 
-def test_without_an_engine_doctor_says_how_to_go_on(scaled: Containers) -> None:
-    said = scaled.home.faceq("doctor", variables={"DOCKER_HOST": "unix:///nowhere"}).stdout
-    assert "The Docker engine does not run" in said
-    assert "faceq up" in said
+def test_without_an_engine_doctor_names_the_command_that_needs_none(scaled: Containers) -> None:
+    printed = scaled.home.faceq("doctor", variables={"DOCKER_HOST": "unix:///nowhere"}).stdout
+    assert "The Docker engine does not run" in printed
+    assert "faceq up" in printed
 
 
-def test_the_readme_and_boto3_see_the_same_functions(scaled: Containers) -> None:
+def test_boto3_lists_and_invokes_the_functions(scaled: Containers) -> None:
     import boto3
 
     functions = boto3.client(
@@ -245,7 +247,7 @@ def test_the_readme_and_boto3_see_the_same_functions(scaled: Containers) -> None
 def test_a_function_that_cannot_start_is_named_and_the_gateway_comes_up_once_it_can(
     scaled: Containers, frame: Callable[[str], Frame]
 ) -> None:
-    """GIVEN no recogniser whose code inits, WHEN that is mended, THEN frames are answered and nobody has to help."""
+    """GIVEN a recogniser whose init fails, WHEN that is fixed, THEN frames are answered without any other command."""
     broken = {"FACEQ_MIN_FACE_SIZE": "small"}
     up = ("up", "--no-build", "--no-deps", "--detach", "--scale", "face-recognition=1", "face-recognition")
     docker("compose", "--project-name", scaled.project, *up, environ=scaled.home.environ(broken))

@@ -1,4 +1,4 @@
-"""The function image, as `faceq image build` builds it: what is in it, what is not, what it does without."""
+"""The image that `faceq image build` builds: what it contains, what it leaves out, and how few rights it needs."""
 
 import json
 import socket
@@ -25,11 +25,11 @@ from deploy.function_image import PROMISED_BYTES, revision
 from local.free_ports import free_ports
 from tests.functional.targets import ROOT, docker
 
-#: A build from nothing fetches and installs every package.
+#: A build without a cache downloads and installs every package.
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 
 CLOSED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", "1234")
-#: What may be found in an image, by the path that gives it away.
+#: A program that lists what an image contains.
 LOOK = """
 import json, shutil, sys
 from pathlib import Path
@@ -43,7 +43,7 @@ print(json.dumps({
                            .read_text()),
 }))
 """
-#: Imports what both functions import and prints which modules came without their compiled form.
+#: A program that imports what both functions import and prints the modules that have no compiled form.
 COMPILED = """
 import importlib, json, os, sys
 for name in ("awslambdaric.bootstrap", "local.runtimes.rie_client", "adapters.lambda_entry.face_detection",
@@ -56,10 +56,10 @@ print(json.dumps(sorted(name for name, module in sys.modules.items()
 
 @dataclass(frozen=True)
 class Built:
-    """The images of one build, and what `faceq image build --json` said of the first."""
+    """The images of one build, and the description that `faceq image build --json` printed of the first."""
 
     tag: str
-    said: dict[str, Any]
+    description: dict[str, Any]
 
     def run(self, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         """Run a container to its end."""
@@ -75,7 +75,7 @@ class Built:
 
     @contextmanager
     def serving(self, handler: str) -> Iterator[tuple[str, str]]:
-        """Start a function's container as closed as may be; yield the emulator's address and the container."""
+        """Start a function's container with the fewest rights; yield the emulator's URL and the container's name."""
         (port,) = free_ports(1)
         name = f"faceq-test-{uuid.uuid4().hex[:8]}"
         docker("run", "--detach", "--name", name, *CLOSED, "--publish", f"127.0.0.1:{port}:8080", self.tag, handler)
@@ -90,7 +90,7 @@ class Built:
 
 
 def _listens(port: int) -> bool:
-    """Return whether the emulator itself answers: Docker's proxy takes the connection before it does."""
+    """Return whether the emulator itself answers: Docker's proxy accepts connections before the emulator does."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
@@ -106,7 +106,7 @@ def faceq(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def built() -> Iterator[Built]:
-    """The image with the stand-in, which is as large as vggface2."""
+    """The image with the stand-in model, which is as large as vggface2."""
     tag = f"faceq-test-{uuid.uuid4().hex[:8]}"
     done = faceq("build", "--model", STAND_IN, "--tag", tag, "--json")
     assert done.returncode == 0, done.stderr[-4000:]
@@ -119,50 +119,50 @@ def inside(built: Built) -> dict[str, Any]:
     return dict(built.python(LOOK, "--user", "0"))
 
 
-def test_it_is_small_and_lambda_would_take_it(built: Built) -> None:
-    assert built.said["bytes"] <= 450_000_000 < PROMISED_BYTES
-    assert built.said["warnings"] == []
+def test_it_is_small_and_lambda_would_accept_it(built: Built) -> None:
+    assert built.description["bytes"] <= 450_000_000 < PROMISED_BYTES
+    assert built.description["warnings"] == []
 
 
-def test_each_layer_says_what_it_holds(built: Built) -> None:
-    layers = [layer["holds"] for layer in built.said["layers"]]
+def test_the_contents_of_each_layer_are_described(built: Built) -> None:
+    layers = [layer["holds"] for layer in built.description["layers"]]
     assert layers == [
         "base system", "the Runtime Interface Emulator", "packages", "networks", "Python's own library, compiled",
         "code",
     ]  # fmt: skip
     size = json.loads(docker("image", "inspect", built.tag))[0]["Size"]
     # Where containerd keeps the images, this is the size of the compressed layers.
-    assert sum(layer["bytes"] for layer in built.said["layers"]) == built.said["bytes"] >= size
+    assert sum(layer["bytes"] for layer in built.description["layers"]) == built.description["bytes"] >= size
 
 
-def test_its_labels_say_what_is_in_it(built: Built, inside: dict[str, Any]) -> None:
+def test_its_labels_describe_its_contents(built: Built, inside: dict[str, Any]) -> None:
     manifest = inside["manifest"]
     assert manifest["id"] == STAND_IN
-    assert built.said["labels"] == {
+    assert built.description["labels"] == {
         "org.opencontainers.image.title": "faceq",
         "org.opencontainers.image.version": version("faceq"),
-        "org.opencontainers.image.revision": built.said["labels"]["org.opencontainers.image.revision"],
+        "org.opencontainers.image.revision": built.description["labels"]["org.opencontainers.image.revision"],
         "faceq.engine": "onnx",
         "faceq.model": manifest["id"],
         "faceq.model.sha256": manifest["sha256"],
         "faceq.preprocessing": manifest["preprocessing"],
     }
     commit = revision(ROOT).removesuffix("-dirty")
-    assert built.said["labels"]["org.opencontainers.image.revision"].removesuffix("-dirty") == commit
+    assert built.description["labels"]["org.opencontainers.image.revision"].removesuffix("-dirty") == commit
 
 
 def test_the_gateway_has_the_same_networks(built: Built) -> None:
-    gateway = json.loads(faceq("inspect", built.said["gateway"], "--json").stdout)
-    assert gateway["labels"] == built.said["labels"]
-    assert gateway["layers"][:6] == built.said["layers"]
+    gateway = json.loads(faceq("inspect", built.description["gateway"], "--json").stdout)
+    assert gateway["labels"] == built.description["labels"]
+    assert gateway["layers"][:6] == built.description["layers"]
     assert [layer["holds"] for layer in gateway["layers"][6:]] == ["the gateway's packages", "the gateway's code"]
 
 
-def test_it_runs_as_nobody(built: Built) -> None:
-    assert built.said["user"] == "65532:65532"
+def test_it_runs_as_an_unprivileged_user(built: Built) -> None:
+    assert built.description["user"] == "65532:65532"
 
 
-def test_it_holds_no_torch_no_compiler_and_no_cache(inside: dict[str, Any]) -> None:
+def test_it_contains_no_torch_no_compiler_and_no_cache(inside: dict[str, Any]) -> None:
     unwanted = ("torch", "cv2", "onnx-", "pip", "moto", "typer", "dlib", "transformers")
     assert [name for name in inside["packages"] if name.startswith(unwanted)] == []
     assert inside["programs"] == []
@@ -170,7 +170,7 @@ def test_it_holds_no_torch_no_compiler_and_no_cache(inside: dict[str, Any]) -> N
 
 
 def test_nothing_is_compiled_at_a_cold_start(built: Built) -> None:
-    """On a read-only root Python would compile it again at each start. Every import works, too, whatever was cut."""
+    """On a read-only root Python would compile it again at each start. This also imports everything that is left."""
     queue = "http://queues.invalid/1/q"
     options = (
         "--env", "FACEQ_MODEL=stand-in", "--env", f"REQUEST_QUEUE_URL={queue}", "--env", f"RESPONSE_QUEUE_URL={queue}",
@@ -196,7 +196,7 @@ def test_it_is_one_plain_manifest(built: Built, tmp_path: Path) -> None:
         ("face_recognition", {"Records": []}, '"batchItemFailures": []'),
     ],
 )
-def test_it_answers_read_only_without_capabilities_as_anyone(
+def test_it_answers_on_a_read_only_root_without_capabilities_as_any_user(
     built: Built, function: str, event: dict[str, Any], answer: str
 ) -> None:
     with built.serving(f"adapters.lambda_entry.{function}.handler") as (address, name):
@@ -206,7 +206,7 @@ def test_it_answers_read_only_without_capabilities_as_anyone(
 
 
 @pytest.mark.parametrize("command", [(), ("no.such.handler",)])
-def test_a_wrong_handler_is_one_line(built: Built, command: tuple[str, ...]) -> None:
+def test_a_wrong_handler_gives_a_message_of_one_line(built: Built, command: tuple[str, ...]) -> None:
     done = built.run(*command)
     assert done.returncode == 2
     assert done.stderr.startswith("faceq: name the function's handler as the command: adapters.lambda_entry.")
@@ -216,12 +216,12 @@ def test_a_wrong_handler_is_one_line(built: Built, command: tuple[str, ...]) -> 
 def test_the_emulator_is_the_pinned_one(built: Built) -> None:
     cache = Paths.from_environment({}).models
     pinned = {digest(path) for path in package_files(RIE, cache)}
-    found = built.run("/usr/local/bin/aws-lambda-rie", options=("--entrypoint", "sha256sum")).stdout.split()[0]
-    assert found in pinned
+    inside = built.run("/usr/local/bin/aws-lambda-rie", options=("--entrypoint", "sha256sum")).stdout.split()[0]
+    assert inside in pinned
 
 
-def test_the_emulator_is_there_for_both_processors() -> None:
-    """ELF's field e_machine (System V ABI): 62 is x86-64, 183 is AArch64. What cannot run here is looked at."""
+def test_there_is_an_emulator_for_both_processors() -> None:
+    """ELF's field e_machine (System V ABI): 62 is x86-64, 183 is AArch64. One of the two programs cannot run here."""
     files = {path.name: path for path in package_files(RIE, Paths.from_environment({}).models)}
     for name, machine in (("aws-lambda-rie-x86_64", 62), ("aws-lambda-rie-arm64", 183)):
         head = files[name].read_bytes()[:20]
@@ -229,7 +229,7 @@ def test_the_emulator_is_there_for_both_processors() -> None:
         assert struct.unpack("<H", head[18:20]) == (machine,)
 
 
-def test_a_model_that_cannot_be_had_names_the_file_and_where_to_put_it() -> None:
+def test_for_a_model_that_cannot_be_downloaded_the_message_names_the_file_and_its_folder() -> None:
     done = faceq("build", "--model", "vggface2", "--tag", f"faceq-test-{uuid.uuid4().hex[:8]}")
     if done.returncode == 0:
         pytest.skip("vggface2 can be reached, or is in models/")
@@ -238,13 +238,13 @@ def test_a_model_that_cannot_be_had_names_the_file_and_where_to_put_it() -> None
     assert "20180402-114759-vggface2.pt (111,898,327 bytes) into models/ beside the Dockerfile" in last
 
 
-def test_a_model_that_is_not_known_is_named() -> None:
+def test_an_unknown_model_is_named_in_the_message() -> None:
     done = faceq("build", "--model", "vggface3", "--tag", f"faceq-test-{uuid.uuid4().hex[:8]}")
     assert done.returncode == 1
     assert "The build failed: There is no model 'vggface3'. Take one of " in done.stderr.splitlines()[-1]
 
 
-def test_torch_without_its_wheels_is_refused_before_anything_large_comes() -> None:
+def test_torch_without_its_wheels_is_refused_before_a_large_download() -> None:
     if list((ROOT / "wheels").glob("torch-*.whl")):
         pytest.skip("wheels/ holds torch")
     done = faceq("build", "--engine", "torch", "--model", DLIB, "--tag", f"faceq-test-{uuid.uuid4().hex[:8]}")
@@ -252,7 +252,7 @@ def test_torch_without_its_wheels_is_refused_before_anything_large_comes() -> No
     assert "put them into wheels/ beside the Dockerfile" in done.stderr.splitlines()[-1]
 
 
-def test_a_processor_that_lambda_lacks_is_refused() -> None:
+def test_a_processor_that_lambda_does_not_support_is_refused() -> None:
     command = [
         "docker", "buildx", "build", "--progress=plain", "--target", "emulator", "--output", "type=cacheonly",
         "--build-arg", "TARGETARCH=riscv64", str(ROOT),

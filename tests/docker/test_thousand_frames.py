@@ -1,6 +1,6 @@
-"""Containers are killed all the time, and no frame is lost: `make test-faults`.
+"""No frame is lost while containers are killed again and again: `make test-faults`.
 
-FACEQ_FAULT_FRAMES says how many frames (1,000 if it does not).
+FACEQ_FAULT_FRAMES sets the number of frames (1,000 by default).
 """
 
 import base64
@@ -34,13 +34,13 @@ pytestmark = [pytest.mark.docker, pytest.mark.faults, pytest.mark.timeout(1500)]
 FRAMES = int(os.environ.get("FACEQ_FAULT_FRAMES", "1000"))
 KILL_EVERY_SECONDS = 5.0
 PARTS = ("face-detection", "face-recognition", "gateway")
-#: How long a client goes on posting one frame, and how long all answers may take once all is posted, seconds.
+#: How long a client keeps posting one frame, and how long all answers may take after the last post, seconds.
 POST_SECONDS, ANSWER_SECONDS = 120.0, 300.0
 
 
 @pytest.fixture(scope="module")
 def quick(photos: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
-    """Two containers of each function; an unfinished frame is tried again after 10 s, and often."""
+    """Two containers of each function; an unfinished frame is tried again after 10 s, up to 50 times."""
     options = ("RecognitionTimeout=8", "RequestVisibilityTimeout=10", "MaxReceiveCount=50")
     scale = {"face-detection": 2, "face-recognition": 2}
     folder = tmp_path_factory.mktemp("faults")
@@ -50,7 +50,7 @@ def quick(photos: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def pictures(photos: Mapping[str, Path]) -> Mapping[str, bytes]:
-    """Small frames by the answer they must get."""
+    """Small frames, by the answer that they must get."""
 
     def jpeg(image: Image.Image) -> bytes:
         stream = io.BytesIO()
@@ -66,13 +66,13 @@ def pictures(photos: Mapping[str, Path]) -> Mapping[str, bytes]:
 
 
 class Answers:
-    """All that ever comes over the response queue, by request id."""
+    """Collects every message of the response queue, by request id."""
 
     def __init__(self, service: Containers) -> None:
         self._service = service
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._receive)
-        self.found: dict[str, list[dict[str, object]]] = defaultdict(list)
+        self.received: dict[str, list[dict[str, object]]] = defaultdict(list)
 
     def __enter__(self) -> "Answers":
         self._thread.start()
@@ -89,12 +89,12 @@ class Answers:
             messages = sqs.receive_message(QueueUrl=stack.response_queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
             for message in messages.get("Messages", []):
                 answer = json.loads(message["Body"])
-                self.found[answer["request_id"]].append(answer)
+                self.received[answer["request_id"]].append(answer)
                 sqs.delete_message(QueueUrl=stack.response_queue_url, ReceiptHandle=message["ReceiptHandle"])
 
 
 class Killer:
-    """Ends one container every few seconds: by SIGKILL to its process where that is allowed, or by `docker kill`."""
+    """Ends one container every few seconds: with SIGKILL to its process where allowed, otherwise with `docker kill`."""
 
     def __init__(self, service: Containers) -> None:
         self._service = service
@@ -120,7 +120,7 @@ class Killer:
                 container = self._choice.choice(self._service.containers(PARTS[number % len(PARTS)]))
                 self._end(container, by_signal=number % 2 == 0)
                 self.killed.append(container)
-            except BaseException as error:  # noqa: BLE001 - told by the test, which is another thread
+            except BaseException as error:  # noqa: BLE001 - the test, in another thread, reports it
                 self.failure = error
                 return
 
@@ -128,9 +128,9 @@ class Killer:
         pid = int(docker("inspect", "--format", "{{.State.Pid}}", container))
         if by_signal and pid:
             try:
-                os.kill(pid, 9)  # Docker's restart policy brings it back
+                os.kill(pid, 9)  # Docker's restart policy starts it again
                 return
-            except (PermissionError, ProcessLookupError):  # not root, or the engine is in a machine of its own
+            except (PermissionError, ProcessLookupError):  # not root, or the engine runs in another (virtual) machine
                 pass
         if pid:
             docker("kill", container)
@@ -138,7 +138,7 @@ class Killer:
 
 
 def post(service: Containers, frame: Frame, request_id: str) -> int:
-    """Post a frame until it is accepted, as a camera does; return how often."""
+    """Post a frame until it is accepted, as a camera does; return the number of posts."""
     body = {
         "content": base64.b64encode(frame.content).decode(),
         "request_id": request_id,
@@ -154,23 +154,23 @@ def post(service: Containers, frame: Frame, request_id: str) -> int:
         except requests.RequestException:
             pass
         assert time.monotonic() < deadline, f"{frame.filename} was never accepted"
-        time.sleep(0.2)  # between two tries of a client
+        time.sleep(0.2)  # a client waits between two tries
     raise AssertionError
 
 
 def post_all(service: Containers, pictures: Mapping[str, bytes], expected: Mapping[str, str], concurrency: int) -> int:
-    """Post a frame for each id, such that its expected answer is right; return how many posts that took."""
+    """Post a frame with the expected result for each id; return the number of posts."""
 
-    def one(item: tuple[str, str]) -> int:
+    def post_item(item: tuple[str, str]) -> int:
         request_id, result = item
         return post(service, Frame(f"{request_id}.jpg", pictures[result]), request_id)
 
     with ThreadPoolExecutor(concurrency) as pool:
-        return sum(pool.map(one, expected.items()))
+        return sum(pool.map(post_item, expected.items()))
 
 
 def content(answer: Mapping[str, object]) -> str:
-    """Return what a client acts upon: all but how long it took."""
+    """Return the part of an answer that a client uses: everything but the timings."""
     return json.dumps({key: value for key, value in answer.items() if key != "timings"}, sort_keys=True)
 
 
@@ -184,25 +184,25 @@ def empty(service: Containers) -> bool:
 def test_every_frame_is_answered_while_containers_are_killed(
     quick: Containers, pictures: Mapping[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """None is lost, none is answered twice with different content, and nothing is left in the queues."""
+    """No frame is lost or answered twice with different content, and no message is left in the queues."""
     expected = {str(uuid4()): result for result in itertools.islice(itertools.cycle(pictures), FRAMES)}
     began = time.monotonic()
     with Answers(quick) as answers:
         with Killer(quick) as killer:
             posts = post_all(quick, pictures, expected, concurrency=6)
         assert killer.failure is None
-        eventually(lambda: expected.keys() <= answers.found.keys(), ANSWER_SECONDS)
+        eventually(lambda: expected.keys() <= answers.received.keys(), ANSWER_SECONDS)
         eventually(lambda: empty(quick), 60)
     seconds = time.monotonic() - began
-    twice = sum(len(found) > 1 for found in answers.found.values())
+    twice = sum(len(received) > 1 for received in answers.received.values())
     with capsys.disabled():
         sys.stdout.write(
             f"\n{FRAMES} frames in {seconds:.0f} s, {len(killer.killed)} containers killed, {posts - FRAMES} posts "
-            f"repeated, {len(answers.found)} frames answered, {twice} of them more than once\n"
+            f"repeated, {len(answers.received)} frames answered, {twice} of them more than once\n"
         )
-    assert answers.found.keys() == expected.keys()
-    assert {key: found[0]["result"] for key, found in answers.found.items()} == expected
-    assert [found for found in answers.found.values() if len(set(map(content, found))) > 1] == []
+    assert answers.received.keys() == expected.keys()
+    assert {key: received[0]["result"] for key, received in answers.received.items()} == expected
+    assert [each for each in answers.received.values() if len(set(map(content, each))) > 1] == []
     assert len(killer.killed) >= min(5, seconds // (2 * KILL_EVERY_SECONDS))
 
 
@@ -210,5 +210,5 @@ def test_fifty_parallel_posts_are_all_answered(quick: Containers, pictures: Mapp
     expected = {str(uuid4()): result for result in itertools.islice(itertools.cycle(pictures), 50)}
     with Answers(quick) as answers:
         post_all(quick, pictures, expected, concurrency=50)
-        eventually(lambda: expected.keys() <= answers.found.keys(), 100)
-    assert {key: found[0]["result"] for key, found in answers.found.items()} == expected
+        eventually(lambda: expected.keys() <= answers.received.keys(), 100)
+    assert {key: received[0]["result"] for key, received in answers.received.items()} == expected

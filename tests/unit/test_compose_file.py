@@ -1,4 +1,4 @@
-"""docker-compose.yml beside deploy/template.yaml: what both say is the same, and the template alone has numbers."""
+"""docker-compose.yml agrees with deploy/template.yaml and repeats none of its numbers."""
 
 import re
 from pathlib import Path
@@ -14,25 +14,25 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 TEMPLATE = read_local_template({}, "us-east-1", "http://elasticmq:9324")
 
 
-def test_there_is_a_service_for_each_function_named_like_it_with_its_handler() -> None:
+def test_each_function_has_a_service_with_its_name_and_its_handler() -> None:
     functions = {name: service["command"] for name, service in SERVICES.items() if name not in {"elasticmq", "gateway"}}
     assert functions == {function.name: [function.handler] for function in TEMPLATE.functions.values()}
 
 
-def test_both_functions_are_one_image_and_only_the_command_differs() -> None:
+def test_both_functions_run_one_image_and_differ_only_in_the_command() -> None:
     detection, recognition = ({**SERVICES[name], "command": None} for name in ("face-detection", "face-recognition"))
     assert detection == recognition
 
 
-def test_nothing_that_the_template_says_is_said_again() -> None:
+def test_nothing_that_the_template_defines_is_repeated() -> None:
     text = re.sub("#.*", "", (ROOT / "docker-compose.yml").read_text())
     assert not re.search(r"mem_limit|cpus|memory|AWS_LAMBDA|QUEUE_URL", text)
     for queue in TEMPLATE.queues:
         assert queue not in text
 
 
-def test_every_service_is_closed() -> None:
-    """Read-only, without capabilities or new privileges; ports of this machine only; the gallery read-only."""
+def test_every_service_has_as_few_rights_as_possible() -> None:
+    """Read-only root, no capabilities, no new privileges, ports for this machine only, a read-only gallery."""
     for name, service in SERVICES.items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
@@ -45,14 +45,14 @@ def test_every_service_is_closed() -> None:
     assert all(volume.endswith(":ro") for volume in SERVICES["face-detection"]["volumes"])
 
 
-def test_what_can_be_set_is_in_the_example_and_nothing_else() -> None:
+def test_the_example_lists_exactly_the_variables_that_can_be_set() -> None:
     used = set(re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text())) - {"COMPOSE_PROJECT_NAME"}
     shown = set(re.findall(r"^#(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert shown == used - {"FACEQ_IMAGE", "FACEQ_GATEWAY_IMAGE"}
 
 
 def test_builds_are_plain_manifests() -> None:
-    """Lambda takes no index and no attestation."""
+    """Lambda accepts neither an image index nor attestations."""
     for name in ("face-detection", "face-recognition", "gateway"):
         assert SERVICES[name]["build"]["provenance"] is False
         assert SERVICES[name]["build"]["sbom"] is False
