@@ -101,7 +101,8 @@ FROM base AS code
 WORKDIR /var/task
 COPY deploy/entrypoint.sh deploy/template.yaml deploy/
 COPY local/__init__.py local/addresses.py local/
-COPY local/runtimes/__init__.py local/runtimes/replica.py local/runtimes/rie_*.py local/runtimes/
+COPY local/runtimes/__init__.py local/runtimes/limits.py local/runtimes/rie_entry.py local/runtimes/rie_client.py \
+     local/runtimes/rie_protocol.py local/runtimes/
 COPY adapters adapters
 COPY template template
 COPY pipeline pipeline

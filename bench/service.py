@@ -33,8 +33,8 @@ from client.stack_state import RunningStack
 from local.addresses import ACCOUNT
 from local.event_source_mapping_rules import to_record
 from local.function_url import HttpRequest, to_event
-from local.runtimes import Invocation, new_trace_id
 from local.runtimes.embedded import EmbeddedRuntime
+from local.runtimes.function_runtime import Invocation, new_trace_id
 from local.stack import ROOT, read_template
 from local.supervisor import Options, function_variables
 from pipeline.messages import FrameRequest

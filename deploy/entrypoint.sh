@@ -7,4 +7,4 @@ export FACEQ_MODEL
 if [ -n "${AWS_LAMBDA_RUNTIME_API:-}" ]; then
     exec python -m awslambdaric "$@"
 fi
-exec python -m local.runtimes.replica "$@"
+exec python -m local.runtimes.rie_entry "$@"

@@ -20,7 +20,8 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 
 from local.http_server import BrokenRequestError, read_body
-from local.runtimes import MAX_REQUEST_BYTES, FunctionRuntime, RequestTooLarge, TooManyRequests, new_trace_id
+from local.runtimes.function_runtime import FunctionRuntime, RequestTooLarge, TooManyRequests, new_trace_id
+from local.runtimes.limits import MAX_REQUEST_BYTES
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 

@@ -45,7 +45,7 @@ from local.child_process import SupervisedProcess
 from local.http_server import LOOPBACK
 from local.lambda_service import WAIT_SECONDS, LambdaService
 from local.queue_creation import create_queues
-from local.runtimes import FunctionInitError
+from local.runtimes.function_runtime import FunctionInitError
 from local.runtimes.rie import REFRESH_SECONDS, RieRuntime
 from local.stack import StackError, gallery_notice, queue_urls, read_template
 from pipeline.errors import FaceqError
@@ -95,7 +95,7 @@ class Gateway:
             logs=f"docker compose -p {environ.get('COMPOSE_PROJECT_NAME', 'faceq')} logs",
             runtime=stack_state.CONTAINERS,
         )
-        self._runtime = RieRuntime(self._template.functions.values(), tell=notify)
+        self._runtime = RieRuntime(self._template.functions.values(), notify=notify)
         #: Closed by `stop`: it ends everything in the opposite order of the start.
         self._cleanup = AsyncExitStack()
         self._service = LambdaService(self._template, self._runtime, self._region, self._cleanup, host)

@@ -7,7 +7,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from local.runtimes import RequestTooLarge
+from local.runtimes.function_runtime import RequestTooLarge
 
 LOOPBACK: Final = "127.0.0.1"
 

@@ -21,13 +21,8 @@ from aiohttp import web
 
 from local import lambda_configuration
 from local.http_server import BrokenRequestError, read_body
-from local.runtimes import (
-    MAX_REQUEST_BYTES,
-    FunctionRuntime,
-    RequestTooLarge,
-    TooManyRequests,
-    new_trace_id,
-)
+from local.runtimes.function_runtime import FunctionRuntime, RequestTooLarge, TooManyRequests, new_trace_id
+from local.runtimes.limits import MAX_REQUEST_BYTES
 from template.model import ServiceTemplate
 from template.values import Value
 

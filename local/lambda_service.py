@@ -15,7 +15,7 @@ from local import event_source_mapping, function_url, lambda_api
 from local.addresses import ACCOUNT
 from local.child_process import SupervisedProcess
 from local.http_server import LOOPBACK, listen
-from local.runtimes import FunctionRuntime
+from local.runtimes.function_runtime import FunctionRuntime
 from template.model import ServiceTemplate
 
 #: How long a frame waits for a free execution environment before the function URL answers 429, seconds. AWS would start

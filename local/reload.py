@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from local.background_task import cancel
-from local.runtimes import FunctionInitError
+from local.runtimes.function_runtime import FunctionInitError
 from local.stack import ROOT
 
 #: Folders of the functions' code.

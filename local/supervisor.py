@@ -41,8 +41,8 @@ from local.child_process import SupervisedProcess
 from local.free_ports import free_port, port_owner
 from local.lambda_service import LambdaService
 from local.reload import reload_on_change
-from local.runtimes import FunctionInitError
 from local.runtimes.embedded import EmbeddedRuntime
+from local.runtimes.function_runtime import FunctionInitError
 from local.stack import ROOT, StackError, gallery_notice, queue_urls, read_template
 
 if TYPE_CHECKING:

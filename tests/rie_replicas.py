@@ -21,9 +21,11 @@ import psutil
 from adapters.models.fetch import RIE, package_files
 from adapters.settings import Paths
 from local.free_ports import free_ports
-from local.runtimes import FunctionRuntime, Invocation
-from local.runtimes.rie import Address, Replica, RieRuntime
+from local.runtimes.function_runtime import FunctionRuntime, Invocation
+from local.runtimes.replica import Replica
+from local.runtimes.rie import RieRuntime
 from local.runtimes.rie_protocol import rie_timeout
+from local.runtimes.rie_request import Address
 from template.model import Function
 from tests.polling import eventually
 
@@ -180,8 +182,10 @@ class RieWithReplicas(FunctionRuntime):
         self, functions: list[Function], *, task_root: Path, logs: Path, environment: Mapping[str, str]
     ) -> None:
         self.containers = Replicas(functions, task_root=task_root, logs=logs, environment=environment)
-        self.told: list[str] = []
-        self.driver = RieRuntime(functions, find=self.containers.find, wait_ready_seconds=20, tell=self.told.append)
+        self.messages: list[str] = []
+        self.driver = RieRuntime(
+            functions, find=self.containers.find, wait_ready_seconds=20, notify=self.messages.append
+        )
 
     async def start(self) -> None:
         self.containers.start()

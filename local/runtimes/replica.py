@@ -1,75 +1,91 @@
-"""What a function's container runs where no Lambda service is: the Runtime Interface Emulator, set as on AWS.
+"""A replica: one container of a function, as the pool sees it."""
 
-`python -m local.runtimes.replica HANDLER` finds the function of this handler in deploy/template.yaml, sets the
-variables that Lambda would set, and becomes the emulator, which runs `local.runtimes.rie_client`. What is set already
-stays: `docker run -e AWS_LAMBDA_FUNCTION_TIMEOUT=5 ...` is obeyed.
+import asyncio
+import socket
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
 
-Variables: Lambda developer guide, "Working with Lambda environment variables"; those of the emulator as its source
-reads them (cmd/aws-lambda-rie).
-"""
+from local.runtimes.platform_failure import PlatformFailure
+from local.runtimes.rie_request import CONNECT_SECONDS, Address, Answer
 
-import os
-import sys
-from typing import Final
+State: TypeAlias = Literal["starting", "idle", "busy", "failed"]
 
-from adapters.settings import DEFAULT_REGION, template_parameters
-from local.addresses import read_local_template
-from local.runtimes.rie_protocol import rie_timeout
-from pipeline.errors import SetupError
-from template.model import Function
-from template.reader import TEMPLATE_FILE
-from template.yaml_nodes import TemplateError
-
-EMULATOR: Final = "/usr/local/bin/aws-lambda-rie"
-#: Where the containers' queues are, unless AWS_ENDPOINT_URL_SQS says else: the service's name in docker-compose.yml.
-_SQS_ENDPOINT: Final = "http://elasticmq:9324"
+#: TCP keepalive of an idle connection: first probe and time between probes, seconds, and unanswered probes until it is
+#: given up.
+_KEEPALIVE: Final = (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3))
 
 
-def variables(function: Function, region: str) -> dict[str, str]:
-    """Return what Lambda sets for a function, its own variables included."""
-    return {
-        **function.environment,
-        "AWS_LAMBDA_FUNCTION_NAME": function.name,
-        "AWS_LAMBDA_FUNCTION_TIMEOUT": str(rie_timeout(function)),
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_mb),
-        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-        "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.name}",
-        # The container's id, as a CloudWatch stream has the execution environment's.
-        "AWS_LAMBDA_LOG_STREAM_NAME": f"{function.name}/{os.uname().nodename}",
-        "AWS_REGION": region,
-        "AWS_DEFAULT_REGION": region,
-        # A role's on AWS; here nobody looks.
-        "AWS_ACCESS_KEY_ID": "local",
-        "AWS_SECRET_ACCESS_KEY": "local",
-        "LAMBDA_TASK_ROOT": str(TEMPLATE_FILE.parents[1]),
-        "TZ": ":UTC",
-    }
+@dataclass(frozen=True)
+class Replica:
+    """One container of a function, as `faceq status` shows it.
+
+    Parameters
+    ----------
+    address : (str, int)
+        Host and port of its RIE.
+    state : str
+        `starting` (it does not answer yet, or inits), `idle`, `busy`, or `failed` (its init failed; it is tried again).
+    answered : int
+        How many requests it has answered.
+    error : str
+        Why its last init failed, in one line; empty if it did not fail.
+
+    """
+
+    address: Address
+    state: State
+    answered: int
+    error: str
 
 
-def main() -> int:
-    """Become the emulator; return only if that cannot be."""
-    handlers = sys.argv[1:]
-    region = os.environ.get("AWS_REGION") or DEFAULT_REGION
-    sqs_endpoint = os.environ.get("AWS_ENDPOINT_URL_SQS") or _SQS_ENDPOINT
-    try:
-        played = read_local_template(template_parameters(os.environ), region, sqs_endpoint)
-    except (TemplateError, SetupError) as error:
-        sys.stderr.write(f"faceq: deploy/template.yaml: {error}\n")
-        return 1
-    functions = {function.handler: function for function in played.functions.values()}
-    if len(handlers) != 1 or handlers[0] not in functions:
-        sys.stderr.write(f"faceq: name the function's handler as the command: {' or '.join(functions)}\n")
-        return 2
-    environ = {**variables(functions[handlers[0]], region), "AWS_ENDPOINT_URL_SQS": _SQS_ENDPOINT, **os.environ}
-    command = [EMULATOR, sys.executable, "-m", "local.runtimes.rie_client", *handlers]
-    try:
-        os.execve(EMULATOR, command, environ)  # noqa: S606 - no shell is wanted
-    except OSError as error:
-        sys.stderr.write(
-            f"faceq: the image's emulator {EMULATOR} cannot run: {error.strerror}. Build for this machine.\n"
-        )
-    return 1
+@dataclass(eq=False)
+class ReplicaRecord:
+    """What the pool knows about a replica, from the moment its address is found until it is dropped."""
+
+    address: Address
+    state: State = "starting"
+    answered: int = 0
+    failure: PlatformFailure | None = None  # of its last init
+    obstacle: str = ""  # why it cannot be warmed up, apart from a failed init
+    is_listed: bool = True  # its address is still found
+    is_ready: bool = False  # warmed up, and its RIE has not ended since
+    is_announced: bool = False  # the pool has reported that it is ready
+    is_overdue: bool = False  # its request has taken too long, and the caller has got a timeout
+    lost: asyncio.Event = field(default_factory=asyncio.Event)  # it must be warmed up again
+    life: "asyncio.Task[None] | None" = None
+    in_flight: "asyncio.Task[Answer | None] | None" = None  # its only request: a second one ends RIE (measured)
+
+    def __str__(self) -> str:
+        return f"{self.address[0]}:{self.address[1]}"
+
+    @property
+    def error(self) -> str:
+        """Why its last init failed, in one line."""
+        return self.failure.reason() if self.failure else ""
+
+    @property
+    def is_in_flight(self) -> bool:
+        """Whether a request to it has no answer yet."""
+        return self.in_flight is not None and not self.in_flight.done()
+
+    @property
+    def is_warming_up(self) -> bool:
+        """Whether its function is in its init."""
+        return self.state == "starting" and self.is_in_flight
+
+    def snapshot(self) -> Replica:
+        """Return its present state."""
+        return Replica(self.address, self.state, self.answered, self.error)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+async def watch(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection whose end shows that RIE has ended. We send nothing on it; RIE accepts that (measured)."""
+    async with asyncio.timeout(CONNECT_SECONDS):
+        reader, writer = await asyncio.open_connection(*address)
+    connection: socket.socket = writer.get_extra_info("socket")
+    # A container that left the network closes no connection. Keepalive notices that it is gone.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE:
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return reader, writer

@@ -27,7 +27,7 @@ from awslambdaric import bootstrap
 from awslambdaric.lambda_config import LambdaConfigProvider
 from awslambdaric.lambda_runtime_client import InvocationRequest, LambdaRuntimeClient
 
-from local.runtimes import LOG_TAIL_BYTES, MAX_RESPONSE_BYTES, response_too_large
+from local.runtimes.limits import LOG_TAIL_BYTES, MAX_RESPONSE_BYTES, response_too_large
 from local.runtimes.rie_protocol import (
     ERROR,
     OK,
@@ -172,7 +172,7 @@ class _Client(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no 
         body = result_data if isinstance(result_data, bytes) else result_data.encode()
         if len(body) > MAX_RESPONSE_BYTES:
             # RIE would say this without the size. (measured)
-            self._post_error(order, _too_large(len(body)), "", invocation_id)
+            self._post_error(order, json.dumps(response_too_large(len(body))), "", invocation_id)
             return
         body = with_head(order.request_id, OK, body, self._end(order))
         super().post_invocation_result(self._rie_id, body, content_type, invocation_id)
@@ -183,9 +183,9 @@ class _Client(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no 
         if self._order is None:
             super().post_invocation_error(invoke_id, error_response_data, xray_fault, invocation_id)
             return
-        size = len(error_response_data.encode())
-        if not fits_with_head(error_response_data.encode()):  # without a head it would look like a result
-            error_response_data = _too_large(size)
+        report = error_response_data.encode()
+        if not fits_with_head(report):  # without a head it would look like a result
+            error_response_data = json.dumps(response_too_large(len(report)))
         self._post_error(self._order, error_response_data, xray_fault, invocation_id)
 
     def _end(self, order: Order) -> bytes:
@@ -196,11 +196,6 @@ class _Client(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no 
     def _post_error(self, order: Order, report: str, xray_fault: str, invocation_id: str | None) -> None:
         body = with_head(order.request_id, ERROR, report.encode(), self._end(order))
         super().post_invocation_error(self._rie_id, body.decode(), xray_fault, invocation_id)
-
-
-def _too_large(size: int) -> str:
-    error_type, message = response_too_large(size)
-    return json.dumps({"errorType": error_type, "errorMessage": message})
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from local.runtimes import INIT_SECONDS, LOG_TAIL_BYTES, MAX_RESPONSE_BYTES
+from local.runtimes.limits import INIT_SECONDS, LOG_TAIL_BYTES, MAX_RESPONSE_BYTES
 from template.model import Function
 
 #: The client context's key that holds an order.

@@ -1,12 +1,14 @@
 """What `EmbeddedRuntime.replace` promises: changed code is taken into use and no request notices more than that."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from local.runtimes import FunctionInitError, FunctionRuntime, TooManyRequests, embedded
 from local.runtimes.embedded import EmbeddedRuntime
+from local.runtimes.environment_pool import restart_delay
+from local.runtimes.function_runtime import FunctionInitError, FunctionRuntime, TooManyRequests
 from template.model import Function
 from tests.conformance.test_runtimes import (
     NAME,
@@ -48,8 +50,10 @@ def changing(concurrency: int = 1) -> Function:
     return sample(handler="changing.handler", concurrency=concurrency, environment={"PYTHONDONTWRITEBYTECODE": "1"})
 
 
-async def started(running: Running, *functions: Function) -> EmbeddedRuntime:
-    runtime = await running.start(*functions, task_root=running.folder)
+async def started(
+    running: Running, *functions: Function, restart_delay: Callable[[int], float] = restart_delay
+) -> EmbeddedRuntime:
+    runtime = await running.start(*functions, task_root=running.folder, restart_delay=restart_delay)
     assert isinstance(runtime, EmbeddedRuntime)
     return runtime
 
@@ -228,10 +232,16 @@ async def test_a_later_call_does_not_wait_for_the_one_before(running: Running) -
     ],
 )
 async def test_code_that_cannot_init_says_why_answers_so_and_is_mended_by_the_next(
-    running: Running, monkeypatch: pytest.MonkeyPatch, source: str, error_type: str, message: str, place: str
+    running: Running, source: str, error_type: str, message: str, place: str
 ) -> None:
+    delayed: list[int] = []
+
+    def delay(failures: int) -> float:
+        delayed.append(failures)
+        return 0.0 if failures == 1 else 1000.0
+
     answers(running, "old")
-    runtime = await started(running, changing())
+    runtime = await started(running, changing(), restart_delay=delay)
     (running.folder / "changing.py").write_text(source)
     with pytest.raises(FunctionInitError) as caught:
         await runtime.replace()
@@ -242,10 +252,8 @@ async def test_code_that_cannot_init_says_why_answers_so_and_is_mended_by_the_ne
     assert caught.value.place == place
     assert failure(await call(runtime))["errorType"] == error_type
     answers(running, "mended")
-    monkeypatch.setattr(embedded, "_FIRST_BACKOFF_SECONDS", 1000.0)
-    monkeypatch.setattr(embedded, "_LONGEST_BACKOFF_SECONDS", 1000.0)
     waiting = asyncio.create_task(call(runtime))
-    await until(lambda: runtime._pools[NAME]._starting)
+    await until(lambda: delayed == [1, 2])
     await runtime.replace()
     assert result(await waiting) == "mended", "nobody waits because code that is gone has failed"
     assert len(children()) == 1

@@ -16,8 +16,10 @@ import psutil
 import pytest
 
 from local.free_ports import free_ports
-from local.runtimes import MAX_RESPONSE_BYTES, FunctionInitError, Invocation, TooManyRequests
-from local.runtimes.rie import Address, RieRuntime, by_name
+from local.runtimes.function_runtime import FunctionInitError, Invocation, TooManyRequests
+from local.runtimes.limits import MAX_RESPONSE_BYTES
+from local.runtimes.rie import RieRuntime, by_name
+from local.runtimes.rie_request import Address
 from template.model import Function
 from tests.polling import until
 from tests.rie_replicas import ROOT, Process, Replicas, RieWithReplicas, is_alive
@@ -171,7 +173,7 @@ async def test_replicas_that_are_added_are_used_and_those_that_are_removed_are_f
     await runtime.containers.remove(NAME, added)
     await until(lambda: all_idle(runtime, 1))
     assert result(await call(runtime)) == {}
-    assert any(line.endswith("has gone") for line in runtime.told)
+    assert any(line.endswith("has gone") for line in runtime.messages)
 
 
 async def test_a_busy_replica_that_is_not_found_any_more_answers_its_last_request(running: Running) -> None:
@@ -214,7 +216,7 @@ async def test_a_replica_that_dies_idle_costs_no_request(running: Running) -> No
         for _ in range(6):
             assert result(await call(runtime, wait_seconds=5)) == {}
         await until(lambda: all_idle(runtime, 3))
-    assert any("has ended" in line for line in runtime.told)
+    assert any("has ended" in line for line in runtime.messages)
 
 
 async def test_a_replica_that_hangs_is_a_timeout_and_is_used_again_when_it_goes_on(running: Running) -> None:
@@ -259,7 +261,9 @@ async def test_a_driver_that_takes_over_while_a_replica_works_gets_it_in_the_end
     containers = running.containers(sample(1, timeout_seconds=60))
     began = running.folder / "began"
     first, second = (
-        RieRuntime([sample(1, timeout_seconds=60)], find=containers.find, wait_ready_seconds=20, tell=lambda line: None)
+        RieRuntime(
+            [sample(1, timeout_seconds=60)], find=containers.find, wait_ready_seconds=20, notify=lambda message: None
+        )
         for _ in range(2)
     )
     await first.start()
@@ -293,14 +297,14 @@ async def test_a_replica_of_another_function_is_not_used(running: Running) -> No
     async def find(function: str) -> set[Address]:
         return addresses
 
-    runtime = RieRuntime([sample()], find=find, wait_ready_seconds=2, tell=lambda line: None)
+    runtime = RieRuntime([sample()], find=find, wait_ready_seconds=2, notify=lambda message: None)
     with pytest.raises(FunctionInitError, match="another function's"):
         await runtime.start()
 
 
 async def test_a_container_with_the_plain_client_is_not_used_and_it_says_why(running: Running) -> None:
     containers = running.containers(sample(), client="awslambdaric")
-    runtime = RieRuntime([sample()], find=containers.find, wait_ready_seconds=20, tell=lambda line: None)
+    runtime = RieRuntime([sample()], find=containers.find, wait_ready_seconds=20, notify=lambda message: None)
     with pytest.raises(FunctionInitError, match=re.escape("does not run local.runtimes.rie_client")):
         await runtime.start()
 
@@ -309,7 +313,7 @@ async def test_a_function_without_containers_says_what_was_looked_for() -> None:
     async def nothing(function: str) -> set[Address]:
         return set()
 
-    runtime = RieRuntime([sample()], find=nothing, wait_ready_seconds=0.1, tell=lambda line: None)
+    runtime = RieRuntime([sample()], find=nothing, wait_ready_seconds=0.1, notify=lambda message: None)
     with pytest.raises(FunctionInitError, match=r"no container of the name sample was found within 0\.1 s"):
         await runtime.start()
 
@@ -320,14 +324,14 @@ async def test_a_container_that_takes_no_connections_says_so() -> None:
     async def find(function: str) -> set[Address]:
         return {("127.0.0.1", port)}
 
-    runtime = RieRuntime([sample()], find=find, wait_ready_seconds=0.2, tell=lambda line: None)
+    runtime = RieRuntime([sample()], find=find, wait_ready_seconds=0.2, notify=lambda message: None)
     with pytest.raises(FunctionInitError, match=f"127.0.0.1:{port} is not ready after 0.2 s"):
         await runtime.start()
 
 
 async def test_a_replica_that_comes_late_is_waited_for(running: Running) -> None:
     containers = Replicas([sample()], task_root=ROOT, logs=running.logs, environment={})
-    runtime = RieRuntime([sample()], find=containers.find, wait_ready_seconds=20, tell=lambda line: None)
+    runtime = RieRuntime([sample()], find=containers.find, wait_ready_seconds=20, notify=lambda message: None)
     starting = asyncio.create_task(runtime.start())
     await asyncio.sleep(0)
     containers.start()

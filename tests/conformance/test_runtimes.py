@@ -10,15 +10,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
 
 import psutil
 import pytest
 
-from local.runtimes import (
-    MAX_REQUEST_BYTES,
+from local.runtimes.embedded import EmbeddedRuntime
+from local.runtimes.environment_pool import restart_delay
+from local.runtimes.function_runtime import (
     FunctionInitError,
     FunctionNotFound,
     FunctionRuntime,
@@ -26,7 +27,7 @@ from local.runtimes import (
     RequestTooLarge,
     TooManyRequests,
 )
-from local.runtimes.embedded import EmbeddedRuntime
+from local.runtimes.limits import MAX_REQUEST_BYTES
 from template.model import Function
 from tests.polling import until
 from tests.rie_replicas import RieWithReplicas
@@ -38,20 +39,26 @@ NAME = "sample"
 class Driver(Protocol):
     """Makes a runtime that is not started yet."""
 
-    def __call__(self, functions: list[Function], *, task_root: Path, logs: Path) -> FunctionRuntime: ...
+    def __call__(
+        self, functions: list[Function], *, task_root: Path, logs: Path, restart_delay: Callable[[int], float]
+    ) -> FunctionRuntime: ...
 
 
 def _embedded(client: str) -> Driver:
-    def make(functions: list[Function], *, task_root: Path, logs: Path) -> FunctionRuntime:
+    def make(
+        functions: list[Function], *, task_root: Path, logs: Path, restart_delay: Callable[[int], float]
+    ) -> FunctionRuntime:
         return EmbeddedRuntime(
             functions, task_root=task_root, logs=logs, region="eu-west-1", account="123456789012",
-            environment={"SHARED": "by all"}, client=client,
+            environment={"SHARED": "by all"}, client=client, restart_delay=restart_delay,
         )  # fmt: skip
 
     return make
 
 
-def _rie(functions: list[Function], *, task_root: Path, logs: Path) -> FunctionRuntime:
+def _rie(
+    functions: list[Function], *, task_root: Path, logs: Path, restart_delay: Callable[[int], float]
+) -> FunctionRuntime:
     return RieWithReplicas(functions, task_root=task_root, logs=logs, environment={"SHARED": "by all"})
 
 
@@ -99,8 +106,13 @@ class Running:
         self.logs = folder / "logs"
         self._runtimes: list[FunctionRuntime] = []
 
-    async def start(self, *functions: Function, task_root: Path = ROOT) -> FunctionRuntime:
-        runtime = self._driver(list(functions), task_root=task_root, logs=self.logs)
+    async def start(
+        self,
+        *functions: Function,
+        task_root: Path = ROOT,
+        restart_delay: Callable[[int], float] = restart_delay,
+    ) -> FunctionRuntime:
+        runtime = self._driver(list(functions), task_root=task_root, logs=self.logs, restart_delay=restart_delay)
         self._runtimes.append(runtime)
         await runtime.start()
         return runtime
@@ -636,10 +648,12 @@ async def test_stop_while_environments_start_leaves_no_process(running: Running)
 PARENT = """
 import asyncio, json, sys
 from pathlib import Path
-from tests.conformance.test_runtimes import DRIVERS, NAME, ROOT, sample
+from tests.conformance.test_runtimes import DRIVERS, NAME, ROOT, restart_delay, sample
 async def main():
     folder = Path(sys.argv[2])
-    runtime = DRIVERS[sys.argv[1]]([sample(timeout_seconds=600), sample("second")], task_root=ROOT, logs=folder)
+    runtime = DRIVERS[sys.argv[1]](
+        [sample(timeout_seconds=600), sample("second")], task_root=ROOT, logs=folder, restart_delay=restart_delay
+    )
     await runtime.start()
     await runtime.invoke(NAME, json.dumps({"do": "wait in C", "began": str(folder / "began")}).encode())
 asyncio.run(main())

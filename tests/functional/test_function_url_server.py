@@ -12,7 +12,7 @@ import pytest
 
 from local.function_url import application
 from local.http_server import listen
-from local.runtimes import MAX_REQUEST_BYTES
+from local.runtimes.limits import MAX_REQUEST_BYTES
 from template.model import Function
 from tests.conftest import Runtime, StartRuntime
 from tests.polling import until

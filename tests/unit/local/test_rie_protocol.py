@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from local.runtimes import LOG_TAIL_BYTES, MAX_RESPONSE_BYTES
+from local.runtimes.limits import LOG_TAIL_BYTES, MAX_RESPONSE_BYTES
 from local.runtimes.rie_protocol import (
     ERROR,
     OK,
