@@ -1,6 +1,6 @@
-"""The inside of faceq: frames in, names out, with no network, no environment and no clock.
+"""The inside of faceq: frames in, names out, without network, files, environment, clock or random numbers.
 
-Reading order is the order a frame takes: `aws_events` unwraps it, `messages` types it, `images` decodes it,
-`detect` finds its faces, `embed` turns them into vectors, `gallery` names them; `handlers` calls these in turn.
-What the inside needs from outside is declared in `ports`; `errors` says what a caller does next.
+Read the modules in the order in which a frame passes them: `aws_events` unwraps it, `messages` parses it, `images`
+decodes it, `detect` finds its faces, `embed` cuts them out, `gallery` names their vectors. `handlers` calls these in
+turn. `ports` declares what the pipeline needs from outside, and `errors` what the caller of a failed call does next.
 """

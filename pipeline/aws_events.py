@@ -1,4 +1,4 @@
-"""The shapes in which AWS Lambda hands over HTTP requests and queue messages, read and written without AWS.
+"""The shape of the events that AWS Lambda passes to a function, and of the responses that it expects.
 
 Sources: AWS Lambda Developer Guide, "Invoking Lambda function URLs" (payload format 2.0), "Using Lambda with Amazon
 SQS" (event shape) and "Handling errors for an SQS event source in Lambda" (partial batch responses).
@@ -20,11 +20,11 @@ class SqsRecord:
     Parameters
     ----------
     message_id : str
-        What a partial batch response names.
+        The id that a partial batch response names.
     body : str
         The message, not yet parsed.
     receive_count : int
-        How often the message was handed out, this time included; at least 1.
+        How often the queue has delivered the message, including this time; at least 1.
 
     """
 
@@ -34,7 +34,10 @@ class SqsRecord:
 
 
 def posted_body(event: Mapping[str, Json]) -> bytes:
-    """Return the body of a function URL event. Raises BadInput if it is no POST or has no readable body."""
+    """Return the body of a function URL event.
+
+    Raises BadInput if the event is not a POST (status 405), or if it has no body or an unreadable one (status 400).
+    """
     context = event.get("requestContext")
     http = context.get("http") if isinstance(context, dict) else None
     method = http.get("method") if isinstance(http, dict) else None
@@ -54,12 +57,12 @@ def posted_body(event: Mapping[str, Json]) -> bytes:
 
 
 def accepted() -> dict[str, Json]:
-    """Return the answer to an accepted frame, as the contract has it."""
+    """Return the HTTP response for an accepted frame. Its body is part of the public contract."""
     return {"statusCode": 200, "body": "Face detection completed"}
 
 
 def refusal(status: int, error: FaceqError) -> dict[str, Json]:
-    """Return an answer that says what is wrong and how to mend it: `{"error": code, "message": sentence}`."""
+    """Return the HTTP response for a refused frame, with the body `{"error": code, "message": sentence}`."""
     return {
         "statusCode": status,
         "headers": {"content-type": "application/json"},
@@ -68,21 +71,21 @@ def refusal(status: int, error: FaceqError) -> dict[str, Json]:
 
 
 def sqs_records(event: Mapping[str, Json]) -> list[SqsRecord]:
-    """Return the messages of an SQS event in their order."""
+    """Return the messages of an SQS event in their order. Raises TypeError or KeyError if it is not one."""
     rows = event["Records"]
     if not isinstance(rows, list):
-        raise TypeError("an SQS event holds a list of Records")
+        raise TypeError("the Records of an SQS event must be a list")
     return [_sqs_record(row) for row in rows]
 
 
 def batch_item_failures(message_ids: Sequence[str]) -> dict[str, Json]:
-    """Return the response that keeps just these messages on the queue; with none of them all are deleted."""
+    """Return the partial batch response that keeps these messages on the queue; the others are deleted from it."""
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in message_ids]}
 
 
 def _sqs_record(row: Json) -> SqsRecord:
     if not isinstance(row, dict):
-        raise TypeError("an SQS record is an object")
+        raise TypeError("an SQS record must be an object")
     attributes = row.get("attributes")
     count = attributes.get("ApproximateReceiveCount") if isinstance(attributes, dict) else None
     return SqsRecord(str(row["messageId"]), str(row["body"]), int(count) if isinstance(count, str) else 1)

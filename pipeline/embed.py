@@ -1,4 +1,4 @@
-"""How a face is cut from its frame and brought to what a recogniser was trained on."""
+"""Faces cut from their frames and normalised, as the recognition networks saw them in training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ from pipeline.ports import Face, Image
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a crop is cut. Vectors of crops that were cut in two ways must not be compared.
+    """How a crop is cut. Vectors of crops that were cut in different ways must not be compared.
 
     Parameters
     ----------
     id : str
-        What galleries and messages record.
+        The name that galleries and messages record.
     size : int
         Width and height of a crop, pixels.
     square : bool
-        Cut a square about the box's centre and repeat the frame's edge where it reaches outside; else cut the box
-        itself as far as it is inside the frame, and stretch it to a square.
+        If true, cut a square around the centre of the box, and repeat the edge of the frame where the square reaches
+        outside. If false, cut the part of the box that is inside the frame, and stretch it to a square.
     margin : float
-        Enlarges the square: its side is (1 + margin) times the box's longer side.
+        Enlarges the square: its side is (1 + margin) times the longer side of the box. At least 0.
 
     """
 
@@ -36,7 +36,7 @@ class Preprocessing:
 
 
 #: "facenet-160" is what facenet-pytorch's MTCNN(image_size=160, margin=0) cuts from a PIL picture.
-#: "dlib-160" leaves room about the face, for dlib aligns it by itself (`adapters/engine_dlib.py`).
+#: "dlib-160" leaves room around the face, because dlib aligns it itself (`adapters/engine_dlib.py`).
 PREPROCESSINGS: Mapping[str, Preprocessing] = MappingProxyType(
     {
         preprocessing.id: preprocessing
@@ -49,25 +49,25 @@ PREPROCESSINGS: Mapping[str, Preprocessing] = MappingProxyType(
 
 
 def cut(image: Image, face: Face, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Cut `face` out of its frame, (S, S, 3) uint8 RGB with S the preprocessing's size.
+    """Return the crop of `face`, (S, S, 3) uint8 RGB, where S is `preprocessing.size`.
 
-    Any box is answered: at least one pixel of the frame, the nearest, is shown.
+    Works for any box: a crop shows at least one pixel of the frame, the one nearest to the box.
     """
-    part = _square_about(image, face, preprocessing.margin) if preprocessing.square else _box(image, face)
+    pixels = _square_around(image, face, preprocessing.margin) if preprocessing.square else _visible_box(image, face)
     size = (preprocessing.size, preprocessing.size)
-    return np.array(Pillow.fromarray(part).resize(size, Pillow.Resampling.BILINEAR))
+    return np.array(Pillow.fromarray(pixels).resize(size, Pillow.Resampling.BILINEAR))
 
 
 def standardise(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Turn crops (n, S, S, 3) uint8 into (n, 3, S, S) float32, (value - 127.5) / 128: -0.996 to 0.996."""
+    """Convert crops (n, S, S, 3) uint8 to (n, 3, S, S) float32, (value - 127.5) / 128, from -0.996 to 0.996."""
     planes = np.ascontiguousarray(crops.transpose(0, 3, 1, 2), dtype=np.float32)
     planes -= np.float32(127.5)
     planes /= np.float32(128)
     return planes
 
 
-def _box(image: Image, face: Face) -> Image:
-    """Return the pixels that facenet-pytorch's extract_face takes: corners clamped, then truncated."""
+def _visible_box(image: Image, face: Face) -> Image:
+    """Return the pixels that facenet-pytorch's extract_face takes: it clamps the corners, then truncates them."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = face.box.tolist()
     left, top = (int(min(max(corner, 0), side - 1)) for corner, side in ((x1, width), (y1, height)))
@@ -75,7 +75,8 @@ def _box(image: Image, face: Face) -> Image:
     return image[top : max(bottom, top + 1), left : max(right, left + 1)]
 
 
-def _square_about(image: Image, face: Face, margin: float) -> Image:
+def _square_around(image: Image, face: Face, margin: float) -> Image:
+    """Return a square of (1 + margin) times the longer side of the box, with the frame's edge repeated outside it."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = face.box.tolist()
     side = max(1, round(max(x2 - x1, y2 - y1) * (1 + margin)))

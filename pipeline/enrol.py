@@ -1,4 +1,4 @@
-"""One photo of a person to the vector that the gallery keeps."""
+"""From a photo of a person to the vector that the gallery keeps."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +12,20 @@ from pipeline.ports import FaceDetector, FaceEmbedder
 def embed_photo(
     content: bytes, detector: FaceDetector, embedder: FaceEmbedder, largest: bool, max_pixels: int
 ) -> NDArray[np.float32]:
-    """Return the vector, (d,) float32, of the one face in an encoded picture.
+    """Return the vector, (d,) float32, of the face in an encoded picture.
 
     Parameters
     ----------
     largest : bool
-        Where there are several faces, take the one with the largest box instead of refusing.
+        If the photo shows several faces, take the one with the largest box instead of refusing the photo.
     max_pixels : int
         Width times height of the largest picture that is decoded.
 
     Raises
     ------
     BadInput
-        It is no picture, shows no face, or shows several and `largest` is not asked for.
+        The content is not a picture (see `decode`), shows no face (`no_face`), or shows several and `largest` is false
+        (`several_faces`).
 
     """
     image = decode(content, max_pixels)

@@ -1,13 +1,13 @@
-"""The one tree of errors, sorted by what the caller does next."""
+"""The one tree of errors. A class says what its caller does next: refuse, retry, or fix the set-up."""
 
 
 class FaceqError(Exception):
-    """A failure with a stable code for programs and a sentence for people.
+    """A failure with a stable code for programs and a sentence for users.
 
     Parameters
     ----------
     code : str
-        Lower-case words joined by underscores; part of the public contract, never reworded.
+        Lower-case words joined by underscores. Part of the public contract: it never changes.
     message : str
         What is wrong and what to do about it, in one line.
 
@@ -20,12 +20,12 @@ class FaceqError(Exception):
 
 
 class BadInput(FaceqError):  # noqa: N818 - named for the input, as HTTP frameworks name theirs
-    """The input can never be processed: refuse it, do not retry.
+    """The input can never be processed. Refuse it; do not retry.
 
     Parameters
     ----------
     status : int
-        The HTTP status that says so, 400 to 499.
+        HTTP status of the refusal, 400 to 499.
 
     """
 
@@ -35,7 +35,7 @@ class BadInput(FaceqError):  # noqa: N818 - named for the input, as HTTP framewo
 
 
 class TransientError(FaceqError):
-    """Something outside failed for now: the same call may succeed later."""
+    """Something outside faceq fails at the moment. The same call may succeed later."""
 
 
 class SetupError(FaceqError):

@@ -1,4 +1,4 @@
-"""Encoded pictures to upright RGB arrays and back."""
+"""Decodes pictures to upright RGB arrays, and encodes them as JPEG."""
 
 import io
 import warnings
@@ -10,17 +10,17 @@ from PIL import UnidentifiedImageError
 from pipeline.errors import BadInput
 from pipeline.ports import Image
 
-#: The largest picture that is decoded, width times height: a 24-megapixel photo with room to spare. Decoding and
-#: detection take about 22 bytes of memory a pixel.
+#: Width times height of the largest picture that is decoded: a little more than a 24-megapixel photo. Decoding and
+#: detection take about 22 bytes of memory per pixel.
 MAX_PIXELS = 25_000_000
 
-#: The only decoders that a stranger's bytes may reach. Each is a picture format cameras and browsers write; none runs
-#: another program (as EPS would run Ghostscript) or reads another file.
+#: The only decoders of Pillow that see bytes from outside. Cameras and browsers write these formats, and their
+#: decoders neither run another program (EPS would run Ghostscript) nor read another file.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-#: Major brands of the HEIF family (ISO 23008-12), bytes 8 to 12 of the file: what phones save as .heic.
+#: Major brands of the HEIF family (ISO 23008-12), which phones save as .heic: bytes 8 to 12 of the file.
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 
-#: EXIF 2.32, tag 0x0112: how to turn what is stored into what the photographer saw.
+#: EXIF 2.32, tag 0x0112: how the stored picture must be turned to be upright.
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,
@@ -36,38 +36,41 @@ _UPRIGHT = {
 def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image:
     """Decode a JPEG, PNG, WebP, GIF or BMP into an upright RGB picture, (H, W, 3) uint8.
 
-    EXIF orientation is applied. An animation gives its first frame. Transparent parts become white, as viewers show
-    them. 16-bit grey is scaled to 8 bits, not clipped.
+    EXIF orientation is applied. Of an animation, only the first frame is decoded. Transparent parts become white, as
+    viewers show them. 16-bit grey is scaled to 8 bits, not clipped.
 
     Parameters
     ----------
     content : bytes
         The whole file.
     max_pixels : int
-        Largest width times height; read from the header, before anything is decoded.
+        Largest width times height. It is checked in the header, before any pixel is decoded.
 
     Raises
     ------
     BadInput
-        `not_an_image` for anything that is not a whole picture in one of the formats, `too_many_pixels` (status 413).
+        `not_an_image` if the content is not a complete picture in one of the formats; `too_many_pixels` (status 413) if
+        the picture is larger than `max_pixels`.
 
     """
     try:
         picture = _open(content)
         width, height = picture.size
         if width * height > max_pixels:
-            raise _too_many(f"The picture has {width} × {height} pixels, {width * height:,} in all", max_pixels)
+            raise _too_many_pixels(f"The picture has {width} × {height} pixels, {width * height:,} in all", max_pixels)
         picture.load()
         return _upright_rgb(picture)
     except BadInput:
         raise
     except Pillow.DecompressionBombError as error:
-        raise _too_many("The picture has far too many pixels", max_pixels) from error
+        raise _too_many_pixels("The picture has far too many pixels", max_pixels) from error
     except UnidentifiedImageError as error:
         if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
             raise BadInput("not_an_image", "HEIC pictures cannot be read. Send the photo as JPEG.") from error
-        raise BadInput("not_an_image", f"This is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture.") from error
-    except Exception as error:  # Pillow's decoders let through whatever broken bytes lead to
+        raise BadInput(
+            "not_an_image", f"This is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture. Send the photo as JPEG."
+        ) from error
+    except Exception as error:  # broken bytes can raise any exception inside Pillow's decoders
         raise BadInput(
             "not_an_image",
             f"The picture is damaged or cut short ({str(error) or type(error).__name__}). Send it again.",
@@ -75,7 +78,7 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image:
 
 
 def encode_jpeg(image: Image, quality: int = 95) -> bytes:
-    """Encode (H, W, 3) uint8 RGB as JPEG, colour in full resolution (4:4:4).
+    """Encode a picture, (H, W, 3) uint8 RGB, as JPEG with colour in full resolution (4:4:4).
 
     Parameters
     ----------
@@ -89,14 +92,15 @@ def encode_jpeg(image: Image, quality: int = 95) -> bytes:
 
 
 def _open(content: bytes) -> Pillow.Image:
-    """Read the header. Pillow's own pixel warning is silenced: `max_pixels` decides."""
+    """Read the header. Pillow's own warning about large pictures is silenced because `max_pixels` decides."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
         return Pillow.open(io.BytesIO(content), formats=FORMATS)
 
 
-def _too_many(what: str, max_pixels: int) -> BadInput:
-    return BadInput("too_many_pixels", f"{what}; at most {max_pixels:,} are taken. Send it smaller.", status=413)
+def _too_many_pixels(problem: str, max_pixels: int) -> BadInput:
+    message = f"{problem}; at most {max_pixels:,} are accepted. Send a smaller picture."
+    return BadInput("too_many_pixels", message, status=413)
 
 
 def _upright_rgb(picture: Pillow.Image) -> Image:
@@ -110,7 +114,7 @@ def _upright_rgb(picture: Pillow.Image) -> Image:
 def _orientation(picture: Pillow.Image) -> int:
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - a good picture with a damaged EXIF block is still a good picture
+    except Exception:  # noqa: BLE001 - a damaged EXIF block does not make a good picture unreadable
         return 1
 
 

@@ -1,6 +1,6 @@
-"""What travels: the request over HTTP, the faces between the functions, the answer. The only wire format.
+"""The wire format: the HTTP request, the message between the two functions, and the answer.
 
-Every message is a frozen dataclass with `from_json`/`to_json`; nothing else in faceq reads or writes these forms.
+Every message is a frozen dataclass. Only its `from_json` and `to_json` read and write its JSON.
 """
 
 import base64
@@ -16,19 +16,20 @@ from numpy.typing import NDArray
 from pipeline.errors import BadInput
 from pipeline.ports import Face
 
-#: What `result` says when it does not name a person.
+#: The values of `result` that do not name a person.
 UNKNOWN = "Unknown"
 NO_FACE = "No-Face"
 ERROR = "Error"
 
-#: Longest request id that is taken, in characters: room for any id in use, bounded because it is in every log line.
+#: Longest accepted request id, in characters: long enough for every id in use, and limited because every log line
+#: contains it.
 MAX_REQUEST_ID_CHARS = 256
 MAX_FILENAME_CHARS = 4096
 MAX_PREPROCESSING_CHARS = 64
-#: Most faces that are read from one message. JPEG crops fill a message with about half as many; tiny crops in another
-#: format would take gigabytes once they are decoded.
+#: Most faces that are read from one message. About half as many JPEG crops fill a message; tiny crops in another
+#: format could be more, and would need gigabytes of memory once decoded.
 MAX_FACES = 1000
-#: Largest magnitude of a number that is taken: far beyond any coordinate or duration, well inside float32.
+#: Largest accepted magnitude of a number: far above any coordinate or duration, and well within float32.
 MAX_NUMBER = 1e9
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -41,11 +42,11 @@ class FrameRequest:
     Parameters
     ----------
     content : bytes
-        The encoded picture (JPEG, PNG, ...), at least one byte; not yet known to be a picture.
+        The encoded picture (JPEG, PNG, ...), at least one byte. It may turn out not to be a picture.
     request_id : str
-        The client's id, 1 to 256 characters. Answers carry it; the client keeps it unique.
+        The client's id for the frame, 1 to 256 characters. The answer carries it; the client keeps it unique.
     filename : str
-        The client's name for the frame. A label only: nothing is ever opened by it.
+        The client's name for the frame, 1 to 4,096 characters. A label only: faceq never opens a file by it.
 
     """
 
@@ -55,29 +56,29 @@ class FrameRequest:
 
     @classmethod
     def from_json(cls, body: bytes) -> "FrameRequest":
-        """Read a request body. Raises BadInput that says what is wrong and how to mend it."""
-        fields = _object(body)
+        """Parse a request body. Raises BadInput if it is not valid; the message says how to fix it."""
+        fields = _parse_object(body)
         request_id = _text(fields, "request_id", MAX_REQUEST_ID_CHARS)
         filename = _text(fields, "filename", MAX_FILENAME_CHARS)
         content = _text(fields, "content")
-        return cls(_base64(content, "content"), request_id, filename)
+        return cls(_decode_base64(content, "content"), request_id, filename)
 
     def to_json(self) -> str:
-        """Write the body that `from_json` reads."""
+        """Return the body that `from_json` parses."""
         content = base64.b64encode(self.content).decode("ascii")
         return json.dumps({"content": content, "request_id": self.request_id, "filename": self.filename})
 
 
 @dataclass(frozen=True)
 class FaceCrop:
-    """A detected face and its picture, ready to embed.
+    """A detected face and its crop, ready to embed.
 
     Parameters
     ----------
     face : Face
-        Where it is in the upright frame.
+        Its place in the upright frame.
     jpeg : bytes
-        The crop, cut as the message's preprocessing says.
+        The encoded crop, cut as the message's preprocessing says.
 
     """
 
@@ -87,20 +88,20 @@ class FaceCrop:
 
 @dataclass(frozen=True)
 class FacesMessage:
-    """All faces of one frame, on their way from detection to recognition.
+    """All faces of one frame: the message from detection to recognition.
 
     Parameters
     ----------
     request_id, filename : str
         From the request.
     preprocessing : str
-        How the crops were cut, a key of `pipeline.embed.PREPROCESSINGS`.
+        How the crops were cut: a key of `pipeline.embed.PREPROCESSINGS`.
     faces : tuple of FaceCrop
-        Largest first, at least one.
+        Largest first, 1 to `MAX_FACES`.
     truncated : bool
-        True if smaller faces were left out to fit the queue's message limit.
+        True if the smallest faces were left out because the queue limits the size of a message.
     timings : dict of str to float
-        Milliseconds that each step took so far.
+        Milliseconds that each step has taken so far.
 
     """
 
@@ -113,8 +114,8 @@ class FacesMessage:
 
     @classmethod
     def from_json(cls, body: str) -> "FacesMessage":
-        """Read a queue message. Raises BadInput if it is not one."""
-        fields = _object(body)
+        """Parse a queue message. Raises BadInput if it is not valid."""
+        fields = _parse_object(body)
         rows = fields.get("faces")
         if not isinstance(rows, list) or not rows:
             raise BadInput("wrong_type", "The key 'faces' must be a list of at least one face.")
@@ -127,13 +128,13 @@ class FacesMessage:
             request_id=_text(fields, "request_id", MAX_REQUEST_ID_CHARS),
             filename=_text(fields, "filename", MAX_FILENAME_CHARS),
             preprocessing=_text(fields, "preprocessing", MAX_PREPROCESSING_CHARS),
-            faces=tuple(_face_crop(row) for row in rows),
+            faces=tuple(_parse_face_crop(row) for row in rows),
             truncated=fields.get("truncated") is True,
-            timings={name: _number(ms, "timings") for name, ms in timings.items()},
+            timings={name: _parse_number(ms, "timings") for name, ms in timings.items()},
         )
 
     def to_json(self) -> str:
-        """Write the message that `from_json` reads."""
+        """Return the message that `from_json` parses, in ASCII."""
         return json.dumps(
             {
                 "request_id": self.request_id,
@@ -152,16 +153,16 @@ class FacesMessage:
 
 @dataclass(frozen=True)
 class RecognisedFace:
-    """One face of the frame with the name that was found for it.
+    """One face of a frame and the name that recognition gave it.
 
     Parameters
     ----------
     face : Face
-        Where it is in the upright frame.
+        Its place in the upright frame.
     name : str
-        The person, or `Unknown`.
+        The person's name, or `Unknown`.
     distance : float or None
-        Euclidean distance to the nearest known photo, None if the gallery is empty.
+        Euclidean distance to the nearest enrolled photo; None if the gallery is empty.
 
     """
 
@@ -172,7 +173,7 @@ class RecognisedFace:
 
 @dataclass(frozen=True)
 class RecognitionResult:
-    """The one answer to a frame.
+    """The answer to a frame.
 
     Parameters
     ----------
@@ -185,13 +186,13 @@ class RecognitionResult:
     faces : tuple of RecognisedFace
         Largest first.
     model, gallery : str or None
-        Ids of the model and of the gallery version that named the faces; None where neither was asked.
+        The model, and the version of the gallery, that named the faces; None if they were not used.
     timings : dict of str to float
         Milliseconds that each step took.
     truncated : bool
-        True if the frame had more faces than a queue message holds.
-    error : FaceqError fields or None
-        `{"code", "message"}` where `result` is `Error`.
+        True if the frame had more faces than fit into a queue message.
+    error : dict of str to str, or None
+        `{"code", "message"}` of the FaceqError if `result` is `Error`.
 
     """
 
@@ -206,7 +207,7 @@ class RecognitionResult:
     error: Mapping[str, str] | None = None
 
     def to_json(self) -> str:
-        """Write the response-queue message."""
+        """Return the message for the response queue."""
         fields: dict[str, Json] = {
             "request_id": self.request_id,
             "result": self.result,
@@ -231,24 +232,24 @@ class RecognitionResult:
 
 
 def request_id_of(body: str | bytes) -> str | None:
-    """Return the request id of a message that may be broken in every other way, None if it has none."""
-    return _salvaged(body, "request_id", MAX_REQUEST_ID_CHARS)
+    """Return the request id of a message that may otherwise be broken; None if it has no valid one."""
+    return _text_or_none(body, "request_id", MAX_REQUEST_ID_CHARS)
 
 
 def filename_of(body: str | bytes) -> str:
-    """Return the file name of a message that may be broken in every other way, empty if it has none."""
-    return _salvaged(body, "filename", MAX_FILENAME_CHARS) or ""
+    """Return the file name of a message that may otherwise be broken; an empty text if it has no valid one."""
+    return _text_or_none(body, "filename", MAX_FILENAME_CHARS) or ""
 
 
-def _salvaged(body: str | bytes, key: str, most_chars: int) -> str | None:
+def _text_or_none(body: str | bytes, key: str, most_chars: int) -> str | None:
     try:
-        return _text(_object(body), key, most_chars)
+        return _text(_parse_object(body), key, most_chars)
     except BadInput:
         return None
 
 
 def face_fields(face: Face) -> dict[str, Json]:
-    """Return a face as JSON: `box` [x1, y1, x2, y2] and `landmarks` [[x, y] * 5] in pixels, `score` 0 to 1."""
+    """Return a face as JSON: `box` [x1, y1, x2, y2] and `landmarks` [[x, y], ...] in pixels, `score` 0 to 1."""
     return {
         "box": [round(value, 2) for value in face.box.tolist()],
         "score": round(face.score, 6),
@@ -256,21 +257,21 @@ def face_fields(face: Face) -> dict[str, Json]:
     }
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise BadInput("not_json", f"The body is not JSON: {name} is no JSON number. Send plain JSON.")
+def _reject_constant(name: str) -> NoReturn:
+    raise BadInput("not_json", f"The body is not JSON: {name} is not a JSON number. Send plain JSON.")
 
 
-def _refuse_repeats(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+def _reject_repeated_keys(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise BadInput("duplicate_key", "The body has a key twice, so its meaning is unclear. Send each key once.")
+        raise BadInput("duplicate_key", "The body has a key twice, so its meaning is unclear. Send each key only once.")
     return fields
 
 
-def _object(body: str | bytes) -> dict[str, Json]:
+def _parse_object(body: str | bytes) -> dict[str, Json]:
     try:
         text = body if isinstance(body, str) else body.decode("utf-8")
-        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeats)
+        value = json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_reject_repeated_keys)
     except UnicodeDecodeError:
         raise BadInput("not_json", "The body is not UTF-8. Send JSON encoded as UTF-8.") from None
     except RecursionError:
@@ -278,7 +279,7 @@ def _object(body: str | bytes) -> dict[str, Json]:
     except ValueError as error:
         raise BadInput("not_json", f"The body is not JSON: {error}. Send a JSON object.") from None
     if not isinstance(value, dict):
-        raise BadInput("not_object", "The body is JSON but no object. Send {content, request_id, filename}.")
+        raise BadInput("not_object", "The body is not a JSON object. Send one with content, request_id and filename.")
     return value
 
 
@@ -295,11 +296,11 @@ def _text(fields: Mapping[str, Json], key: str, most_chars: int | None = None) -
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise BadInput("wrong_type", f"The key '{key}' holds half a surrogate pair, which is no text.") from None
+        raise BadInput("wrong_type", f"The key '{key}' is not valid text: it has half a surrogate pair.") from None
     return value
 
 
-def _base64(text: str, key: str) -> bytes:
+def _decode_base64(text: str, key: str) -> bytes:
     try:
         content = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
@@ -309,27 +310,27 @@ def _base64(text: str, key: str) -> bytes:
     return content
 
 
-def _face_crop(row: Json) -> FaceCrop:
+def _parse_face_crop(row: Json) -> FaceCrop:
     if not isinstance(row, dict):
         raise BadInput("wrong_type", "Each face must be an object.")
-    box = _numbers(row.get("box"), "box", 4)
-    landmarks = _numbers(row.get("landmarks"), "landmarks", 5, 2)
-    face = Face(box, _number(row.get("score"), "score"), landmarks)
-    return FaceCrop(face, _base64(_text(row, "crop"), "crop"))
+    box = _parse_numbers(row.get("box"), "box", 4)
+    landmarks = _parse_numbers(row.get("landmarks"), "landmarks", 5, 2)
+    face = Face(box, _parse_number(row.get("score"), "score"), landmarks)
+    return FaceCrop(face, _decode_base64(_text(row, "crop"), "crop"))
 
 
-def _numbers(value: Json, key: str, *shape: int) -> NDArray[np.float32]:
-    """Return nested lists of numbers as an array. numpy alone would take text, true and null for numbers too."""
+def _parse_numbers(value: Json, key: str, *shape: int) -> NDArray[np.float32]:
+    """Return nested lists of numbers as an array. NumPy alone would also accept text, true and null."""
     flat: list[Json] = [value]
     for length in shape:
         rows = [row for row in flat if isinstance(row, list) and len(row) == length]
         if len(rows) < len(flat):
             raise BadInput("wrong_type", f"The key '{key}' must be {' lists of '.join(map(str, shape))} numbers.")
         flat = [item for row in rows for item in row]
-    return np.array([_number(item, key) for item in flat], np.float32).reshape(shape)
+    return np.array([_parse_number(item, key) for item in flat], np.float32).reshape(shape)
 
 
-def _number(value: Json, key: str) -> float:
+def _parse_number(value: Json, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
-        raise BadInput("wrong_type", f"The key '{key}' must hold numbers of at most {MAX_NUMBER:.0e}.")
+        raise BadInput("wrong_type", f"The key '{key}' must contain numbers of at most {MAX_NUMBER:.0e}.")
     return float(value)

@@ -1,4 +1,4 @@
-"""What the pipeline asks of the outside world, as contracts.
+"""The ports: what the pipeline needs from outside, as contracts.
 
 Each implementation lives in `adapters`, one file per technology, and passes the suite of its port in
 `tests/conformance`.
@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-#: The most bytes of UTF-8 that one queue message may hold, attributes included (SQS, since August 2025).
+#: Most bytes of UTF-8 in one queue message, attributes included (SQS, since August 2025).
 MAX_MESSAGE_BYTES = 1_048_576
 
 #: An upright RGB picture: (H, W, 3) uint8, H and W at least 1.
@@ -20,16 +20,17 @@ Image: TypeAlias = NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """One face as the detector sees it, in pixels of the upright image.
+    """One detected face, in pixels of the upright image.
 
     Parameters
     ----------
     box : (4,) float32
         x1, y1, x2, y2 with x1 < x2 and y1 < y2. May reach outside the image.
     score : float
-        How sure the detector is, 0 to 1.
+        Confidence of the detector, 0 to 1.
     landmarks : (5, 2) float32
-        x, y of the left eye, right eye, nose, left and right corner of the mouth, as the viewer sees left and right.
+        x, y of the left eye, right eye, nose, and the left and right corner of the mouth. Left and right are the
+        viewer's.
 
     """
 
@@ -48,28 +49,29 @@ class FaceDetector(Protocol):
     """Finds faces. One call at a time; an instance is not shared between threads."""
 
     def detect(self, image: Image) -> list[Face]:
-        """Return every face in `image`, largest box first; an empty list where there is none.
+        """Return all faces in `image`, largest box first; an empty list if it shows none.
 
-        Any image is answered, also one smaller than a face. Raises nothing of its own.
+        Works for any image, even one smaller than a face, and raises no error of its own.
         """
         ...
 
 
 class FaceEmbedder(Protocol):
-    """Turns face crops into vectors whose Euclidean distance says how alike two faces are.
+    """Turns face crops into vectors. The smaller the Euclidean distance of two, the more alike are the faces.
 
     One call at a time; an instance is not shared between threads.
 
     Attributes
     ----------
     model : str
-        Id of the weights, as a gallery records it: `vggface2`, `casia-webface`, `dlib`, `stand-in`, `file-<8 hex>`.
+        Id of the weights, as galleries record it: `vggface2`, `casia-webface`, `dlib`, `stand-in`, `file-<8 hex>`.
     preprocessing : str
         Id of how a crop is cut and normalised, a key of `pipeline.embed.PREPROCESSINGS`.
     dimensions : int
         Length of a vector.
     threshold : float
-        The model's own limit: a nearest person further away than this is nobody we know. Euclidean distance, > 0.
+        Euclidean distance, > 0. A face further than this from every enrolled photo is unknown. A new gallery takes it
+        over from the model.
 
     """
 
@@ -79,10 +81,19 @@ class FaceEmbedder(Protocol):
     threshold: float
 
     def embed(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed crops of shape (n, S, S, 3) uint8 RGB, S as the preprocessing says, into (n, dimensions) float32.
+        """Embed a batch of crops.
 
-        n may be 0. The result is finite, deterministic, and does not depend on what else is in the batch beyond
-        1e-5. Vectors have unit length where the model was trained so (facenet), else the length it gives (dlib).
+        Parameters
+        ----------
+        crops : (n, S, S, 3) uint8
+            RGB, S as the preprocessing says; n may be 0.
+
+        Returns
+        -------
+        (n, dimensions) float32
+            Finite and deterministic. The other crops of the batch change a vector by at most 1e-5. Vectors have
+            length 1 if the model was trained that way (facenet), else any length (dlib).
+
         """
         ...
 
@@ -91,42 +102,45 @@ class MessageSender(Protocol):
     """Sends to one queue."""
 
     def send(self, body: str) -> None:
-        """Put `body` on the queue; return when the queue has it (at least once).
+        """Put `body` on the queue. Returns when the queue has stored it, at least once.
 
         Raises
         ------
         TransientError
-            The queue cannot be reached or refuses for now.
+            The queue cannot be reached, or refuses the message at the moment.
         ValueError
-            `body` is empty, longer than `MAX_MESSAGE_BYTES`, or holds a character that SQS refuses, such as U+0000.
+            `body` is empty, longer than `MAX_MESSAGE_BYTES`, or contains a character that SQS refuses, such as U+0000.
 
         """
         ...
 
 
 class ArtifactStore(Protocol):
-    """A few named blobs, such as a gallery. Names are plain file names; a path in a name is a ValueError.
+    """A few named blobs, such as those of a gallery.
 
-    Safe to use from several processes. A reader sees the old or the new content of a blob, never a mixture, also
-    when the writer is killed at any point.
+    Names are plain file names; all methods raise ValueError for a name that contains a path. Several processes may use
+    one store. A reader sees either the old or the new content of a blob, never a mixture, even if the writer is killed.
     """
 
     def read(self, name: str) -> bytes:
-        """Return the content of `name`. Raises FileNotFoundError if there is none, TransientError if unreachable."""
+        """Return the content of `name`. Raises FileNotFoundError if absent, TransientError if unreachable."""
         ...
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace `name` by `content` as one step. Raises TransientError if it cannot."""
+        """Create `name`, or replace its content, in one step. Raises TransientError if unreachable."""
         ...
 
     def delete(self, name: str) -> None:
-        """Remove `name`; nothing happens if there is none. Raises TransientError if it cannot."""
+        """Delete `name`, if it exists. Raises TransientError if unreachable."""
         ...
 
     def names(self) -> Sequence[str]:
-        """Return the names that exist, sorted. Raises TransientError if unreachable."""
+        """Return the names of all blobs, sorted. Raises TransientError if unreachable."""
         ...
 
     def version(self, name: str) -> str | None:
-        """Return a token that changes whenever `name` is written, None if there is none. Cheap: no content is read."""
+        """Return a token that changes whenever `name` is written; None if it does not exist.
+
+        Cheap, because no content is read. Raises TransientError if unreachable.
+        """
         ...

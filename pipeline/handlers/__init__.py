@@ -1,1 +1,1 @@
-"""What the two functions do: parse, call the pure parts in turn, send."""
+"""The two Lambda functions: parse the event, call the parts of the pipeline in turn, send the result."""

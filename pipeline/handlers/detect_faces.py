@@ -1,6 +1,6 @@
-"""The function `face-detection`: a posted frame in, its faces on the request queue.
+"""The function `face-detection`: takes a posted frame and puts its faces on the request queue.
 
-A frame without a face is answered straight on the response queue, so that its client does not wait for nothing.
+A frame without a face needs no recognition, so this function puts its answer on the response queue itself.
 """
 
 import logging
@@ -22,7 +22,7 @@ from pipeline.messages import (
 )
 from pipeline.ports import MAX_MESSAGE_BYTES, Face, FaceDetector, Image, MessageSender
 
-#: JPEG qualities of a crop, best first. A face costs about 20 kB at 95 and 8 kB at 75, base64 included.
+#: JPEG qualities of a crop, best first. A face takes about 20 kB at 95 and 8 kB at 75, base64 included.
 CROP_QUALITIES = (95, 75)
 
 log = logging.getLogger(__name__)
@@ -30,14 +30,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Collaborators:
-    """What the function works with.
+    """What the function needs from outside.
 
     Parameters
     ----------
+    detector : FaceDetector
+    preprocessing : Preprocessing
+        How to cut the faces; the one that the embedder of `face-recognition` needs.
+    requests, responses : MessageSender
+        The request queue and the response queue.
     clock : callable
-        Returns seconds; only differences are used.
+        Returns seconds. Only differences between two calls are used.
     max_pixels : int
-        Largest frame, width times height, that is decoded.
+        Width times height of the largest frame that is decoded.
 
     """
 
@@ -49,11 +54,12 @@ class Collaborators:
     max_pixels: int
 
 
-def handle(event: Mapping[str, Json], with_: Collaborators) -> dict[str, Json]:
-    """Take one function URL event and return its HTTP response.
+def handle(event: Mapping[str, Json], collaborators: Collaborators) -> dict[str, Json]:
+    """Process one function URL event and return its HTTP response.
 
-    200 once the frame is on a queue; 4xx with a reason if it never can be processed; 503 if the queue is out of
-    reach, in which case the client sends the frame again. Nothing is queued unless the answer is 200.
+    The status is 200 once the frame is on a queue, 4xx with the reason if it can never be processed, and 503 if the
+    queue cannot be reached; the client should then send the frame again. Only a response of 200 means that something
+    was queued.
     """
     body = b""
     try:
@@ -63,32 +69,36 @@ def handle(event: Mapping[str, Json], with_: Collaborators) -> dict[str, Json]:
         log.warning("refused", extra={"request_id": request_id_of(body), "error": error.code})
         return aws_events.refusal(error.status, error)
     try:
-        line = _process(request, with_)
+        log_fields = _process(request, collaborators)
     except BadInput as error:
         log.warning("refused", extra={"request_id": request.request_id, "error": error.code})
         return aws_events.refusal(error.status, error)
     except TransientError as error:
         log.error("not queued", extra={"request_id": request.request_id, "error": error.code, "reason": error.message})
         return aws_events.refusal(503, error)
-    log.info("detected", extra={"request_id": request.request_id, **line})
+    log.info("detected", extra={"request_id": request.request_id, **log_fields})
     return aws_events.accepted()
 
 
-def _process(request: FrameRequest, with_: Collaborators) -> dict[str, Json]:
-    clock = with_.clock
+def _process(request: FrameRequest, collaborators: Collaborators) -> dict[str, Json]:
+    """Queue the faces of a frame, or the answer if it shows none; return the fields of its log line.
+
+    Raises BadInput if the content is not a picture, TransientError if the queue cannot be reached.
+    """
+    clock = collaborators.clock
     started = clock()
-    image = decode(request.content, with_.max_pixels)
+    image = decode(request.content, collaborators.max_pixels)
     decoded = clock()
-    faces = with_.detector.detect(image)
+    faces = collaborators.detector.detect(image)
     detected = clock()
     timings = {"decode": (decoded - started) * 1e3, "detect": (detected - decoded) * 1e3}
     if not faces:
         answer = RecognitionResult(request.request_id, NO_FACE, request.filename, timings=timings)
-        with_.responses.send(answer.to_json())
+        collaborators.responses.send(answer.to_json())
         return {"faces": 0, "timings": {**timings, "send": (clock() - detected) * 1e3}}
-    body, sent = _faces_message(request, image, faces, with_, timings, lambda: (clock() - detected) * 1e3)
+    body, sent = _faces_message(request, image, faces, collaborators, timings, lambda: (clock() - detected) * 1e3)
     cropped = clock()
-    with_.requests.send(body)
+    collaborators.requests.send(body)
     timings |= {"crop": (cropped - detected) * 1e3, "send": (clock() - cropped) * 1e3}
     return {"faces": len(faces), "faces_sent": sent, "bytes": len(body), "timings": {**timings}}
 
@@ -97,15 +107,16 @@ def _faces_message(
     request: FrameRequest,
     image: Image,
     faces: Sequence[Face],
-    with_: Collaborators,
+    collaborators: Collaborators,
     timings: Mapping[str, float],
     crop_ms: Callable[[], float],
 ) -> tuple[str, int]:
-    """Return the largest message that the queue takes and how many faces it holds.
+    """Return the message for the request queue, and how many faces it contains.
 
-    All faces in good quality if they fit, else all in lower quality, else the largest of them, marked `truncated`.
+    It contains all faces in the best quality that fits. If not even the lowest fits, it contains the largest faces, in
+    the lowest quality, and is marked `truncated`.
     """
-    crops = [cut(image, face, with_.preprocessing) for face in faces]
+    crops = [cut(image, face, collaborators.preprocessing) for face in faces]
 
     def message(count: int, quality: int) -> str:
         kept = tuple(
@@ -114,7 +125,7 @@ def _faces_message(
         return FacesMessage(
             request.request_id,
             request.filename,
-            with_.preprocessing.id,
+            collaborators.preprocessing.id,
             kept,
             truncated=count < len(faces),
             timings={**timings, "crop": crop_ms()},
@@ -122,7 +133,7 @@ def _faces_message(
 
     for quality in CROP_QUALITIES:
         body = message(len(faces), quality)
-        if len(body) <= MAX_MESSAGE_BYTES:  # to_json writes ASCII: characters are bytes
+        if len(body) <= MAX_MESSAGE_BYTES:  # to_json returns ASCII, one byte a character
             return body, len(faces)
     count = len(faces)
     while len(body) > MAX_MESSAGE_BYTES and count > 1:

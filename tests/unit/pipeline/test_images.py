@@ -161,14 +161,14 @@ def test_a_truncated_picture_is_refused(form: str) -> None:
     ],
 )
 def test_other_formats_are_refused(content: bytes) -> None:
-    with pytest.raises(BadInput, match="This is no JPEG, PNG") as refused:
+    with pytest.raises(BadInput, match="This is not a JPEG, PNG") as refused:
         decode(content)
     assert (refused.value.code, refused.value.status) == ("not_an_image", 400)
 
 
 def test_the_pixel_limit_is_read_from_the_header() -> None:
     for width, height in ((5_001, 5_000), (9_000, 9_000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)):
-        with pytest.raises(BadInput, match=r"at most 25,000,000 are taken") as refused:
+        with pytest.raises(BadInput, match=r"at most 25,000,000 are accepted") as refused:
             decode(png_of(width, height))
     assert (refused.value.code, refused.value.status) == ("too_many_pixels", 413)
 
