@@ -21,8 +21,7 @@ from rich.table import Table
 from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
 from adapters.settings import Paths
 from cli.progress import counting
-from cli.send_command import service_client
-from cli.target_options import Profile, Region, StackName, Target, Where
+from cli.target_options import Profile, Region, StackName, Target, Where, service_client
 from client.deployed_stack import STACK
 from client.frames import Frame, frames
 from client.service_client import Outcome
@@ -109,7 +108,7 @@ def bench(
         _show(found)
     if found.answered < found.frames:
         command = "faceq deploy logs" if target is Where.AWS else "faceq logs"
-        print(f"faceq: {found.frames - found.answered} frames got no answer; `{command}` shows why", file=sys.stderr)
+        print(f"faceq: {found.frames - found.answered} frames got no answer. See why with: {command}", file=sys.stderr)
         raise typer.Exit(1)
 
 

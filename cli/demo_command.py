@@ -27,10 +27,11 @@ from rich.table import Table
 from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
 from adapters.models.installed import installed_model
 from adapters.settings import FACEQ_GALLERY_DIR, FACEQ_STATE_DIR, ModelSettings
-from cli.send_command import cells, client_of_running_stack
-from cli.stack_commands import MODEL_NOTES
+from cli.model_notes import model_note
+from cli.send_command import cells
 from client.frames import Frame
 from client.service_client import Outcome
+from client.stack_connections import client_of_running_stack, stack_on_this_machine
 from pipeline.errors import SetupError
 from pipeline.images import decode
 from pipeline.messages import NO_FACE, UNKNOWN
@@ -66,7 +67,7 @@ def demo(
     console = Console(highlight=False)
     settings = ModelSettings.from_environment(os.environ)
     model = installed_model(settings.model, settings.models)
-    console.print(f"model: {model.id}{MODEL_NOTES.get(model.id, '')}", soft_wrap=True)
+    console.print(f"model: {model.id}{model_note(model.id)}", soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="faceq-demo-") as folder:
         photos = {
             name: package_file(source, settings.models)
@@ -225,7 +226,9 @@ def _send(frames: Sequence[Expected], console: Console, answered: list[tuple[Exp
     expected = {frame.frame.filename: frame for frame in frames}
     table = Table("frame", "result", "faces", "distance", "ms", "expected")
     with Live(table, console=console, refresh_per_second=8):
-        for outcome in client_of_running_stack().send((frame.frame for frame in frames), concurrency=1):
+        for outcome in client_of_running_stack(stack_on_this_machine(os.environ)).send(
+            (frame.frame for frame in frames), concurrency=1
+        ):
             wanted = expected[outcome.frame.filename]
             answered.append((wanted, outcome))
             right = outcome.result == wanted.result

@@ -18,11 +18,11 @@ from adapters.models.fetch import ASTRONAUT, package_file
 from adapters.models.installed import installed_model
 from adapters.settings import ModelSettings, Paths
 from cli import deploy_logs_command
-from cli.send_command import client_on_aws
 from cli.target_options import Profile, Region, StackName
 from client.deployed_stack import STACK, Deployed, session
 from client.frames import Frame
 from client.frames import frames as read_frames
+from client.stack_connections import client_of_deployed_stack
 from deploy.cloudformation import ResourceChange, StackEvent
 from deploy.docker_engine import FUNCTION_IMAGE
 from deploy.planning import DeployRequest, Plan
@@ -310,7 +310,7 @@ class _Smoke:
     def __call__(self, deployed: Deployed, model: str) -> str:
         frame = self._frame()
         wanted = self._wanted(frame, deployed, model)
-        outcome = smoke(client_on_aws(self._session, deployed), frame, wanted, SMOKE_SECONDS)
+        outcome = smoke(client_of_deployed_stack(self._session, deployed), frame, wanted, SMOKE_SECONDS)
         checked = "as this machine says" if wanted is not None else f"{model} is not installed here to compare"
         return f"{frame.filename}: {outcome.result} in {outcome.milliseconds:.0f} ms, {checked}"
 

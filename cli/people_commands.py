@@ -16,7 +16,7 @@ from rich.table import Table
 from adapters.artifacts_directory import DirectoryStore
 from adapters.settings import ModelSettings, Paths
 from cli.progress import counting
-from cli.target_options import Profile, Region, StackName, Target, Where, aws
+from cli.target_options import Profile, Region, StackName, Target, Where, deployed_gallery
 from client.deployed_stack import STACK
 from client.enrolment import Enrolment, GalleryStore, course_gallery, enrol, import_gallery, photo_files
 from client.enrolment import renew as renewed
@@ -306,7 +306,7 @@ def push(stack: StackName = STACK, region: Region = None, profile: Profile = Non
     Asks before anybody there is changed or removed. A gallery of another model than the one there needs --yes.
     """
     store = _here()
-    _transfer(store, _gallery(store), _on_aws(stack, region, profile), f"the stack {stack} on AWS", yes)
+    _transfer(store, _gallery(store), deployed_gallery(stack, region, profile), f"the stack {stack} on AWS", yes)
 
 
 @app.command("pull", epilog="Example: faceq people pull --stack faceq")
@@ -315,7 +315,7 @@ def pull(stack: StackName = STACK, region: Region = None, profile: Profile = Non
 
     Asks before anybody here is changed or removed. A gallery of another model than the one here needs --yes.
     """
-    store = _on_aws(stack, region, profile)
+    store = deployed_gallery(stack, region, profile)
     current = gallery_storage.load(store)
     if current is None:
         raise BadInput("nobody_enrolled", f"The stack {stack} has no gallery yet. Send yours with: faceq people push")
@@ -348,7 +348,9 @@ def diff(stack: StackName = STACK, region: Region = None, profile: Profile = Non
     Exit code 0 if nothing, 1 if something, 2 if it cannot be told, as diff(1) has it.
     """
     try:
-        difference = changes(gallery_storage.load(_on_aws(stack, region, profile)), gallery_storage.load(_here()))
+        difference = changes(
+            gallery_storage.load(deployed_gallery(stack, region, profile)), gallery_storage.load(_here())
+        )
     except FaceqError as error:
         print(f"faceq: {error.message}", file=sys.stderr)
         raise typer.Exit(2) from None
@@ -412,21 +414,11 @@ def _told(title: str, total: int, outcomes: Iterable[Enrolment]) -> tuple[int, i
 
 
 def _store(target: Where, stack: str, region: str | None, profile: str | None) -> GalleryStore:
-    return _here() if target is Where.LOCAL else _on_aws(stack, region, profile)
+    return _here() if target is Where.LOCAL else deployed_gallery(stack, region, profile)
 
 
 def _here() -> DirectoryStore:
     return DirectoryStore(Paths.from_environment(os.environ).gallery)
-
-
-def _on_aws(stack: str, region: str | None, profile: str | None) -> GalleryStore:
-    """Return the store of a deployed stack's gallery. Raises BadInput if it has none, FaceqError as `aws` does."""
-    session, deployed = aws(stack, region, profile)
-    if not deployed.gallery:
-        raise BadInput("no_gallery_bucket", f"The stack {stack} has no bucket for a gallery. Run: faceq deploy")
-    from adapters.artifacts_s3 import PREFIX, S3Store, client
-
-    return S3Store(client(session), deployed.gallery, PREFIX)
 
 
 def _gallery(store: GalleryStore) -> Gallery:

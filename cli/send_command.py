@@ -1,10 +1,10 @@
-"""`faceq send`: frames in, names out."""
+"""`faceq send`: send frames to a stack and show who is in them."""
 
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,14 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.progress import counting
-from cli.stack_commands import stack_here
-from cli.target_options import Profile, Region, StackName, Target, Where, aws
-from client.deployed_stack import STACK, Deployed
+from cli.target_options import Profile, Region, StackName, Target, Where, service_client
+from client.deployed_stack import STACK
 from client.frames import Frame, frames
-from client.service_client import Outcome, ServiceClient
-
-if TYPE_CHECKING:
-    import boto3
+from client.service_client import Outcome
 
 
 def register(app: typer.Typer) -> None:
@@ -29,14 +25,17 @@ def register(app: typer.Typer) -> None:
 
 def send(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="FILE|FOLDER|VIDEO...", help="What to send.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="FILE|FOLDER|VIDEO...", help="Pictures, folders and videos to send.", show_default=False
+        ),
     ],
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object a frame, as its answer comes.")
+        bool, typer.Option("--json", help="Print one JSON object per frame as soon as its answer arrives.")
     ] = False,
-    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Frames unanswered at a time.")] = 4,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a frame's answer.")] = 60,
-    every: Annotated[int, typer.Option(min=1, help="Of a video, send each N-th frame.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Send at most this many frames at a time.")] = 4,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Wait this many seconds for the answer to a frame.")] = 60,
+    every: Annotated[int, typer.Option(min=1, help="Send every N-th frame of a video.")] = 1,
     target: Target = Where.LOCAL,
     stack: StackName = STACK,
     region: Region = None,
@@ -68,35 +67,12 @@ def send(
     if unanswered:
         missing = "1 frame" if unanswered == 1 else f"{unanswered} frames"
         command = "faceq deploy logs" if target is Where.AWS else "faceq logs"
-        print(f"faceq: {missing} got no answer; `{command}` shows why", file=sys.stderr)
+        print(f"faceq: {missing} got no answer. See why with: {command}", file=sys.stderr)
         raise typer.Exit(1)
 
 
-def service_client(target: Where, stack: str, region: str | None, profile: str | None) -> ServiceClient:
-    """Return a client of the stack that runs here, or of the one on AWS. Raises FaceqError if there is none."""
-    if target is Where.LOCAL:
-        return client_of_running_stack()
-    return client_on_aws(*aws(stack, region, profile))
-
-
-def client_on_aws(session: "boto3.Session", deployed: Deployed) -> ServiceClient:
-    """Return a client of a deployed stack, which signs its posts where the function URL wants it."""
-    from client.signing import SigV4
-
-    auth = SigV4(session) if deployed.auth_type == "AWS_IAM" else None
-    return ServiceClient(deployed.function_url, deployed.response_queue_url, session.client("sqs"), auth)
-
-
-def client_of_running_stack() -> ServiceClient:
-    """Return a client of the stack that runs here. Raises BadInput if none does."""
-    from adapters.queue_sqs import client
-
-    stack = stack_here()
-    return ServiceClient(stack.function_url, stack.response_queue_url, client(stack.region, stack.sqs_endpoint))
-
-
 def row(outcome: Outcome) -> dict[str, object]:
-    """Return an outcome as `--json` prints it: the whole answer, what was sent, and how long it took."""
+    """Return an outcome as `--json` prints it: the whole answer, what was sent, and how long the answer took."""
     return {
         **(outcome.answer or {}),
         "filename": outcome.frame.filename,
@@ -108,7 +84,7 @@ def row(outcome: Outcome) -> dict[str, object]:
 
 
 def cells(outcome: Outcome) -> list[Text]:
-    """Return an outcome as a table's row. Text, not markup: names may hold brackets."""
+    """Return an outcome as the cells of a table row. They are text, not markup, because names may contain brackets."""
     answer = outcome.answer
     filename, milliseconds = Text(outcome.frame.filename), Text(f"{outcome.milliseconds:.0f}")
     if answer is None:

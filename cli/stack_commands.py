@@ -1,4 +1,4 @@
-"""`faceq up`, `down`, `status`, `env`: the running stack."""
+"""`faceq up`, `down`, `status` and `env`: start and stop the stack on this machine, and show how to reach it."""
 
 import asyncio
 import contextlib
@@ -9,26 +9,29 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Final
 
-import psutil
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from adapters.settings import ENGINES, FACEQ_ENGINE, FACEQ_MODEL, ModelSettings, Paths
+from cli.model_notes import model_note
 from client import stack_state
+from client.stack_connections import queues_of_running_stack, stack_on_this_machine
+from client.stack_processes import stack_processes, stop_stack
 from client.stack_state import RunningStack, process_stack
 from pipeline.errors import BadInput, SetupError
 
 if TYPE_CHECKING:
     from local.supervisor import Options
 
-#: How long `up -d` waits for the stack to be ready and `down` for it to end, seconds.
-READY_SECONDS = 60
-DOWN_SECONDS = 10
+#: How long `up -d` waits until the stack is ready, and `down` until it has ended, seconds.
+READY_SECONDS: Final = 60
+DOWN_SECONDS: Final = 10
 
-PROXY_VARIABLES = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
+PROXY_VARIABLES: Final = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
 
 def register(app: typer.Typer) -> None:
@@ -40,43 +43,51 @@ def register(app: typer.Typer) -> None:
 
 
 def up(
-    detach: Annotated[bool, typer.Option("-d", "--detach", help="Return when it is ready; it runs on.")] = False,
+    detach: Annotated[
+        bool, typer.Option("-d", "--detach", help="Return when the stack is ready; it keeps running.")
+    ] = False,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Of the function URL; 0: all ports are free ones.")
+        int, typer.Option(min=0, max=65535, help="Port of the function URL; 0 takes free ports for everything.")
     ] = 8000,
-    api_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Of the Lambda API.  [default: 8001]")] = None,
-    queue_port: Annotated[int | None, typer.Option(min=0, max=65535, help="Of SQS.  [default: 9324]")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="auto, vggface2, casia-webface, dlib, stand-in or a weight file.")
+    api_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the Lambda API.  [default: 8001]")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="onnx or torch.")] = None,
+    queue_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the queues (SQS).  [default: 9324]")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model: auto, vggface2, casia-webface, dlib, stand-in or a weight file.")
+    ] = None,
+    engine: Annotated[str | None, typer.Option(help="The engine: onnx or torch.")] = None,
     environments: Annotated[
-        int | None, typer.Option(min=1, max=64, help="Most processes a function.  [default: one a processor]")
+        int | None,
+        typer.Option(min=1, max=64, help="Run at most this many processes per function.  [default: one per processor]"),
     ] = None,
     parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", metavar="NAME=VALUE", help="A parameter of deploy/template.yaml.")
+        list[str] | None,
+        typer.Option("--parameter", metavar="NAME=VALUE", help="Set a parameter of deploy/template.yaml."),
     ] = None,
     reload: Annotated[
         bool,
         typer.Option(
             "--reload",
-            help="Take changes to pipeline/ and adapters/ into use as they are saved; to local/, after a restart.",
+            help="Use changes to pipeline/ and adapters/ when they are saved. Changes to local/ need a restart.",
         ),
     ] = False,
 ) -> None:
-    """Start the whole service on this machine: queues, both functions, function URL. Ctrl-C stops it."""
+    """Start the whole service on this machine: the queues, both functions and the function URL. Ctrl-C stops it."""
     if engine is not None and engine not in ENGINES:
         raise typer.BadParameter(f"choose one of {', '.join(ENGINES)}", param_hint="--engine")
-    if other := process_stack():
+    if running := process_stack():
         raise BadInput(
             "running",
-            f"A stack is running already: process {other.pid}, {other.function_url}. "
+            f"A stack is already running: process {running.pid}, {running.function_url}. "
             "See `faceq status`; stop it with `faceq down`.",
         )
     if detach:
         _start_detached([argument for argument in sys.argv[1:] if argument not in {"-d", "--detach"}])
         return
-    from local.supervisor import Options  # imports the servers, which the other commands do without
+    from local.supervisor import Options  # imports the servers, which the other commands do not need
 
     environ = {**os.environ}
     if model is not None:
@@ -90,24 +101,26 @@ def up(
         api_port=_port(api_port, port, 8001),
         queue_port=_port(queue_port, port, 9324),
         environments=environments or os.cpu_count() or 1,
-        parameters=dict(_pair(text) for text in parameter or []),
+        parameters=dict(_name_and_value(text) for text in parameter or []),
         environ=environ,
         reload=reload,
     )
-    asyncio.run(_run(options))
+    asyncio.run(_run_until_interrupted(options))
 
 
-async def _run(options: "Options") -> None:
+async def _run_until_interrupted(options: "Options") -> None:
     from local.supervisor import Stack
 
     console = Console(highlight=False)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants it to outlive the terminal
+        if signal.getsignal(number) is not signal.SIG_IGN:  # `nohup` ignores SIGHUP so that we outlive the terminal
             loop.add_signal_handler(number, stopping.set)
-    # As it is, in one line: an error's text may hold anything.
-    stack = Stack(options, lambda text: console.print(text, style="yellow", markup=False, emoji=False, soft_wrap=True))
+    # An error's text may contain anything, so the console must not interpret or wrap it.
+    stack = Stack(
+        options, lambda message: console.print(message, style="yellow", markup=False, emoji=False, soft_wrap=True)
+    )
     began = time.monotonic()
     starting = asyncio.create_task(stack.start())
     interrupted = asyncio.create_task(stopping.wait())
@@ -121,10 +134,10 @@ async def _run(options: "Options") -> None:
         console.print(f"faceq is up after {time.monotonic() - began:.1f} s", style="bold green")
         console.print(_describe(running), soft_wrap=True)
         if stack.template is not None and stack.template.only_on_aws:
-            console.print("Only AWS can play these parts of deploy/template.yaml (`faceq doctor` lists them again):")
+            console.print("These parts of deploy/template.yaml work on AWS only (`faceq doctor` lists them again):")
             for sentence in stack.template.only_on_aws:
                 console.print(f"  - {sentence}", style="dim")
-        console.print("Ctrl-C stops it.")
+        console.print("Press Ctrl-C to stop.")
         await interrupted
         console.print("stopping")
     finally:
@@ -137,7 +150,7 @@ def _start_detached(arguments: list[str]) -> None:
     output = folder / "up.log"
     with output.open("wb") as log:
         process = subprocess.Popen(
-            # -P: a folder called `cli` where the command is given is not ours.
+            # -P: do not import a folder called `cli` from the current directory.
             [sys.executable, "-P", "-m", "cli.main", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -148,20 +161,25 @@ def _start_detached(arguments: list[str]) -> None:
     try:
         stack = _wait_until_ready(process)
     except KeyboardInterrupt:
-        process.terminate()  # in a session of its own, it has not seen the Ctrl-C
+        process.terminate()  # it runs in a session of its own, so Ctrl-C did not reach it
         raise
     if stack is not None:
         Console(highlight=False).print(_describe(stack), soft_wrap=True)
         return
     if process.returncode is not None:
         lines = output.read_text(errors="replace").strip().splitlines()
-        raise SetupError("stack", (lines[-1] if lines else "the stack ended").removeprefix("faceq: "))
+        raise SetupError(
+            "stack",
+            (
+                lines[-1] if lines else "The stack ended without a message. Start it without -d to see more."
+            ).removeprefix("faceq: "),
+        )
     process.terminate()
-    raise SetupError("stack", f"The stack was not ready within {READY_SECONDS} s; {output} shows how far it came.")
+    raise SetupError("stack", f"The stack was not ready within {READY_SECONDS} s. See how far it came in {output}.")
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]") -> RunningStack | None:
-    """Return the stack that `process` has started; None if it ended, or is not ready in time."""
+    """Return the stack that `process` starts; None if the process ends or the stack is not ready in time."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -173,39 +191,35 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]") -> RunningStack | None
 
 
 def down() -> None:
-    """Stop the running stack, wherever it was started."""
+    """Stop the running stack, even if it was started in another terminal."""
     folder = Paths.from_environment(os.environ).state
     stack = process_stack(folder)
     if stack is None:
         if stack_state.is_locked(folder):
             raise BadInput("starting", "A stack is still starting. Try again in a moment.")
         in_containers = stack_state.container_stack(os.environ) is not None
-        print("The stack runs in containers: docker compose down" if in_containers else "No stack is running.")
+        print(
+            "The stack runs in containers. Stop it with: docker compose down"
+            if in_containers
+            else "No stack is running."
+        )
         return
-    processes = _family(stack.pid)
-    for process in processes[:1]:
-        with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself meanwhile
-            process.terminate()
-    _, alive = psutil.wait_procs(processes, timeout=DOWN_SECONDS)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(alive, timeout=DOWN_SECONDS)
+    killed = stop_stack(stack.pid, DOWN_SECONDS)
     stack_state.remove_record(folder)
-    print(f"Stopped process {stack.pid}" + (f" and killed {len(alive)} that did not end." if alive else "."))
+    print(f"Stopped process {stack.pid}" + (f" and killed {killed} that did not end." if killed else "."))
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show what runs, how much memory it holds and how full the queues are. Exit code 1 if nothing runs."""
-    stack = stack_here()
-    from cli.queues_commands import reached
+    """Show what is running, how much memory it uses and how full the queues are. Exit code 1 if nothing is running."""
     from client.queue_operations import depths
 
-    parts = _replicas() if stack.runtime == stack_state.CONTAINERS else _processes(stack)
-    with reached() as there:
-        queues = depths(there.sqs)
+    stack = stack_on_this_machine(os.environ)
+    in_containers = stack.runtime == stack_state.CONTAINERS
+    parts = _replicas() if in_containers else [asdict(process) for process in stack_processes(stack.pid)]
+    with queues_of_running_stack(stack) as stack_queues:
+        queues = depths(stack_queues.sqs)
     if as_json:
-        kind = "replicas" if stack.runtime == stack_state.CONTAINERS else "processes"
+        kind = "replicas" if in_containers else "processes"
         print(json.dumps({**vars(stack), kind: parts, "queues": [vars(queue) for queue in queues]}, indent=2))
         return
     console = Console(highlight=False)
@@ -221,41 +235,18 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     console.print(table)
 
 
-def stack_here() -> RunningStack:
-    """Return the stack that runs on this machine, be it in processes or in containers. Raises BadInput if none does."""
-    if (stack := stack_state.local_stack(os.environ)) is not None:
-        return stack
-    found = stack_state.container_stack(os.environ)
-    if found is not None:
-        waits = sorted({str(row["function"]) for row in found.replicas if row["state"] in {"starting", "failed"}})
-        for_what = f" (it waits for {' and '.join(waits)})" if waits else ""
-        raise BadInput(
-            "starting", f"The containers are still starting{for_what}. `docker compose logs gateway` says more."
-        )
-    raise BadInput("not_running", "No stack is running. Start one with `faceq up` or `docker compose up`.")
-
-
-def _processes(stack: RunningStack) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
-    for process in _family(stack.pid):
-        with contextlib.suppress(psutil.Error):  # a function's process may end at any time
-            resident = process.memory_info().rss
-            rows.append({"part": _part(process), "pid": process.pid, "resident_mb": round(resident / 2**20)})
-    return rows
-
-
 def _replicas() -> list[dict[str, object]]:
-    found = stack_state.container_stack(os.environ)
-    return [dict(row) for row in found.replicas] if found is not None else []
+    containers = stack_state.container_stack(os.environ)
+    return [dict(row) for row in containers.replicas] if containers is not None else []
 
 
 def env() -> None:
-    """Print the variables with which a client written for AWS reaches the running stack, as export lines."""
-    stack = stack_here()
+    """Print `export` lines that point a client written for AWS at the running stack."""
+    stack = stack_on_this_machine(os.environ)
     variables = stack.exports()
     if not (os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE")):
         variables |= {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
-    if any(os.environ.get(name) for name in PROXY_VARIABLES):  # it would catch what goes to this machine
+    if any(os.environ.get(name) for name in PROXY_VARIABLES):  # a proxy must not receive requests to this machine
         variables["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1"]))
     for name, value in variables.items():
         print(f"export {name}={shlex.quote(value)}")
@@ -266,42 +257,12 @@ def _describe(stack: RunningStack) -> str:
         "function URL": stack.function_url,
         "response queue": stack.response_queue_url,
         "Lambda API": stack.lambda_endpoint,
-        "model": f"{stack.model} on {stack.engine}{MODEL_NOTES.get(stack.model, '')}",
+        "model": f"{stack.model} on {stack.engine}{model_note(stack.model)}",
         "gallery": stack.gallery,
         "logs": stack.logs,
         **({"process": str(stack.pid)} if stack.pid else {}),
     }
     return "\n".join(f"  {name:15} {value}" for name, value in lines.items())
-
-
-#: What must be said wherever these models answer.
-MODEL_NOTES = {
-    "dlib": " (not the original vggface2: get that with `faceq models get vggface2`)",
-    "stand-in": " (seeded weights for tests of shape and speed: it recognises near-identical pictures only)",
-}
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    """Return the supervisor and its children."""
-    try:
-        process = psutil.Process(pid)
-        return [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _part(process: psutil.Process) -> str:
-    """Return which part of the stack a process is, from its command line."""
-    try:
-        words = process.cmdline()
-    except psutil.Error:
-        return "?"
-    for word in words:
-        if word.startswith("adapters.lambda_entry."):
-            return word.split(".")[2].replace("_", "-")
-        if word in {"local.queue_server", "local.event_source_mapping"}:
-            return {"local.queue_server": "queue-server"}.get(word, "event-source-mapping")
-    return "faceq"
 
 
 def _port(port: int | None, function_url_port: int, default: int) -> int:
@@ -310,7 +271,7 @@ def _port(port: int | None, function_url_port: int, default: int) -> int:
     return 0 if function_url_port == 0 else default
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _name_and_value(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise typer.BadParameter(f"'{text}' is not NAME=VALUE", param_hint="--parameter")

@@ -1,10 +1,11 @@
-"""AWS as a person's credentials reach it: who they are, and what a deployed stack offers.
+"""AWS with the user's credentials: which account they belong to, and what a deployed stack offers.
 
 boto3 finds credentials, region and profile as it does for every other tool.
 """
 
 import os
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from adapters.aws_errors import translated_aws_errors
@@ -14,13 +15,37 @@ from pipeline.errors import BadInput
 if TYPE_CHECKING:
     import boto3
 
-#: The stack that the commands mean unless told otherwise.
+#: The default name of the stack on AWS.
 STACK: Final = "faceq"
+#: The alias of each function that clients and the queue call, as template.yaml defines it.
+ALIAS: Final = "live"
+
+
+class FunctionName(StrEnum):
+    """The names of the functions, which are part of the contract with clients."""
+
+    DETECTION = "face-detection"
+    RECOGNITION = "face-recognition"
+
+    @property
+    def log_group(self) -> str:
+        """The log group that template.yaml gives the function."""
+        return f"/aws/lambda/{self}"
 
 
 @dataclass(frozen=True)
 class Account:
-    """Who calls, and where: what `sts get-caller-identity` says, and the region."""
+    """The account and identity that AWS recognises the user's credentials as.
+
+    Parameters
+    ----------
+    id : str
+        Account number, 12 digits.
+    arn : str
+        The user or role.
+    region : str
+
+    """
 
     id: str
     arn: str
@@ -29,16 +54,16 @@ class Account:
 
 @dataclass(frozen=True)
 class Deployed(ServiceAddresses):
-    """What a deployed stack offers, from its outputs.
+    """What a deployed stack offers, from its outputs and parameters.
 
     Parameters
     ----------
     stack : str
         Its name in CloudFormation.
     gallery : str
-        The bucket that holds the gallery; empty if the stack has none.
+        Name of the bucket with the gallery; empty if the stack has none.
     auth_type : str
-        `AWS_IAM`: posts to the function URL must be signed; `NONE`: anybody may post.
+        `AWS_IAM`: posts to the function URL must be signed; `NONE`: anyone may post.
 
     """
 
@@ -53,7 +78,8 @@ def session(region: str | None = None, profile: str | None = None) -> "boto3.Ses
     Raises
     ------
     BadInput
-        No region is set, there is no such profile, or a variable of a local stack would lead the calls astray.
+        No region is set, the profile does not exist, or an `AWS_ENDPOINT_URL_*` variable of a local stack would send
+        the calls somewhere else.
 
     """
     import boto3
@@ -62,44 +88,55 @@ def session(region: str | None = None, profile: str | None = None) -> "boto3.Ses
     for name in sorted(os.environ):
         if name.startswith("AWS_ENDPOINT_URL_"):
             raise BadInput(
-                "local_endpoint", f"{name} is {os.environ[name]}, so the calls would not reach AWS. unset {name}"
+                "local_endpoint", f"{name} is {os.environ[name]}, so the calls would not reach AWS. Run: unset {name}"
             )
     try:
         # boto3 itself reads AWS_DEFAULT_REGION only; AWS's other SDKs and the functions read AWS_REGION.
-        made = boto3.Session(region_name=region or os.environ.get("AWS_REGION") or None, profile_name=profile)
+        aws = boto3.Session(region_name=region or os.environ.get("AWS_REGION") or None, profile_name=profile)
     except ProfileNotFound as error:
-        raise BadInput("no_profile", f"{error}. `aws configure list-profiles` shows what there is.") from None
-    if made.region_name is None:
+        raise BadInput("no_profile", f"{error}. List the profiles with: aws configure list-profiles") from None
+    if aws.region_name is None:
         raise BadInput(
-            "no_region", "No region is set. Give one with --region us-east-1, or: export AWS_REGION=us-east-1"
+            "no_region", "No region is set. Name one, as in --region us-east-1 or export AWS_REGION=us-east-1"
         )
-    return made
+    return aws
 
 
 def account(session: "boto3.Session") -> Account:
-    """Ask AWS who calls. Raises FaceqError as `aws_errors.to_faceq_error` returns it."""
+    """Ask AWS whose credentials we use. Raises FaceqError as `aws_errors.to_faceq_error` returns it."""
     with translated_aws_errors():
         identity = session.client("sts").get_caller_identity()
     return Account(identity["Account"], identity["Arn"], str(session.region_name))
 
 
 def deployed(session: "boto3.Session", stack: str = STACK) -> Deployed:
-    """Return what the stack of this name offers. Raises BadInput if there is none, FaceqError if AWS refuses."""
+    """Return what the stack of this name offers.
+
+    Raises
+    ------
+    BadInput
+        The stack does not exist, or is not complete.
+    FaceqError
+        AWS refuses the call; see adapters.aws_errors.
+
+    """
     from botocore.exceptions import ClientError
 
     with translated_aws_errors():
         try:
-            found = session.client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
+            description = session.client("cloudformation").describe_stacks(StackName=stack)["Stacks"][0]
         except ClientError as error:
             if error.response["Error"]["Code"] != "ValidationError":
                 raise
             raise BadInput(
                 "not_deployed",
                 f"There is no stack {stack} in {session.region_name}. Deploy it with: faceq deploy, or name another "
-                "with --stack or --region.",
+                "one with --stack or --region.",
             ) from None
-    outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", ())}
-    parameters = {parameter["ParameterKey"]: parameter.get("ParameterValue", "") for parameter in found["Parameters"]}
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in description.get("Outputs", ())}
+    parameters = {
+        parameter["ParameterKey"]: parameter.get("ParameterValue", "") for parameter in description["Parameters"]
+    }
     try:
         return Deployed(
             stack=stack,
@@ -114,5 +151,5 @@ def deployed(session: "boto3.Session", stack: str = STACK) -> Deployed:
     except KeyError as error:
         raise BadInput(
             "not_deployed",
-            f"The stack {stack} is {found['StackStatus']} and has no output {error}. See: faceq deploy status",
+            f"The stack {stack} is {description['StackStatus']} and has no output {error}. See: faceq deploy status",
         ) from None

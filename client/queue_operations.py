@@ -1,6 +1,6 @@
-"""What people do with the queues of a running service: how full they are, what waits, purge, redrive.
+"""Operations on the queues of a running service: how full they are, which messages wait, purge, redrive.
 
-Works on any SQS endpoint (the laptop's, ElasticMQ, AWS) through a boto3 client that the caller made.
+They work on every SQS endpoint (the laptop's, ElasticMQ, AWS) through a boto3 client that the caller made.
 """
 
 import json
@@ -8,39 +8,49 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from pipeline.errors import BadInput
+
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
-#: Most messages that SQS gives or takes in one call.
+#: Most messages that SQS returns or accepts in one call.
 BATCH: Final = 10
 
-#: How long a look for messages may take, in seconds. A call that waits asks all of SQS's servers, one that does not
-#: asks a sample of them and may find nothing. (SQS developer guide, "Amazon SQS short and long polling")
-LOOK_SECONDS: Final = 1
+#: How long one receive call may wait for messages, seconds. A call that waits queries all of SQS's servers. One that
+#: does not wait queries a sample of them and may find nothing. (SQS developer guide, "Amazon SQS short and long
+#: polling")
+RECEIVE_SECONDS: Final = 1
 
-#: How long a peeked message stays hidden if the one who peeks dies before putting it back, in seconds.
+#: How long a peeked message stays hidden if we die before we make it visible again, seconds.
 PEEK_HIDDEN_SECONDS: Final = 5
 
-#: How long a message that is being redriven stays hidden on the dead-letter queue, in seconds.
+#: How long a message that is being redriven stays hidden on the dead-letter queue, seconds.
 REDRIVE_HIDDEN_SECONDS: Final = 30
 
 
-class QueueError(Exception):
-    """A queue command that cannot be done, in one line for people."""
+class QueueError(BadInput):
+    """The operation does not apply to this queue: the queue does not exist, or its state forbids it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("queue", message)
 
 
 @dataclass(frozen=True)
 class Depth:
-    """How many messages a queue holds. SQS calls these numbers approximate; locally they are exact.
+    """How many messages are on a queue. SQS calls these numbers approximate; locally they are exact.
 
     Parameters
     ----------
     name : str
         The queue.
-    visible, in_flight, delayed : int
-        Waiting to be received; received and not yet deleted; not yet due.
+    visible : int
+        Messages that wait to be received.
+    in_flight : int
+        Messages that were received and are not deleted yet.
+    delayed : int
+        Messages that cannot be received yet.
     dead_letter_queue : str or None
-        Name of the queue that takes what failed too often.
+        Name of the queue that takes messages which failed too often; None if this queue has none.
 
     """
 
@@ -53,16 +63,15 @@ class Depth:
 
 @dataclass(frozen=True)
 class PeekedMessage:
-    """A message as `peek` found it.
+    """A message that `peek` read.
 
     Parameters
     ----------
     message_id, body : str
-        As sent.
     receive_count : int
-        How often it has been received, this peek included.
+        How often the message has been received, including this peek.
     sent_ms : int
-        When it was sent, epoch milliseconds.
+        When the message was sent, milliseconds since the epoch.
 
     """
 
@@ -73,7 +82,7 @@ class PeekedMessage:
 
 
 def depths(client: "BaseClient", urls: Iterable[str] | None = None) -> list[Depth]:
-    """Return the depth of these queues, or of every queue of the endpoint, sorted by name."""
+    """Return the depths of these queues, or of all queues of the endpoint, sorted by name."""
     if urls is None:
         pages = client.get_paginator("list_queues").paginate()
         urls = [url for page in pages for url in page.get("QueueUrls", [])]
@@ -83,9 +92,9 @@ def depths(client: "BaseClient", urls: Iterable[str] | None = None) -> list[Dept
 def peek(client: "BaseClient", name: str, most: int = BATCH) -> list[PeekedMessage]:
     """Return up to `most` messages that wait on queue `name`, and leave them there.
 
-    SQS has no look without a receive: each peek adds one to a message's receive count, so a message of a queue with a
-    dead-letter queue can be looked at only so often. The messages are hidden from others while they are read.
-    Raises QueueError if there is no such queue.
+    SQS can only show a message by delivering it, so each peek adds one to the message's receive count. A queue with a
+    dead-letter queue moves a message there after its `maxReceiveCount`, so peek at one only a few times. Other
+    receivers do not see the messages while we read them. Raises QueueError if the queue does not exist.
     """
     url = _url(client, name)
     seen: dict[str, PeekedMessage] = {}
@@ -95,12 +104,14 @@ def peek(client: "BaseClient", name: str, most: int = BATCH) -> list[PeekedMessa
             messages = client.receive_message(
                 QueueUrl=url,
                 MaxNumberOfMessages=min(BATCH, most - len(seen)),
-                WaitTimeSeconds=LOOK_SECONDS,
+                WaitTimeSeconds=RECEIVE_SECONDS,
                 VisibilityTimeout=PEEK_HIDDEN_SECONDS,
                 AttributeNames=["All"],
             ).get("Messages", [])
             receipts += [message["ReceiptHandle"] for message in messages]
-            if all(message["MessageId"] in seen for message in messages):  # none, or the first ones come round again
+            if all(
+                message["MessageId"] in seen for message in messages
+            ):  # none are left, or SQS delivers the first again
                 break
             for message in messages:
                 attributes = message["Attributes"]
@@ -121,9 +132,15 @@ def peek(client: "BaseClient", name: str, most: int = BATCH) -> list[PeekedMessa
 
 
 def purge(client: "BaseClient", name: str) -> None:
-    """Throw away every message of queue `name`, those in flight too. Raises QueueError if there is no such queue.
+    """Delete every message of queue `name`, including those in flight.
 
-    AWS takes up to 60 s to do it and refuses a second purge within that time.
+    AWS takes up to 60 s to do so and refuses a second purge within that time. (SQS API reference, PurgeQueue)
+
+    Raises
+    ------
+    QueueError
+        The queue does not exist, or it was purged less than 60 s ago.
+
     """
     url = _url(client, name)
     try:
@@ -133,28 +150,42 @@ def purge(client: "BaseClient", name: str) -> None:
 
 
 def redrive(client: "BaseClient", name: str, most: int | None = None, urls: Iterable[str] | None = None) -> int:
-    """Send what lies on the dead-letter queue `name` back to its source; return how many messages went.
+    """Move messages from the dead-letter queue `name` back to the queue where they failed; return how many.
 
-    The source is looked for among `urls`, or among all queues of the endpoint. Each message is sent before it is
-    deleted, so a redrive that is cut off can repeat a message and never loses one. SQS's own StartMessageMoveTask is
-    not used: moto has none, and one way that works everywhere is enough. What arrives meanwhile is left for the next
-    redrive, so a message that fails again does not go round for ever.
-    Raises QueueError if there is no such queue or it is not the dead-letter queue of exactly one queue.
+    Each message is sent before it is deleted, so an interrupted redrive can repeat a message but never loses one.
+    Messages that arrive during the redrive are left for the next one; otherwise a message that fails again would
+    circulate without end. We do not use SQS's own StartMessageMoveTask, because moto does not have it and one way that
+    works everywhere is enough.
+
+    Parameters
+    ----------
+    most : int or None
+        Move at most this many messages; None moves all that wait now.
+    urls : iterable of str or None
+        The queues among which we look for the source; None for all queues of the endpoint.
+
+    Raises
+    ------
+    QueueError
+        The queue does not exist, or it is not the dead-letter queue of exactly one queue.
+
     """
     url = _url(client, name)
-    # Read from the queues themselves: ElasticMQ 1.7.1's ListDeadLetterSourceQueues knows only the policy that a queue
-    # was created with, not one that was set later (measured).
+    # We read each queue's redrive policy, because ElasticMQ 1.7.1's ListDeadLetterSourceQueues knows only the policy
+    # that a queue was created with, not one that was set later (measured).
     sources = [depth.name for depth in depths(client, urls) if depth.dead_letter_queue == name]
     if len(sources) != 1:
-        raise QueueError(f"The queue {name} is the dead-letter queue of {len(sources)} queues; redrive needs one.")
+        raise QueueError(
+            f"The queue {name} is the dead-letter queue of {len(sources)} queues; redrive needs exactly one."
+        )
     source = _url(client, sources[0])
-    left = _depth(client, url).visible if most is None else most
+    count = _depth(client, url).visible if most is None else most
     moved = 0
-    while moved < left:
+    while moved < count:
         messages = client.receive_message(
             QueueUrl=url,
-            MaxNumberOfMessages=min(BATCH, left - moved),
-            WaitTimeSeconds=LOOK_SECONDS,
+            MaxNumberOfMessages=min(BATCH, count - moved),
+            WaitTimeSeconds=RECEIVE_SECONDS,
             VisibilityTimeout=REDRIVE_HIDDEN_SECONDS,
             MessageAttributeNames=["All"],
         ).get("Messages", [])
@@ -172,8 +203,13 @@ def redrive(client: "BaseClient", name: str, most: int | None = None, urls: Iter
 
 
 def chunks(items: list[str]) -> Iterable[list[str]]:
-    """Cut `items` into lists of at most ten, what one SQS call takes."""
+    """Split `items` into lists of at most ten, the most that one SQS call accepts."""
     return (items[start : start + BATCH] for start in range(0, len(items), BATCH))
+
+
+def queue_name(url: str) -> str:
+    """Return the name of a queue, the last part of its URL."""
+    return url.rsplit("/", 1)[-1]
 
 
 def _url(client: "BaseClient", name: str) -> str:
@@ -181,7 +217,7 @@ def _url(client: "BaseClient", name: str) -> str:
         return str(client.get_queue_url(QueueName=name)["QueueUrl"])
     except client.exceptions.QueueDoesNotExist:
         names = ", ".join(depth.name for depth in depths(client)) or "none"
-        raise QueueError(f"There is no queue {name}. There are: {names}.") from None
+        raise QueueError(f"The queue {name} does not exist. Existing queues: {names}.") from None
 
 
 def _attributes(client: "BaseClient", url: str, *names: str) -> dict[str, str]:
@@ -192,7 +228,7 @@ def _depth(client: "BaseClient", url: str) -> Depth:
     attributes = _attributes(client, url, "All")
     policy = attributes.get("RedrivePolicy")
     return Depth(
-        name=url.rsplit("/", 1)[-1],
+        name=queue_name(url),
         visible=int(attributes["ApproximateNumberOfMessages"]),
         in_flight=int(attributes["ApproximateNumberOfMessagesNotVisible"]),
         delayed=int(attributes["ApproximateNumberOfMessagesDelayed"]),

@@ -179,7 +179,7 @@ def test_a_purge_asks_and_names_the_stack(cloud: Cloud) -> None:
     put(cloud, RESPONSES, "a")
     kept = run(cloud, QUEUES, "purge", RESPONSES, "--target", "aws", typed="n\n")
     assert (kept.exit_code, waiting(cloud, RESPONSES)) == (1, 1)
-    assert f"Throw away every message of {RESPONSES} on AWS, in stack faceq?" in kept.output
+    assert f"Delete every message of {RESPONSES} on AWS, in stack faceq?" in kept.output
     done = run(cloud, QUEUES, "purge", RESPONSES, "--target", "aws", "--yes")
     assert (done.exit_code, waiting(cloud, RESPONSES)) == (0, 0)
     assert "within a minute" in done.stdout
@@ -187,7 +187,7 @@ def test_a_purge_asks_and_names_the_stack(cloud: Cloud) -> None:
 
 def test_failed_frames_are_sent_back(cloud: Cloud) -> None:
     put(cloud, FAILED, "a", "b", "c")
-    assert "3 messages went back." in run(cloud, QUEUES, "redrive", FAILED, "--target", "aws").stdout
+    assert "Sent 3 messages back." in run(cloud, QUEUES, "redrive", FAILED, "--target", "aws").stdout
     assert (waiting(cloud, FAILED), waiting(cloud, REQUESTS)) == (0, 3)
 
 
@@ -227,7 +227,7 @@ def test_a_refused_post_names_the_permissions(cloud: Cloud, photo: Path) -> None
     problem = json.loads(refused.stdout)["problem"]
     assert problem.startswith("HTTP 403: Forbidden")
     assert "lambda:InvokeFunctionUrl and lambda:InvokeFunction" in problem
-    assert "`faceq deploy logs` shows why" in refused.stderr
+    assert "See why with: faceq deploy logs" in refused.stderr
 
 
 def test_a_bench_on_aws_measures_as_here(cloud: Cloud, photo: Path) -> None:
@@ -399,7 +399,7 @@ def test_a_stack_that_is_not_there_is_the_one_line_that_matters(look: Look) -> N
 def test_failed_frames_are_bad_with_the_commands_that_mend_them(cloud: Cloud, look: Look) -> None:
     put(cloud, FAILED, "a")
     (line,) = bad(look(code=1))
-    assert "failed on every attempt, messages: 1." in line
+    assert "messages that failed on every attempt (1): " in line
     assert f"faceq queues redrive {FAILED} --target aws" in line
 
 
@@ -428,7 +428,7 @@ def test_a_trigger_that_is_switched_off_is_bad(cloud: Cloud, look: Look) -> None
         (line,) = bad(look(code=1))
     finally:
         update(Enabled=True)
-    assert "switched off" in line
+    assert "the event source mapping of face-recognition is disabled" in line
     assert "--enabled" in line
 
 

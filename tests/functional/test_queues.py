@@ -255,5 +255,8 @@ def test_a_redrive_needs_a_dead_letter_queue(sqs: BaseClient, name: str) -> None
 def test_a_queue_that_does_not_exist_is_named_beside_those_that_do(
     sqs: BaseClient, name: str, do: Callable[[BaseClient, str], object]
 ) -> None:
-    with pytest.raises(queue_operations.QueueError, match=rf"There is no queue nothing\. There are: .*{name}"):
+    with pytest.raises(
+        queue_operations.QueueError, match=rf"The queue nothing does not exist\. Existing queues: .*{name}"
+    ) as refused:
         do(sqs, "nothing")
+    assert refused.value.code == "queue"

@@ -73,7 +73,7 @@ def test_a_frame_without_an_answer_is_exit_code_1_and_its_reason_is_counted(stac
     done = measured(stack, "--count", 4, photos)
     assert done.exit_code == 1
     assert "2 without an answer: HTTP 400: This is no [picture]." in done.stdout
-    assert "2 frames got no answer; `faceq logs` shows why" in done.stderr
+    assert "2 frames got no answer. See why with: faceq logs" in done.stderr
 
 
 def test_there_is_a_most_that_one_bench_sends(stack: Stack, photos: Path) -> None:

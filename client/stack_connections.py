@@ -1,0 +1,131 @@
+"""Connections to a stack on this machine or on AWS: a client that sends frames, the queues, the gallery's store.
+
+boto3 and requests take a third of a second to import, so each function imports them when it is called: `faceq up` and
+`faceq env` use this module without them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adapters.aws_errors import translated_aws_errors
+from client import stack_state
+from client.deployed_stack import Deployed
+from client.stack_state import RunningStack
+from pipeline.errors import BadInput, TransientError
+
+if TYPE_CHECKING:
+    import boto3
+    from botocore.client import BaseClient
+
+    from client.enrolment import GalleryStore
+    from client.service_client import ServiceClient
+
+
+@dataclass(frozen=True)
+class StackQueues:
+    """The queues of a stack.
+
+    Parameters
+    ----------
+    sqs : botocore client
+        For SQS.
+    urls : sequence of str or None
+        The stack's queues. None if they are all the queues that the client reaches, as on this machine.
+
+    """
+
+    sqs: "BaseClient"
+    urls: Sequence[str] | None
+
+
+def stack_on_this_machine(environ: Mapping[str, str]) -> RunningStack:
+    """Return the ready stack of this machine, which runs in processes or in containers.
+
+    Raises
+    ------
+    BadInput
+        No stack is running, or its containers are still starting.
+
+    """
+    if (stack := stack_state.local_stack(environ)) is not None:
+        return stack
+    containers = stack_state.container_stack(environ)
+    if containers is None:
+        raise BadInput("not_running", "No stack is running. Start one with `faceq up` or `docker compose up`.")
+    waiting = sorted({str(row["function"]) for row in containers.replicas if row["state"] in {"starting", "failed"}})
+    reason = f", waiting for {' and '.join(waiting)}" if waiting else ""
+    raise BadInput(
+        "starting", f"The containers are still starting{reason}. See their logs with: docker compose logs gateway"
+    )
+
+
+def client_of_running_stack(stack: RunningStack) -> "ServiceClient":
+    """Return a client that sends frames to a stack on this machine."""
+    from adapters.queue_sqs import client
+    from client.service_client import ServiceClient
+
+    return ServiceClient(stack.function_url, stack.response_queue_url, client(stack.region, stack.sqs_endpoint))
+
+
+def client_of_deployed_stack(session: "boto3.Session", deployed: Deployed) -> "ServiceClient":
+    """Return a client that sends frames to a deployed stack. It signs its posts if the function URL requires that."""
+    from client.service_client import ServiceClient
+    from client.signing import SigV4
+
+    auth = SigV4(session) if deployed.auth_type == "AWS_IAM" else None
+    return ServiceClient(deployed.function_url, deployed.response_queue_url, session.client("sqs"), auth)
+
+
+@contextmanager
+def queues_of_running_stack(stack: RunningStack) -> Iterator[StackQueues]:
+    """Give the queues of a stack on this machine. Raises TransientError if a call inside the block fails."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    from adapters.queue_sqs import client
+
+    try:
+        yield StackQueues(client(stack.region, stack.sqs_endpoint), None)
+    except (BotoCoreError, ClientError) as error:
+        raise TransientError("queue_unavailable", f"The queues cannot be reached: {error}. See `faceq logs`.") from None
+
+
+@contextmanager
+def queues_of_deployed_stack(
+    session: "boto3.Session", deployed: Deployed, name: str | None = None
+) -> Iterator[StackQueues]:
+    """Give the queues of a deployed stack, and no other queues of the account.
+
+    Parameters
+    ----------
+    name : str or None
+        The queue that the caller is going to use, if it is one.
+
+    Raises
+    ------
+    QueueError
+        The stack has no queue `name`.
+    FaceqError
+        A call inside the block fails; see adapters.aws_errors.
+
+    """
+    from client.queue_operations import QueueError, queue_name
+
+    urls = [deployed.request_queue_url, deployed.response_queue_url, deployed.dead_letter_queue_url]
+    names = [queue_name(url) for url in urls]
+    if name is not None and name not in names:
+        raise QueueError(f"The stack {deployed.stack} has no queue {name}. It has: {', '.join(names)}.")
+    with translated_aws_errors():
+        yield StackQueues(session.client("sqs"), urls)
+
+
+def gallery_of_deployed_stack(session: "boto3.Session", deployed: Deployed) -> "GalleryStore":
+    """Return the store of a deployed stack's gallery. Raises BadInput if the stack has none."""
+    from adapters.artifacts_s3 import PREFIX, S3Store, client
+
+    if not deployed.gallery:
+        raise BadInput(
+            "no_gallery_bucket", f"The stack {deployed.stack} has no bucket for a gallery. Run: faceq deploy"
+        )
+    return S3Store(client(session), deployed.gallery, PREFIX)
