@@ -1,19 +1,32 @@
 """The smoke test: post a real frame to the deployed service and compare its answer with this machine's."""
 
+import os
 import time
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from client.frames import Frame
+from adapters.models.fetch import ASTRONAUT, package_file
+from adapters.models.installed import installed_model
+from adapters.settings import FACEQ_MODEL, ModelSettings, Paths
+from client.deployed_stack import Deployed
+from client.frames import Frame, frames
 from client.service_client import Outcome, ServiceClient
+from client.stack_connections import client_of_deployed_stack, gallery_of_deployed_stack
+from pipeline import gallery_storage
 from pipeline.embed import PREPROCESSINGS, cut
-from pipeline.errors import SetupError
+from pipeline.errors import BadInput, SetupError
 from pipeline.gallery import Gallery
 from pipeline.images import decode
 from pipeline.messages import ERROR, NO_FACE, UNKNOWN
 from pipeline.ports import FaceDetector, FaceEmbedder
 
+if TYPE_CHECKING:
+    import boto3
+
+#: How long the smoke test waits for an answer, in seconds: enough for a cold start of both functions and a retry.
+SMOKE_SECONDS: Final = 120.0
 #: Pause before a frame that the service refused is posted again, in seconds.
 _RETRY_SECONDS: Final = 3.0
 
@@ -71,6 +84,69 @@ def smoke(client: ServiceClient, frame: Frame, wanted: str | None, timeout_secon
             + ".",
         )
     return outcome
+
+
+class ServiceSmokeTest:
+    """The smoke test that a promotion runs.
+
+    It posts one frame and expects the answer that this machine's networks give with the deployed gallery.
+
+    Parameters
+    ----------
+    session : boto3.Session
+    photo : Path or None
+        The frame; None takes a photograph that faceq always has.
+
+    Raises
+    ------
+    BadInput
+        The photo does not exist.
+
+    """
+
+    def __init__(self, session: "boto3.Session", photo: Path | None) -> None:
+        if photo is not None and not photo.is_file():
+            raise BadInput("no_photo", f"There is no file {photo}.")
+        self._session = session
+        self._photo = photo
+
+    def __call__(self, deployed: Deployed, model: str) -> str:
+        """Test a stack whose image has the model of this id; return the answer as one line for the user.
+
+        Raises
+        ------
+        SmokeError
+            There was no answer in time, or another one than expected.
+        BadInput
+            The photo cannot be read.
+
+        """
+        frame = self._frame()
+        wanted = self._expected_answer(frame, deployed, model)
+        outcome = smoke(client_of_deployed_stack(self._session, deployed), frame, wanted, SMOKE_SECONDS)
+        checked = "as on this machine" if wanted is not None else f"not compared, because {model} is not installed here"
+        return f"{frame.filename}: {outcome.result} in {outcome.milliseconds:.0f} ms, {checked}"
+
+    def _frame(self) -> Frame:
+        if self._photo is None:
+            photo = package_file(ASTRONAUT, Paths.from_environment(os.environ).models)
+            return Frame(photo.name, photo.read_bytes())
+        frame = next(frames([self._photo]))
+        if frame.problem is not None:
+            raise BadInput("bad_frame", f"{self._photo}: {frame.problem}")
+        return frame
+
+    def _expected_answer(self, frame: Frame, deployed: Deployed, model: str) -> str | None:
+        """Return the answer that this machine gives; None if the model is not installed here."""
+        from adapters import wiring  # loads the networks' runtime
+
+        settings = ModelSettings.from_environment({**os.environ, FACEQ_MODEL: model})
+        try:
+            installed_model(model, settings.models)
+        except SetupError:
+            return None
+        gallery = gallery_storage.load(gallery_of_deployed_stack(self._session, deployed))
+        return expected(frame, wiring.detector(settings), wiring.embedder(settings), gallery)
 
 
 def _is_too_early(outcome: Outcome) -> bool:

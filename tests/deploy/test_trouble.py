@@ -512,7 +512,7 @@ def test_a_push_that_is_broken_into_goes_on_when_it_is_run_again(person: Person,
 
 
 def test_of_nothing_there_is_no_status_and_nothing_to_remove(person: Person) -> None:
-    assert "Deploy: faceq deploy" in person.refused("faceq deploy status")
+    assert "Deploy it with: faceq deploy" in person.refused("faceq deploy status")
     assert "There is nothing of faceq" in person.run("faceq deploy destroy --yes").out
     assert "no releases" in person.run("faceq deploy history").out
 
