@@ -59,13 +59,14 @@ class DirectoryStore:
     def delete(self, name: str) -> None:
         """Remove `name`; nothing happens if there is none."""
         path = self._file(name)
-        try:
-            path.unlink()
-            atomic_file.sync_folder(self._path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise _unavailable("remove", path, error) from error
+        if self.version(name) is None:
+            return
+        with self.exclusive():
+            try:
+                path.unlink(missing_ok=True)
+                atomic_file.sync_folder(self._path)
+            except OSError as error:
+                raise _unavailable("remove", path, error) from error
 
     def names(self) -> Sequence[str]:
         """Return the names that exist, sorted."""

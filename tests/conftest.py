@@ -16,6 +16,7 @@ from client.frames import Frame
 from local.runtimes.embedded import EmbeddedRuntime
 from pipeline.errors import SetupError
 from template.model import Function
+from tests.aws_server import AwsServer, running_aws_server
 from tests.functional import targets
 from tests.functional.targets import Home, Service
 from tests.queue_server import running_elasticmq, running_queue_server
@@ -77,6 +78,19 @@ def endpoint(queue_server: StartQueueServer) -> Iterator[str]:
     """A running queue server; the tests of a module share it."""
     with queue_server() as endpoint:
         yield endpoint
+
+
+@pytest.fixture(scope="session")
+def _session_aws_server() -> Iterator[AwsServer]:
+    with running_aws_server() as server:
+        yield server
+
+
+@pytest.fixture
+def aws_server(_session_aws_server: AwsServer) -> AwsServer:
+    """An AWS whose account is empty."""
+    _session_aws_server.reset()
+    return _session_aws_server
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from adapters.queue_memory import MemoryQueue
 from pipeline.errors import TransientError
 from pipeline.messages import FrameRequest
 from pipeline.ports import ArtifactStore, Face, FaceDetector, FaceEmbedder, Image
+from tests.memory_queue import MemoryQueue
 
 
 class MemoryStore(ArtifactStore):

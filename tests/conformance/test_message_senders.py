@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from adapters.queue_memory import MemoryQueue
 from adapters.queue_sqs import SqsSender
 from pipeline.errors import TransientError
 from pipeline.ports import MAX_MESSAGE_BYTES, MessageSender
 from tests.conftest import StartQueueServer
+from tests.memory_queue import MemoryQueue
 from tests.queue_server import sqs_client
 
 

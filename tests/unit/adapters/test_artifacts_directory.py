@@ -1,10 +1,8 @@
-"""What the directory promises beyond its port: kills, other writers, full disks."""
+"""What only the directory promises: no kill and no full disk leaves a part of a gallery."""
 
 import os
 import signal
-import subprocess
 import sys
-import threading
 from pathlib import Path
 from types import FrameType
 
@@ -16,26 +14,13 @@ from adapters.artifacts_directory import DirectoryStore
 from pipeline import gallery_storage
 from pipeline.errors import TransientError
 from pipeline.gallery import Gallery, Photo
-
-ROOT = Path(__file__).parents[3]
+from tests.scripts import start_script
 
 
 def some_gallery(people: int) -> Gallery:
     photos = [Photo(f"person {number}", "a.jpg", f"{number:064x}") for number in range(people)]
     vectors = np.random.default_rng(people).normal(size=(people, 512)).astype(np.float32)
     return Gallery.empty("vggface2", "facenet-160", 0.9, 512).add(photos, vectors)
-
-
-def python(script: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start a script that can import faceq and the tests."""
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def _die_at_line(number: int) -> None:
@@ -99,7 +84,7 @@ def test_readers_beside_a_writer_that_is_killed_again_and_again_see_whole_galler
     store = DirectoryStore(tmp_path)
     whole = {some_gallery(300).version, some_gallery(500).version}
     for kill in range(12):
-        writer = python(_SAVE_FOR_EVER, str(tmp_path))
+        writer = start_script(_SAVE_FOR_EVER, str(tmp_path))
         try:
             assert writer.stdout is not None
             for _ in range(2 + kill):  # each round is killed elsewhere in its work
@@ -115,76 +100,6 @@ def test_readers_beside_a_writer_that_is_killed_again_and_again_see_whole_galler
         assert left.version in whole
     gallery_storage.save(store, some_gallery(300))
     assert len(list(tmp_path.iterdir())) == 3, "lock, manifest and vectors; nothing of the dead is left"
-
-
-_ADD_ONE_BY_ONE = """
-import sys
-from pathlib import Path
-import numpy as np
-from adapters.artifacts_directory import DirectoryStore
-from pipeline import gallery_storage
-from pipeline.gallery import Gallery, Photo
-store, first = DirectoryStore(Path(sys.argv[1]), wait_seconds=60), int(sys.argv[2])
-print("ready", flush=True)
-sys.stdin.readline()
-for number in range(first, first + 15):
-    with store.exclusive():
-        current = gallery_storage.load(store) or Gallery.empty("m", "p", 1, 4)
-        photo, vector = [Photo("Ada", "a", f"{number:064x}")], np.full((1, 4), number, np.float32)
-        gallery_storage.save(store, current.add(photo, vector))
-"""
-
-
-def test_two_writers_at_once_lose_nothing_of_each_other(tmp_path: Path) -> None:
-    writers = [python(_ADD_ONE_BY_ONE, str(tmp_path), first) for first in ("0", "100")]
-    for writer in writers:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
-    for writer in writers:
-        assert writer.stdin is not None
-        writer.stdin.write("go\n")
-        writer.stdin.flush()
-    assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0), ("", 0)]
-    both = gallery_storage.load(DirectoryStore(tmp_path))
-    assert both is not None
-    assert sorted(both.vectors[:, 0].tolist()) == [*range(15), *range(100, 115)]
-
-
-def test_a_writer_that_waits_too_long_is_told_who_holds_the_directory(tmp_path: Path) -> None:
-    holder, waiting = DirectoryStore(tmp_path), DirectoryStore(tmp_path, wait_seconds=0)
-    with holder.exclusive(), holder.exclusive():
-        holder.write("a", b"mine")
-        with pytest.raises(TransientError, match=f"Process {os.getpid()} is writing"):
-            waiting.write("a", b"theirs")
-        assert waiting.read("a") == b"mine", "readers need no turn"
-    waiting.write("a", b"theirs")
-    assert holder.read("a") == b"theirs"
-
-
-def test_threads_that_share_a_store_take_turns(tmp_path: Path) -> None:
-    store = DirectoryStore(tmp_path, wait_seconds=0.05)
-    refused: list[str] = []
-
-    def write() -> None:
-        try:
-            store.write("a", b"theirs")
-        except TransientError as error:
-            refused.append(error.message)
-
-    with store.exclusive():
-        other = threading.Thread(target=write)
-        other.start()
-        other.join()
-    assert len(refused) == 1
-    assert "another thread" in refused[0].lower()
-
-
-def test_an_error_inside_a_turn_ends_the_turn(tmp_path: Path) -> None:
-    store = DirectoryStore(tmp_path, wait_seconds=0)
-    with pytest.raises(RuntimeError), store.exclusive(), store.exclusive():
-        raise RuntimeError
-    DirectoryStore(tmp_path, wait_seconds=0).write("a", b"")
-    store.write("a", b"")
 
 
 @pytest.mark.parametrize("length", [0, 1, 5])
@@ -213,22 +128,21 @@ except TransientError as error:
 def test_a_write_that_runs_out_of_room_says_so_in_one_line_and_leaves_the_old_content(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path)
     store.write("a", b"old")
-    said, failed = python(_WRITE_TOO_MUCH, str(tmp_path)).communicate()
+    said, failed = start_script(_WRITE_TOO_MUCH, str(tmp_path)).communicate()
     assert failed == ""
     assert said == f"Cannot write {tmp_path / 'a'}: File too large. Mend that and try again.\n"
     assert store.read("a") == b"old"
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "a"}
 
 
-def test_a_directory_that_cannot_be_used_is_a_transient_error_of_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    store = DirectoryStore(tmp_path / "file" / "gallery")
-    for use in (lambda: store.write("a", b""), lambda: store.read("a"), lambda: store.delete("a"), store.names):
-        with pytest.raises(TransientError, match="Not a directory") as failed:
-            use()
-        assert "\n" not in failed.value.message
+def test_a_folder_in_the_place_of_a_blob_is_a_transient_error(tmp_path: Path) -> None:
     (tmp_path / "blob").mkdir()
     with pytest.raises(TransientError, match="Is a directory"):
         DirectoryStore(tmp_path).read("blob")
     with pytest.raises(TransientError):
         DirectoryStore(tmp_path).write("blob", b"")
+
+
+def test_removing_a_blob_that_does_not_exist_creates_no_directory(tmp_path: Path) -> None:
+    DirectoryStore(tmp_path / "gallery").delete("a")
+    assert list(tmp_path.iterdir()) == []

@@ -2,10 +2,9 @@
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pytest
 from click.testing import Result
@@ -19,7 +18,7 @@ from pipeline import gallery_storage
 from pipeline.errors import BadInput, FaceqError
 from pipeline.gallery import Gallery, Photo
 from pipeline.gallery_storage import PHOTO_PREFIX
-from tests.aws_server import CREDENTIALS, running_aws_server, s3_client
+from tests.aws_server import AwsServer
 from tests.builders import GREEN, RED, picture
 from tests.fakes import ColourEmbedder, PatchDetector
 
@@ -38,27 +37,18 @@ ADA, BO = (Photo(name, f"{name}.jpg", digit * 64) for name, digit in (("Ada", "a
 People = Callable[..., Result]
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with running_aws_server() as endpoint:
-        yield endpoint
-
-
 @pytest.fixture
-def stack(endpoint: str) -> str:
+def stack(aws_server: AwsServer) -> str:
     """Name of a stack with a bucket of its own."""
     name = f"faceq-{uuid.uuid4().hex[:8]}"
-    deploy(endpoint, name, bucket=f"{name}-gallery")
+    deploy(aws_server, name, bucket=f"{name}-gallery")
     return name
 
 
-def deploy(endpoint: str, name: str, bucket: str) -> None:
+def deploy(aws_server: AwsServer, name: str, bucket: str) -> None:
     if bucket:
-        client = s3_client(endpoint)
-        client.create_bucket(Bucket=bucket)
-        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
-    keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-    boto3.client("cloudformation", endpoint_url=endpoint, region_name="us-east-1", **keys).create_stack(
+        aws_server.create_bucket(bucket)
+    aws_server.client("cloudformation").create_stack(
         StackName=name,
         TemplateBody=json.dumps(TEMPLATE),
         Parameters=[{"ParameterKey": "Gallery", "ParameterValue": bucket}],
@@ -66,8 +56,8 @@ def deploy(endpoint: str, name: str, bucket: str) -> None:
 
 
 @pytest.fixture
-def there(endpoint: str, stack: str) -> S3Store:
-    return S3Store(s3_client(endpoint), f"{stack}-gallery", PREFIX)
+def there(aws_server: AwsServer, stack: str) -> S3Store:
+    return S3Store(aws_server.client("s3"), f"{stack}-gallery", PREFIX)
 
 
 @pytest.fixture
@@ -76,13 +66,12 @@ def here(tmp_path: Path) -> DirectoryStore:
 
 
 @pytest.fixture
-def run(tmp_path: Path, endpoint: str, stack: str) -> People:
+def run(tmp_path: Path, aws_server: AwsServer, stack: str) -> People:
     """Run `faceq people ...` on the stack; what faceq understands comes back as the exception that it prints."""
 
     def run(*arguments: str, answer: str = "", stack: str = stack) -> Result:
         environment = {
-            **CREDENTIALS,
-            "AWS_ENDPOINT_URL": endpoint,
+            **aws_server.variables,
             "FACEQ_GALLERY_DIR": str(tmp_path / "gallery"),
             "FACEQ_MODELS_DIR": str(tmp_path / "models"),
         }
@@ -249,16 +238,16 @@ def test_photos_are_enrolled_and_enrolled_again_on_aws(there: S3Store, tmp_path:
     assert found.model == "other"
 
 
-def test_a_stack_without_a_gallery_says_so(endpoint: str, run: People) -> None:
+def test_a_stack_without_a_gallery_says_so(aws_server: AwsServer, run: People) -> None:
     name = f"faceq-{uuid.uuid4().hex[:8]}"
-    deploy(endpoint, name, bucket="")
+    deploy(aws_server, name, bucket="")
     assert (
         "has no bucket for a gallery. Run: faceq deploy" in refused(run("list", "--target", "aws", stack=name)).message
     )
 
 
-def test_a_bucket_that_is_gone_is_one_line(there: S3Store, endpoint: str, stack: str, run: People) -> None:
-    s3_client(endpoint).delete_bucket(Bucket=f"{stack}-gallery")
+def test_a_bucket_that_is_gone_is_one_line(there: S3Store, aws_server: AwsServer, stack: str, run: People) -> None:
+    aws_server.client("s3").delete_bucket(Bucket=f"{stack}-gallery")
     failed = run("list", "--target", "aws")
     assert isinstance(failed.exception, FaceqError)
     assert failed.exception.message.startswith(f"Cannot read s3://{stack}-gallery/gallery/gallery.json: ")

@@ -11,12 +11,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 
-from adapters.queue_memory import MemoryQueue
 from client.frames import Frame
 from client.service_client import FORBIDDEN, Outcome, ServiceClient
 from pipeline.errors import BadInput
 from pipeline.messages import FrameRequest, RecognitionResult
 from tests.fakes import MemorySqs, function_url
+from tests.memory_queue import MemoryQueue
 from tests.polling import eventually
 
 #: What the service does with a frame: the HTTP status and body, after it has put on the queue what it likes to.

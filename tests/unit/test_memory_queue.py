@@ -2,7 +2,7 @@
 
 import pytest
 
-from adapters.queue_memory import MemoryQueue
+from tests.memory_queue import MemoryQueue
 
 
 class Clock:
