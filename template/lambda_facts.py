@@ -20,3 +20,15 @@ RESERVED_VARIABLES: Final = frozenset(
 #: A Lambda function has one virtual processor per 1,769 MB (AWS Lambda Developer Guide, "Configure Lambda function
 #: memory").
 MB_PER_PROCESSOR: Final = 1769
+
+#: Most bytes that the names and values of a function's variables have together.
+#: (Lambda quotas, "Environment variables")
+MAX_ENVIRONMENT_BYTES: Final = 4096
+
+#: Most messages of a batch without a batching window: what one receive of a queue returns at most.
+#: (Lambda API reference, CreateEventSourceMapping, BatchSize; SQS API reference, ReceiveMessage)
+MAX_UNBUFFERED_BATCH: Final = 10
+
+#: Most memory and longest timeout of a function. (Lambda quotas)
+MAX_MEMORY_MB: Final = 10_240
+MAX_TIMEOUT_SECONDS: Final = 900

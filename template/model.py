@@ -2,8 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from template.values import Value
+from template.yaml_nodes import TemplateError
+
+#: How the names of the two queues of the contract end, by which clients find them.
+REQUEST_QUEUE_ENDING: Final = "-req-queue"
+RESPONSE_QUEUE_ENDING: Final = "-resp-queue"
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,12 @@ class Function:
     reserved_concurrency : int or None
         Most environments at once; None where the template does not limit them.
     unplayed_properties : Mapping of str to Value
-        Properties that are not played and yet part of its configuration (image, role, architecture, ...), as the
-        template has them; None where the value is not known on this machine.
+        Properties that are part of its configuration although the laptop does not play them (image, role, ...), as the
+        template has them; None where the value is only known on AWS.
+    architecture : str
+        `x86_64` or `arm64`.
+    provisioned_concurrency : int
+        Environments that AWS keeps ready; 0 keeps none.
 
     """
 
@@ -71,6 +81,8 @@ class Function:
     environment: Mapping[str, str]
     reserved_concurrency: int | None
     unplayed_properties: Mapping[str, Value] = field(default_factory=dict)
+    architecture: str = "x86_64"
+    provisioned_concurrency: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,7 @@ class FunctionUrl:
 
 @dataclass(frozen=True)
 class Permission:
-    """A statement of a function's resource policy. Nothing here checks it.
+    """A statement of a function's resource policy. The laptop shows it and does not check it.
 
     Parameters
     ----------
@@ -105,7 +117,7 @@ class Permission:
     action, principal : str
         What is allowed to whom: an account, an ARN, a service's domain, or `*`.
     conditions : Mapping of str to str
-        When, by the names of the resource's properties (PERMISSION_CONDITIONS).
+        Under which conditions, by the names of the resource's properties (reader.PERMISSION_CONDITIONS).
 
     """
 
@@ -159,14 +171,18 @@ class EventSourceMapping:
 
 @dataclass(frozen=True)
 class ServiceTemplate:
-    """What there is to play; `functions` and `queues` by their AWS names.
+    """The service that a template describes.
 
     Parameters
     ----------
+    functions, queues : Mapping
+        By their names on AWS.
     only_on_aws : list of str
-        Sentences for people: what AWS would do and the local side does not.
+        A sentence for each thing that AWS does and the laptop does not.
     advice : list of str
-        Sentences for people: what AWS accepts and its documentation advises against.
+        A sentence for each thing that AWS accepts although it loses frames, costs money or is advised against.
+    unplayable : tuple of TemplateError
+        What the laptop cannot leave out and cannot play, each with its line.
 
     """
 
@@ -177,3 +193,18 @@ class ServiceTemplate:
     only_on_aws: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
     permissions: tuple[Permission, ...] = ()
+    unplayable: tuple[TemplateError, ...] = ()
+
+    @property
+    def response_queue(self) -> Queue | None:
+        """The queue whose name ends in `-resp-queue`, as clients find it; None if there is not exactly one."""
+        return self._queue_ending(RESPONSE_QUEUE_ENDING)
+
+    @property
+    def request_queue(self) -> Queue | None:
+        """The queue whose name ends in `-req-queue`, as clients find it; None if there is not exactly one."""
+        return self._queue_ending(REQUEST_QUEUE_ENDING)
+
+    def _queue_ending(self, ending: str) -> Queue | None:
+        queues = [queue for name, queue in self.queues.items() if name.endswith(ending)]
+        return queues[0] if len(queues) == 1 else None

@@ -16,11 +16,12 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from local.addresses import local_values
 from local.http_server import listen
 from local.lambda_api import application
 from local.runtimes.embedded import EmbeddedRuntime
 from template.model import ServiceTemplate
-from template.reader import read
+from template.reader import read_playable
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = (ROOT / "deploy" / "template.yaml").read_text()
@@ -33,7 +34,9 @@ IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/faceq@sha256:{DIGEST}"
 
 
 def play(text: str = SHIPPED, **parameters: str) -> ServiceTemplate:
-    return read(text, parameters, REGION, ACCOUNT, lambda name: f"http://127.0.0.1:9324/{ACCOUNT}/{name}")
+    pseudo_parameters = {"AWS::Region": REGION, "AWS::AccountId": ACCOUNT, "AWS::StackName": "faceq"}
+    created = local_values(REGION, "http://127.0.0.1:9324")
+    return read_playable(text, {**pseudo_parameters, **parameters}, created)
 
 
 def many(functions: int) -> ServiceTemplate:

@@ -6,18 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from local.addresses import local_values
 from template.lambda_facts import RESERVED_VARIABLES
 from template.model import EventSourceMapping, Permission, Redrive, ServiceTemplate
-from template.reader import read
+from template.reader import read_playable
 from template.yaml_nodes import TemplateError
 
 SHIPPED = (Path(__file__).parents[3] / "deploy" / "template.yaml").read_text()
 
 
 def play(text: str, **parameters: str) -> ServiceTemplate:
-    return read(
-        text, parameters, "eu-central-1", "000000000000", lambda name: f"http://127.0.0.1:9324/000000000000/{name}"
-    )
+    pseudo_parameters = {"AWS::Region": "eu-central-1", "AWS::AccountId": "000000000000", "AWS::StackName": "faceq"}
+    created = local_values("eu-central-1", "http://127.0.0.1:9324")
+    return read_playable(text, {**pseudo_parameters, **parameters}, created)
 
 
 def changed(old: str, new: str) -> str:
@@ -160,7 +161,7 @@ def test_a_role_with_a_name_keeps_it() -> None:
         ({"Prefix": "a b"}, "Prefix is 'a b', which does not match"),
         # What AWS refuses on creation
         ({"RequestVisibilityTimeout": "10"}, "Queue visibility timeout: 10 seconds is less than Function timeout: 30"),
-        ({"BatchSize": "11"}, "BatchSize above 10 needs MaximumBatchingWindowInSeconds of at least 1"),
+        ({"BatchSize": "11"}, "a batch of 11 needs a batching window of at least 1 s"),
         ({"RecognitionConcurrency": "1"}, "outside 2 to 1000"),
     ],
 )
@@ -195,12 +196,12 @@ def test_what_aws_takes_and_advises_against_is_told(parameters: Mapping[str, str
         ("VisibilityTimeout: 1\n", "VisibilityTimeout: 1\n      VisibilityTimeout: 2\n", "Timeout: 2", "twice"),
         ("PackageType: Image", "PackageType: Zip", "PackageType: Zip", "set PackageType: Image"),
         ("BatchSize: !Ref BatchSize", "FilterCriteria: {}", "FilterCriteria", "FilterCriteria is not played"),
-        ("BatchSize: !Ref BatchSize", "BatchSize: !Ref Sise", "!Ref Sise", "Sise has no value"),
+        ("BatchSize: !Ref BatchSize", "BatchSize: !Ref Sise", "!Ref Sise", "Sise is no parameter and no resource"),
         ("BatchSize: !Ref BatchSize", "BatchSize: !GetAtt A.B", "!GetAtt A.B", "no attribute A.B"),
-        ("BatchSize: !Ref BatchSize", "BatchSize: !Cidr [a]", "!Cidr", "Fn::Cidr is not understood"),
+        ("BatchSize: !Ref BatchSize", "BatchSize: !Cidr [a]", "!Cidr", "BatchSize (Fn::Cidr gives <Cidr>) is only known on AWS"),
         ("[ReportBatchItemFailures]", "[Report]", "[Report]", "knows ReportBatchItemFailures only"),
         ("AuthType: !Ref UrlAuthType", "AuthType: ANY", "AuthType: ANY", "AuthType is AWS_IAM or NONE, not ANY"),
-        ("AuthType: !Ref UrlAuthType", "AuthType: NONE\n      InvokeMode: RESPONSE_STREAM", "STREAM", "Streamed"),
+        ("AuthType: !Ref UrlAuthType", "AuthType: NONE\n      InvokeMode: RESPONSE_STREAM", "STREAM", "does not stream"),
         ("MAX_RECEIVE_COUNT: !Ref", "AWS_REGION: !Ref", "AWS_REGION:", "AWS_REGION is set by Lambda"),
         ('QueueName: !Sub "${Prefix}-resp-queue"', 'QueueName: "a b"', '"a b"', "is no queue name"),
         ('QueueName: !Sub "${Prefix}-resp-queue"', "DelaySeconds: 0", "ResponseQueue:", "Name the queue"),
@@ -221,11 +222,11 @@ def test_what_cannot_be_played_is_an_error_with_its_line(old: str, new: str, lin
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "no CloudFormation template"),
-        ("- a", "no CloudFormation template"),
+        ("", "not a CloudFormation template"),
+        ("- a", "not a CloudFormation template"),
         ("a: [", "not YAML"),
-        ("Parameters: {}", "no CloudFormation template"),
-        ("Transform: AWS::Serverless-2016-10-31\nResources: {}", "Transforms"),
+        ("Parameters: {}", "not a CloudFormation template"),
+        ("Transform: AWS::Serverless-2016-10-31\nResources: {}", "faceq reads no transforms"),
         ("Resources: {A: {Properties: {}}}", "has no Type"),
         ("Resources: [1]", "A map from names to values"),
     ],
