@@ -39,9 +39,8 @@ class _Loader(yaml.SafeLoader):
         (CloudFormation user guide, "Template formats")
         """
         if self.check_event(yaml.AliasEvent):
-            raise TemplateError(
-                self.peek_event().start_mark.line + 1, "CloudFormation takes no YAML aliases. Write the value out."
-            )
+            event = self.peek_event()  # type: ignore[no-untyped-call] # PyYAML's stubs leave it untyped
+            raise TemplateError(event.start_mark.line + 1, "CloudFormation takes no YAML aliases. Write the value out.")
         return super().compose_node(parent, index)
 
 
