@@ -46,7 +46,8 @@ from local.http_server import LOOPBACK
 from local.lambda_service import WAIT_SECONDS, LambdaService
 from local.queue_creation import create_queues
 from local.runtimes.function_runtime import FunctionInitError
-from local.runtimes.rie import REFRESH_SECONDS, RieRuntime
+from local.runtimes.replica_pool import REFRESH_SECONDS
+from local.runtimes.rie import RieRuntime
 from local.stack import StackError, gallery_notice, queue_urls, read_template
 from pipeline.errors import FaceqError
 

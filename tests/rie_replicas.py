@@ -156,7 +156,7 @@ class Replicas:
                 "LANG": "en_US.UTF-8",
                 "AWS_REGION": "eu-west-1",
                 "AWS_LAMBDA_FUNCTION_NAME": name,
-                "AWS_LAMBDA_FUNCTION_TIMEOUT": str(rie_timeout(function)),
+                "AWS_LAMBDA_FUNCTION_TIMEOUT": str(rie_timeout(function.timeout_seconds)),
                 "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_mb),
                 **self._environment,
                 **function.environment,

@@ -27,14 +27,41 @@ from template.model import Function
 #: those that it knows.
 Find: TypeAlias = Callable[[str], Awaitable[Collection[Address]]]
 
-#: Delays before a replica is tried again, seconds; each is twice the one before. A replica that refuses connections is
-#: starting, so it is tried more often.
-_FIRST_RETRY_DELAY_SECONDS: Final = 0.1
-_LONGEST_RETRY_DELAY_SECONDS: Final = 5.0
-_LONGEST_RETRY_DELAY_IF_REFUSED_SECONDS: Final = 1.0
+#: Time between two look-ups of the replicas, seconds.
+REFRESH_SECONDS: Final = 1.0
 
 #: How long the answer of a replica that has ended may still take to arrive, seconds.
 _LAST_ANSWER_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True)
+class ReplicaTiming:
+    """How often a pool looks for its replicas, and how patient it is with them.
+
+    Parameters
+    ----------
+    refresh_seconds : float
+        Time between two look-ups of the replicas.
+    margin_seconds : float
+        How long RIE may take to answer after the function's timeout before the pool regards it as hanging. RIE needs
+        0.1 s to end a function that is over its time. (measured)
+    first_retry_seconds : float
+        Delay before a replica that could not be warmed up is tried again. Each further delay is twice as long.
+    longest_retry_seconds : float
+        The longest such delay.
+    longest_retry_if_refused_seconds : float
+        The longest delay for a replica that cannot be reached. It is probably starting, so it is tried more often.
+
+    """
+
+    refresh_seconds: float = REFRESH_SECONDS
+    margin_seconds: float = 2.0
+    first_retry_seconds: float = 0.1
+    longest_retry_seconds: float = 5.0
+    longest_retry_if_refused_seconds: float = 1.0
+
+
+DEFAULT_TIMING: Final = ReplicaTiming()
 
 
 @dataclass(eq=False)
@@ -56,26 +83,16 @@ class ReplicaPool:
         Looks up its replicas.
     notify : callable
         Takes messages about replicas that are ready, gone or failed.
-    refresh_seconds : float
-        Time between two look-ups.
-    margin_seconds : float
-        How long RIE may take to answer after the function's timeout before the pool regards it as hanging.
+    timing : ReplicaTiming
+        How often it looks for them, and how patient it is.
 
     """
 
-    def __init__(
-        self,
-        function: Function,
-        find: Find,
-        notify: Callable[[str], None],
-        refresh_seconds: float,
-        margin_seconds: float,
-    ) -> None:
+    def __init__(self, function: Function, find: Find, notify: Callable[[str], None], timing: ReplicaTiming) -> None:
         self._function = function
         self._find = find
         self._notify = notify
-        self._refresh_seconds = refresh_seconds
-        self._margin_seconds = margin_seconds
+        self._timing = timing
         self._replicas: dict[Address, ReplicaRecord] = {}
         self._idle: deque[ReplicaRecord] = deque()  # the one that has been idle longest first, so that all are used
         self._waiting: deque[_Waiter] = deque()
@@ -144,7 +161,9 @@ class ReplicaPool:
             with contextlib.suppress(OSError):
                 self._update(set(await self._find(self._function.name)))
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._refresh_seconds):  # Python 3.11's wait_for may lose a cancellation
+                async with asyncio.timeout(
+                    self._timing.refresh_seconds
+                ):  # Python 3.11's wait_for may lose a cancellation
                     await self._refresh_now.wait()
 
     def _update(self, addresses: set[Address]) -> None:
@@ -179,7 +198,8 @@ class ReplicaPool:
 
     async def _keep_warm(self, replica: ReplicaRecord) -> None:
         """Warm a replica up, and again after each failure and each end."""
-        delay = _FIRST_RETRY_DELAY_SECONDS
+        timing = self._timing
+        delay = timing.first_retry_seconds
         while True:
             replica.state = "starting"
             try:
@@ -190,22 +210,27 @@ class ReplicaPool:
                 ended = asyncio.create_task(reader.read(1))
                 try:
                     if await self._warm_up(replica, ended):
-                        delay = _FIRST_RETRY_DELAY_SECONDS
+                        delay = timing.first_retry_seconds
                         await self._until_lost(replica, ended)
                         continue
                 finally:
                     ended.cancel()
                     writer.close()
-            longest = _LONGEST_RETRY_DELAY_IF_REFUSED_SECONDS if replica.obstacle else _LONGEST_RETRY_DELAY_SECONDS
+            longest = timing.longest_retry_if_refused_seconds if replica.obstacle else timing.longest_retry_seconds
             await asyncio.sleep(min(delay, longest))
             delay *= 2
+
+    @property
+    def _init_seconds(self) -> int:
+        """How long an init may take before RIE ends it, seconds."""
+        return rie_timeout(self._function.timeout_seconds)
 
     async def _warm_up(self, replica: ReplicaRecord, ended: "asyncio.Task[bytes]") -> bool:
         """Have the function init; return whether it did. RIE inits it only with its first request (measured)."""
         order = Order(str(uuid.uuid4()), self._function.name, warm_up=True)
         task = replica.in_flight = asyncio.create_task(self._post(replica, order, NO_EVENT))
         try:
-            longest = rie_timeout(self._function) + self._margin_seconds
+            longest = self._init_seconds + self._timing.margin_seconds
             await asyncio.wait({task, ended}, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 await asyncio.wait({task}, timeout=_LAST_ANSWER_SECONDS)
@@ -236,7 +261,7 @@ class ReplicaPool:
         if failure.error_type == "Runtime.UnmarshalError":  # plain awslambdaric's answer to `NO_EVENT`
             failure = PlatformFailure(EXIT_ERROR, "its container does not run local.runtimes.rie_client")
         if failure.is_timeout:
-            failure = PlatformFailure(failure.error_type, f"its init took longer than {rie_timeout(self._function)} s")
+            failure = PlatformFailure(failure.error_type, f"its init took longer than {self._init_seconds} s")
         if failure != replica.failure:
             self._notify(f"{self._function.name}: {replica} cannot start: {failure.reason()}")
         replica.failure, replica.obstacle, replica.state, replica.is_announced = failure, "", "failed", False
@@ -289,7 +314,7 @@ class ReplicaPool:
     async def _exchange(self, replica: ReplicaRecord, order: Order, payload: bytes) -> Answer | None:
         task = replica.in_flight = asyncio.create_task(self._post(replica, order, payload))
         task.add_done_callback(lambda task: self._on_answer(replica, task))
-        await asyncio.wait({task}, timeout=self.timeout_seconds + self._margin_seconds)
+        await asyncio.wait({task}, timeout=self.timeout_seconds + self._timing.margin_seconds)
         if not task.done():  # RIE hangs. The replica stays busy until it answers, ends, or its address disappears.
             replica.is_overdue = True
             return Answer(failure=timed_out(self.timeout_seconds))

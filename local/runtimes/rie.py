@@ -28,20 +28,13 @@ from local.runtimes.function_runtime import (
 )
 from local.runtimes.invocation_tasks import InvocationTasks
 from local.runtimes.replica import Replica
-from local.runtimes.replica_pool import Find, ReplicaPool
+from local.runtimes.replica_pool import DEFAULT_TIMING, Find, ReplicaPool, ReplicaTiming
 from local.runtimes.rie_protocol import Order
 from local.runtimes.rie_request import Address
 from template.model import Function
 
 #: RIE's port in a container. (`--runtime-interface-emulator-address`, its default)
 PORT: Final = 8080
-
-#: Time between two look-ups of the replicas, seconds.
-REFRESH_SECONDS: Final = 1.0
-
-#: How long RIE may take to answer after the function's timeout before it is regarded as hanging, seconds. It needs
-#: 0.1 s to end a function that is over its time. (measured)
-MARGIN_SECONDS: Final = 2.0
 
 
 async def by_name(function: str) -> Collection[Address]:
@@ -75,12 +68,10 @@ class RieRuntime(FunctionRuntime):
         Looks up where a function's replicas are.
     wait_ready_seconds : float
         How long `start` waits for the first replica of each function.
-    refresh_seconds : float
-        Time between two look-ups.
-    margin_seconds : float
-        How long RIE may take to answer after a function's timeout before it is regarded as hanging.
     notify : callable
         Takes messages about replicas that are ready, gone or failed, one line each.
+    timing : ReplicaTiming
+        How often it looks for the replicas, and how patient it is with them.
 
     """
 
@@ -90,14 +81,10 @@ class RieRuntime(FunctionRuntime):
         *,
         find: Find = by_name,
         wait_ready_seconds: float = 60,
-        refresh_seconds: float = REFRESH_SECONDS,
-        margin_seconds: float = MARGIN_SECONDS,
         notify: Callable[[str], None],
+        timing: ReplicaTiming = DEFAULT_TIMING,
     ) -> None:
-        self._pools = {
-            function.name: ReplicaPool(function, find, notify, refresh_seconds, margin_seconds)
-            for function in functions
-        }
+        self._pools = {function.name: ReplicaPool(function, find, notify, timing) for function in functions}
         self._wait_ready_seconds = wait_ready_seconds
         self._invocations = InvocationTasks()
 

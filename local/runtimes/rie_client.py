@@ -1,15 +1,13 @@
-"""What RIE runs in a function's container: AWS's runtime client, made to say what RIE keeps to itself.
+"""What RIE runs in a function's container: AWS's runtime client, extended to report what RIE hides.
 
-`python -m local.runtimes.rie_client MODULE.FUNCTION`. awslambdaric's own loop with its own Runtime API client, of which
-three calls are extended: an event that comes from `local.runtimes.rie` brings an `Order`, so its request shows the
-driver's id and trace id to the handler, and each answer begins with a head line that tells success from failure and
-carries the end of the log. (`rie_protocol.py`)
+`python -m local.runtimes.rie_client MODULE.FUNCTION` runs awslambdaric's own loop with its own Runtime API client, of
+which three calls are extended. An event that `local.runtimes.rie` sends comes with an `Order` (`rie_protocol.py`). Its
+handler therefore sees the driver's request id and trace id, and its answer begins with a head line that contains the
+outcome and the end of the log. Requests of other senders, such as a curl to RIE's port, stay unchanged.
 
-Requests of anyone else, such as a curl to RIE's port, go through as they are.
-
-The log is taken from the file descriptors 1 and 2, so lines of C code are in it: both become a pipe, whose content a
-thread passes on to the container's output at once. The cost: a few system calls a request, and one small process
-that passes on the last lines of a function that died (a thread dies with it).
+The log is read from the file descriptors 1 and 2, so it includes lines of C code. Both become a pipe, and a thread
+passes its content on to the container's output immediately. The cost is a few system calls for each request, and one
+small process, which passes on the last lines of a function that died (a thread would die with it).
 """
 
 import atexit
@@ -42,13 +40,13 @@ _PIPE_BYTES: Final = 65536
 
 
 class _Output:
-    """Standard output and error: passed on as they come, and the end of the current request's kept."""
+    """Passes standard output and standard error on as they come, and keeps the end of the current request's log."""
 
     def __init__(self) -> None:
         self._target = os.dup(1)
         self._pipe, writer = os.pipe()
         os.set_blocking(self._pipe, False)
-        self._watch_over()
+        self._start_last_reader()
         os.dup2(writer, 1)
         os.dup2(writer, 2)
         os.close(writer)
@@ -64,7 +62,7 @@ class _Output:
         os.write(1, f"START RequestId: {request_id} Version: $LATEST\n".encode())
 
     def end(self, request_id: str) -> bytes:
-        """Return the end of a request's log, all that was written until now in it."""
+        """Return the end of a request's log, which includes everything that was written until now."""
         self.drain()
         line_end = "" if self._tail.endswith(b"\n") else "\n"
         os.write(1, f"{line_end}END RequestId: {request_id}\n".encode())
@@ -72,7 +70,7 @@ class _Output:
         return bytes(self._tail)
 
     def drain(self) -> None:
-        """Pass on what is there now, a pipe's content or two: a thread that never pauses must not hold the answer."""
+        """Pass on what the pipe contains now, at most 256 KiB: a thread that never pauses must not delay the answer."""
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(ValueError, AttributeError):  # closed or removed by the function
                 stream.flush()
@@ -93,26 +91,26 @@ class _Output:
                 content = os.read(self._pipe, _PIPE_BYTES)
             except BlockingIOError:
                 return False
-            # awslambdaric parts the lines of an error by carriage returns, which hide them on a terminal.
+            # awslambdaric separates the lines of an error by carriage returns, which hide them on a terminal.
             content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
             _write(self._target, content)
             self._tail += content
             del self._tail[:-LOG_TAIL_BYTES]
         return bool(content)
 
-    def _watch_over(self) -> None:
-        """Start the process that waits for this one's end, ends its children and passes on what it left in the pipe."""
-        gone, alive = os.pipe()  # `alive` stays open as long as this process lives
+    def _start_last_reader(self) -> None:
+        """Fork a process that waits for the end of this one, kills its children and passes on the rest of the pipe."""
+        end_reader, end_writer = os.pipe()  # the writing end stays open as long as this process lives
         group = os.getpgrp() if os.getpgrp() == os.getpid() else None
         if os.fork():
-            os.close(gone)
-            os.register_at_fork(after_in_child=lambda: os.close(alive))
+            os.close(end_reader)
+            os.register_at_fork(after_in_child=lambda: os.close(end_writer))
             return
         os.setsid()  # RIE kills the function's process group (measured)
-        os.close(alive)
-        os.read(gone, 1)
+        os.close(end_writer)
+        os.read(end_reader, 1)
         with contextlib.suppress(ProcessLookupError):
-            if group is not None:  # what the function has started ends with it, as on Lambda
+            if group is not None:  # processes that the function started end with it, as on Lambda
                 os.killpg(group, signal.SIGKILL)
         with contextlib.suppress(BlockingIOError):
             while content := os.read(self._pipe, _PIPE_BYTES):
@@ -121,13 +119,13 @@ class _Output:
 
 
 def _write(target: int, content: bytes) -> None:
-    with contextlib.suppress(OSError):  # nobody reads the container's output: no reason to fail a request
+    with contextlib.suppress(OSError):  # a container whose output is not read must still answer its requests
         while content:
             content = content[os.write(target, content) :]
 
 
 class _Client(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no types
-    """The Runtime API as awslambdaric speaks it, with orders and heads."""
+    """awslambdaric's client of the Runtime API, extended to read orders and to write head lines."""
 
     def __init__(self, address: str, use_thread: bool, output: _Output) -> None:
         super().__init__(address, use_thread)
@@ -153,7 +151,7 @@ class _Client(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no 
             request.client_context = order.client_context
             if order.timeout_seconds is not None:
                 request.deadline_time_in_ms = round((time.time() + order.timeout_seconds) * 1000)
-                # The kernel's timer, its signal's default action: code that holds the interpreter cannot outlast it.
+                # The kernel's timer and the default action of its signal end even code that never releases the GIL.
                 signal.setitimer(signal.ITIMER_REAL, order.timeout_seconds)
             self._output.begin(order.request_id)
             return request
@@ -171,7 +169,7 @@ class _Client(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no 
             return
         body = result_data if isinstance(result_data, bytes) else result_data.encode()
         if len(body) > MAX_RESPONSE_BYTES:
-            # RIE would say this without the size. (measured)
+            # RIE's own error does not include the size. (measured)
             self._post_error(order, json.dumps(response_too_large(len(body))), "", invocation_id)
             return
         body = with_head(order.request_id, OK, body, self._end(order))
@@ -184,12 +182,12 @@ class _Client(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no 
             super().post_invocation_error(invoke_id, error_response_data, xray_fault, invocation_id)
             return
         report = error_response_data.encode()
-        if not fits_with_head(report):  # without a head it would look like a result
+        if not fits_with_head(report):  # without a head line it would look like a result
             error_response_data = json.dumps(response_too_large(len(report)))
         self._post_error(self._order, error_response_data, xray_fault, invocation_id)
 
     def _end(self, order: Order) -> bytes:
-        """Stop the time and return the end of the log."""
+        """Stop the timer and return the end of the log."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         return self._output.end(order.request_id)
 

@@ -30,7 +30,7 @@ def variables(function: Function, region: str) -> dict[str, str]:
     return {
         **function.environment,
         "AWS_LAMBDA_FUNCTION_NAME": function.name,
-        "AWS_LAMBDA_FUNCTION_TIMEOUT": str(rie_timeout(function)),
+        "AWS_LAMBDA_FUNCTION_TIMEOUT": str(rie_timeout(function.timeout_seconds)),
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_mb),
         "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
         "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.name}",

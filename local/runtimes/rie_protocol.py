@@ -1,6 +1,7 @@
-"""What `rie.py` and `rie_client.py` say to each other through RIE, which tells too little by itself.
+"""What `rie_request.py` and `rie_client.py` send each other through RIE, which by itself passes on too little.
 
-There: an `Order` in the client context, the one thing that RIE passes on as it is. Back: a head line before the body.
+To the container goes an `Order`, inside the client context: the only thing that RIE passes on unchanged. Back comes a
+head line before the body.
 """
 
 import base64
@@ -10,15 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from local.runtimes.limits import INIT_SECONDS, LOG_TAIL_BYTES, MAX_RESPONSE_BYTES
-from template.model import Function
 
-#: The client context's key that holds an order.
+#: The client context's key that contains an order.
 _KEY: Final = "faceq"
 
-#: A head without a log: an id of 36 characters, a word of 5 at most, two spaces, a dash, the line's end.
+#: A head line without a log: an id of 36 characters, an outcome of at most 5, two spaces, a dash, the line's end.
 _SHORTEST_HEAD_BYTES: Final = 36 + 1 + 5 + 1 + 1 + 1
 
-#: What became of an order: the handler's result, its error, or nothing at all, for it is another function's.
+#: Outcomes of an order: the handler's result, its error, or nothing, because the container runs another function.
 OK: Final = "ok"
 ERROR: Final = "error"
 OTHER: Final = "other"
@@ -31,17 +31,17 @@ class Order:
     Parameters
     ----------
     request_id : str
-        What the function is to see as its request's id.
+        The request id that the function sees.
     function : str
-        The name of the function that is meant: an address may have become another's.
+        The name of the function that shall run. The address may meanwhile belong to another function's container.
     warm_up : bool
-        To be answered once the init is done, without the handler.
+        Whether to answer after the init without calling the handler.
     trace_id : str or None
-        X-Ray trace header; RIE loses it on the way. (measured)
+        X-Ray trace header; RIE does not pass it on. (measured)
     client_context : str or None
-        The caller's own, JSON.
+        The caller's own client context, JSON.
     timeout_seconds : float or None
-        Time that the function has; its process is ended when it is over. RIE's own timer counts the init too.
+        How long the function may take before its process is ended. RIE's own timer also counts the init.
 
     """
 
@@ -57,13 +57,13 @@ class Order:
         return base64.b64encode(json.dumps({_KEY: vars(self)}).encode()).decode()
 
 
-def rie_timeout(function: Function) -> int:
-    """Return what RIE is to be told of a function's timeout, seconds: RIE's includes the init, Lambda's does not."""
-    return function.timeout_seconds + round(INIT_SECONDS)
+def rie_timeout(timeout_seconds: int) -> int:
+    """Return the timeout to configure in RIE for a function's timeout: RIE's includes the init, Lambda's does not."""
+    return timeout_seconds + round(INIT_SECONDS)
 
 
 def read_order(client_context: str | None) -> Order | None:
-    """Return the order in a client context, None if it holds none."""
+    """Return the order in a client context, None if it contains none."""
     try:
         content = json.loads(client_context or "null")
     except ValueError:
@@ -76,24 +76,27 @@ def read_order(client_context: str | None) -> Order | None:
 
 
 def with_head(request_id: str, outcome: str, body: bytes, log_tail: bytes = b"") -> bytes:
-    """Put the head line before a body; without the log, or without the head, where the limit leaves no room for it."""
+    """Put the head line before a body.
+
+    A head line without the log, or no head line, if the result would otherwise be over `MAX_RESPONSE_BYTES`.
+    """
     for log in (base64.b64encode(log_tail) or b"-", b"-"):
-        whole = b"%s %s %s\n%s" % (request_id.encode(), outcome.encode(), log, body)
-        if len(whole) <= MAX_RESPONSE_BYTES:
-            return whole
+        content = b"%s %s %s\n%s" % (request_id.encode(), outcome.encode(), log, body)
+        if len(content) <= MAX_RESPONSE_BYTES:
+            return content
     return body
 
 
 def fits_with_head(body: bytes) -> bool:
-    """Return whether `with_head` puts a head before this body."""
+    """Return whether `with_head` puts a head line before this body."""
     return len(body) + _SHORTEST_HEAD_BYTES <= MAX_RESPONSE_BYTES
 
 
 def read_head(request_id: str, content: bytes) -> tuple[str, bytes, bytes] | None:
-    """Return outcome, body and log of an answer; None if it has no head, or that of another request."""
-    head, _, body = content[: 2 * LOG_TAIL_BYTES].partition(b"\n")
+    """Return the outcome, body and log of an answer; None if it has no head line or that of another request."""
+    head, _, _ = content[: 2 * LOG_TAIL_BYTES].partition(b"\n")
     parts = head.split(b" ")
     if len(parts) != 3 or parts[0] != request_id.encode():
         return None
-    body = content[len(head) + 1 :]
-    return parts[1].decode(), body, b"" if parts[2] == b"-" else base64.b64decode(parts[2])
+    outcome, log = parts[1].decode(), parts[2]
+    return outcome, content[len(head) + 1 :], b"" if log == b"-" else base64.b64decode(log)

@@ -1,6 +1,6 @@
 """A Lambda runtime client in pure Python: it asks the Runtime API for events and gives them to a handler.
 
-It takes the place of `awslambdaric` where that has no wheels (macOS) and behaves as it does: the same errors, the same
+It replaces `awslambdaric` where that has no wheels (macOS) and behaves in the same way: the same errors, the same
 JSON, the same context object. `python -m local.runtimes.runtime_client MODULE.FUNCTION`, with the Runtime API's address
 in AWS_LAMBDA_RUNTIME_API. (Lambda developer guide, "Using the Lambda runtime API for custom runtimes")
 """
@@ -23,8 +23,8 @@ from typing import Final, TextIO
 API: Final = "/2018-06-01/runtime"
 
 
-class Fault(Exception):  # noqa: N818 - Lambda's word for what the runtime, not the handler, finds wrong
-    """Something wrong that the runtime finds.
+class RuntimeClientError(Exception):
+    """An error that the runtime client finds, not the handler.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Fault(Exception):  # noqa: N818 - Lambda's word for what the runtime, not 
     message : str
         What is wrong.
     trace : list of str
-        Where, for errors that have a place.
+        The lines of its stack trace, for errors that have a place in the code.
 
     """
 
@@ -45,7 +45,7 @@ class Fault(Exception):  # noqa: N818 - Lambda's word for what the runtime, not 
 
 @dataclass(frozen=True)
 class Context:
-    """What a handler learns about its invocation, named as in the Lambda developer guide."""
+    """The handler's context object, with the names of the Lambda developer guide."""
 
     aws_request_id: str
     invoked_function_arn: str
@@ -68,8 +68,8 @@ class Context:
 Handler = Callable[[object, Context], object]
 
 
-class _Lines:
-    """A stream that is flushed at every write, so that no line is lost when the process is killed."""
+class _UnbufferedStream:
+    """A stream that flushes after every write, so that no line is lost when the process is killed."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -83,8 +83,8 @@ class _Lines:
         return getattr(self._stream, name)
 
 
-class _RequestIds(logging.Filter):
-    """Gives each log record the id of the request that is being handled."""
+class _RequestIdFilter(logging.Filter):
+    """Adds the current request's id to each log record."""
 
     request_id = ""
 
@@ -103,46 +103,52 @@ def find_handler(name: str) -> Handler:
 
     Raises
     ------
-    Fault
-        There is no such handler, or its module cannot be imported. Other exceptions of the module pass through.
+    RuntimeClientError
+        The handler does not exist, or its module cannot be imported. Other exceptions of the module pass through.
 
     """
     module_name, dot, function = name.rpartition(".")
     if not dot:
-        raise Fault("Runtime.MalformedHandlerName", f"Bad handler '{name}': not of the form module.function")
+        raise RuntimeClientError(
+            "Runtime.MalformedHandlerName", f"Bad handler '{name}': not of the form module.function"
+        )
     try:
         module = importlib.import_module(module_name.replace("/", "."))
     except ImportError as error:
-        raise Fault("Runtime.ImportModuleError", f"Unable to import module '{module_name}': {error}") from error
+        raise RuntimeClientError(
+            "Runtime.ImportModuleError", f"Unable to import module '{module_name}': {error}"
+        ) from error
     except SyntaxError as error:
         place = f'  File "{error.filename}" Line {error.lineno}\n    {error.text}'
         message = f"Syntax error in module '{module_name}': {error}"
-        raise Fault("Runtime.UserCodeSyntaxError", message, [place]) from error
+        raise RuntimeClientError("Runtime.UserCodeSyntaxError", message, [place]) from error
     try:
         handler: Handler = getattr(module, function)
     except AttributeError:
-        raise Fault("Runtime.HandlerNotFound", f"Handler '{function}' missing on module '{module_name}'") from None
+        raise RuntimeClientError(
+            "Runtime.HandlerNotFound", f"Handler '{function}' missing on module '{module_name}'"
+        ) from None
     return handler
 
 
 def to_json(result: object) -> bytes:
-    """Return a handler's result as it goes over the wire: bytes as they are, all else as JSON.
+    """Return a handler's result as it is sent: bytes unchanged, everything else as JSON.
 
     Raises
     ------
-    Fault
-        It cannot be written as JSON.
+    RuntimeClientError
+        The result cannot be written as JSON.
 
     """
     if isinstance(result, bytes):
         return result
     try:
-        return json.dumps(result, default=_number).encode()
+        return json.dumps(result, default=_decimal_to_float).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise Fault("Runtime.MarshalError", f"Unable to marshal response: {error}") from error
+        raise RuntimeClientError("Runtime.MarshalError", f"Unable to marshal response: {error}") from error
 
 
-def _number(value: object) -> float:
+def _decimal_to_float(value: object) -> float:
     if isinstance(value, Decimal):
         return float(value)
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
@@ -150,18 +156,18 @@ def _number(value: object) -> float:
 
 def error_report(error: BaseException, request_id: str = "") -> dict[str, object]:
     """Return the error as Lambda reports it: `errorMessage`, `errorType`, `requestId` and `stackTrace`."""
-    if isinstance(error, Fault):
+    if isinstance(error, RuntimeClientError):
         error_type, trace = error.error_type, error.trace
     else:
         frames = traceback.extract_tb(error.__traceback__)
         error_type = type(error).__name__
-        # From the handler on: this file's own frames say nothing to its author.
+        # The handler's author needs no frames of this file.
         trace = traceback.format_list([frame for frame in frames if frame.filename != __file__])
     return {"errorMessage": str(error), "errorType": error_type, "requestId": request_id, "stackTrace": trace}
 
 
 class RuntimeApi:
-    """The Runtime API, over one connection that is kept.
+    """A client of the Runtime API that keeps one connection open.
 
     Parameters
     ----------
@@ -174,7 +180,7 @@ class RuntimeApi:
         self._connection = http.client.HTTPConnection(address)
 
     def next(self) -> tuple[Message, bytes]:
-        """Wait for an event, however long; return its headers and its bytes."""
+        """Wait for an event without a limit; return its headers and its bytes."""
         return self._call("GET", "/invocation/next", None, {}, 200)
 
     def respond(self, request_id: str, result: bytes) -> None:
@@ -201,13 +207,13 @@ class RuntimeApi:
 def _context(headers: Message) -> Context:
     text = headers.get("Lambda-Runtime-Client-Context")
     try:
-        given = json.loads(text) if text else None
+        parsed = json.loads(text) if text else None
     except ValueError as error:
         message = f"Unable to parse Client Context JSON: {error}"
-        raise Fault("Runtime.LambdaContextUnmarshalError", message) from error
+        raise RuntimeClientError("Runtime.LambdaContextUnmarshalError", message) from error
     client_context = None
-    if isinstance(given, dict):
-        client_context = SimpleNamespace(**{name: given.get(name) for name in ("custom", "env", "client")})
+    if isinstance(parsed, dict):
+        client_context = SimpleNamespace(**{name: parsed.get(name) for name in ("custom", "env", "client")})
     return Context(
         aws_request_id=headers["Lambda-Runtime-Aws-Request-Id"],
         invoked_function_arn=headers["Lambda-Runtime-Invoked-Function-Arn"],
@@ -227,9 +233,9 @@ def _serve_one(api: RuntimeApi, handler: Handler, headers: Message, event: bytes
         try:
             parsed = json.loads(event)
         except ValueError as error:
-            raise Fault("Runtime.UnmarshalError", f"Unable to unmarshal input: {error}") from error
+            raise RuntimeClientError("Runtime.UnmarshalError", f"Unable to unmarshal input: {error}") from error
         result = to_json(handler(parsed, context))
-    except Exception as error:  # noqa: BLE001 - whatever a handler raises is its result
+    except Exception as error:  # noqa: BLE001 - every exception of a handler is its result
         report = error_report(error, request_id)
         _log(report)
         api.fail(f"/invocation/{request_id}/error", report)
@@ -243,9 +249,9 @@ def _log(report: Mapping[str, object]) -> None:
     print(f"[ERROR] {report['errorType']}: {report['errorMessage']}\nTraceback (most recent call last):\n{lines}")  # noqa: T201
 
 
-def _set_up_logging() -> _RequestIds:
-    sys.stdout, sys.stderr = _Lines(sys.stdout), _Lines(sys.stderr)
-    ids = _RequestIds()
+def _set_up_logging() -> _RequestIdFilter:
+    sys.stdout, sys.stderr = _UnbufferedStream(sys.stdout), _UnbufferedStream(sys.stderr)
+    ids = _RequestIdFilter()
     logging.Formatter.converter = time.gmtime
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(
@@ -259,7 +265,7 @@ def _set_up_logging() -> _RequestIds:
 
 
 def main() -> None:
-    """Import the handler, then serve events until the Runtime API is gone."""
+    """Import the handler, then serve events until the Runtime API closes."""
     ids = _set_up_logging()
     api = RuntimeApi(os.environ["AWS_LAMBDA_RUNTIME_API"])
     try:
