@@ -1,9 +1,9 @@
 #!/bin/sh
-# What every container of the image runs, with the handler as its argument.
+# Every container of the image runs this script, with the handler as its argument.
 set -eu
 : "${FACEQ_MODEL:=$(cat "$FACEQ_MODELS_DIR/id")}"
 export FACEQ_MODEL
-# Lambda sets this variable: its service is there. Elsewhere the Runtime Interface Emulator plays it.
+# Lambda sets this variable to the address of its Runtime API. Elsewhere the Runtime Interface Emulator provides it.
 if [ -n "${AWS_LAMBDA_RUNTIME_API:-}" ]; then
     exec python -m awslambdaric "$@"
 fi
