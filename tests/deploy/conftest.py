@@ -1,10 +1,10 @@
-"""What the tests of `faceq deploy` share: an AWS, with and without a real registry."""
+"""Fixtures of the tests of `faceq deploy`: a fake AWS account, with and without a real registry."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.deploy.cloud import Cloud, misleading, running_cloud, why_no_registry
+from tests.deploy.cloud import Cloud, running_cloud, variables_to_unset, why_no_registry
 
 
 @pytest.fixture(scope="session")
@@ -24,19 +24,19 @@ def _with_registry() -> Iterator[Cloud]:
 
 @pytest.fixture
 def cloud(_without_registry: Cloud, monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    """An empty account, and this process's environment as its owner has it. Its ECR has no registry."""
+    """An empty account without a registry. This process's environment is that of the account's owner."""
     return _signed_in(monkeypatch, _without_registry)
 
 
 @pytest.fixture
 def registry_cloud(_with_registry: Cloud, monkeypatch: pytest.MonkeyPatch) -> Cloud:
-    """As `cloud`, with a real registry behind ECR."""
+    """An empty account with a real registry behind ECR. This process's environment is that of the account's owner."""
     return _signed_in(monkeypatch, _with_registry)
 
 
 def _signed_in(monkeypatch: pytest.MonkeyPatch, cloud: Cloud) -> Cloud:
     cloud.reset()
-    for name in misleading():
+    for name in variables_to_unset():
         monkeypatch.delenv(name)
     for name, value in cloud.variables.items():
         monkeypatch.setenv(name, value)

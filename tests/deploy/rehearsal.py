@@ -1,4 +1,4 @@
-"""Commands as a person types them, and what they print: for the tests, and for docs/operations.md."""
+"""Running commands as a user types them, and writing what they print into docs/operations.md and README.md."""
 
 import os
 import re
@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-#: Between these lines docs/operations.md holds what the last rehearsal printed, and the calls that it made.
+#: The lines around the generated parts: all that the last rehearsal printed and the calls that it made
+#: (docs/operations.md), and the end of its first deploy (README.md).
 REHEARSAL = ("<!-- rehearsal: written by make rehearsal -->", "<!-- end of the rehearsal -->")
 DEPLOY = ("<!-- deploy: written by make rehearsal -->", "<!-- end of the deploy -->")
 CALLS = ("<!-- calls: written by make rehearsal -->", "<!-- end of the calls -->")
@@ -17,7 +18,7 @@ CALLS = ("<!-- calls: written by make rehearsal -->", "<!-- end of the calls -->
 
 @dataclass
 class Terminal:
-    """Runs commands in the clone and keeps what they print.
+    """Runs commands in the clone and keeps a transcript.
 
     Parameters
     ----------
@@ -31,16 +32,16 @@ class Terminal:
     environ: Mapping[str, str]
     lines: list[str] = field(default_factory=list)
 
-    def remark(self, words: str) -> None:
-        """Put a comment into the transcript."""
-        self.lines += ["", f"# {words}"]
+    def comment(self, text: str) -> None:
+        """Add a comment to the transcript."""
+        self.lines += ["", f"# {text}"]
 
     def run(self, command: str, code: int = 0) -> str:
-        """Run `faceq ...` and return what it prints, both streams as they come. Its exit code must be `code`."""
-        words = command.split()
-        assert words[0] == "faceq"
+        """Run `faceq ...` and return what it prints on both streams. Its exit code must be `code`."""
+        program, *arguments = command.split()
+        assert program == "faceq"
         done = subprocess.run(
-            [sys.executable, "-m", "cli.main", *words[1:]],
+            [sys.executable, "-m", "cli.main", *arguments],
             cwd=ROOT,
             env={**self.environ, "COLUMNS": "110", "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
@@ -54,7 +55,7 @@ class Terminal:
         return done.stdout
 
     def tail_of(self, command: str, first: str) -> str:
-        """Return, for people, a command and what it printed from the line `first` on."""
+        """Return a command and what it printed from the line `first` on, for a document."""
         begin = self.lines.index(f"$ {command}")
         rest = self.lines[begin + 1 :]
         end = next(number for number, line in enumerate(rest) if line.startswith(("$ ", "# ")))
@@ -62,7 +63,7 @@ class Terminal:
         return self.transcript([f"$ {command}", "...", *shown[shown.index(first) :]]).rstrip()
 
     def transcript(self, lines: Sequence[str] | None = None) -> str:
-        """Return lines, all of them unless told, for people: this machine's folders left out, digests cut."""
+        """Return lines (by default all) for a document: with folders and digests shortened."""
         text = "\n".join(self.lines if lines is None else lines).strip()
         for folder in (str(ROOT), os.environ.get("HOME", "/nowhere")):
             text = text.replace(folder, "~")
@@ -71,12 +72,12 @@ class Terminal:
 
 
 def commands(document: str) -> list[str]:
-    """Return the commands of the rehearsal in a document."""
+    """Return the commands in a document's transcript of the rehearsal."""
     return [line.removeprefix("$ ") for line in _block(document, REHEARSAL)[1].splitlines() if line.startswith("$ ")]
 
 
 def write_into(document: Path, place: tuple[str, str], content: str) -> None:
-    """Replace what stands between the two lines of a place in a document."""
+    """Replace the part of a document between the two lines of a place."""
     before, _, after = _block(document.read_text(), place)
     document.write_text(f"{before}{place[0]}\n{content}\n{place[1]}{after}")
 

@@ -1,4 +1,4 @@
-"""Pushing an image: to a real registry, behind the ECR that the test cloud plays."""
+"""Pushing an image to a real registry, which is behind the fake AWS's ECR."""
 
 import io
 import json
@@ -19,17 +19,17 @@ pytestmark = pytest.mark.docker
 REPOSITORY = "faceq"
 
 
-class Layers:
-    """What a push says of its layers."""
+class RecordedProgress:
+    """Records the progress of a push."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, str, int, int]] = []
+        self.messages: list[tuple[str, str, int, int]] = []
 
     def __call__(self, layer: str, status: str, current: int, total: int) -> None:
-        self.told.append((layer, status, current, total))
+        self.messages.append((layer, status, current, total))
 
     def statuses(self) -> set[str]:
-        return {status for _, status, _, _ in self.told}
+        return {status for _, status, _, _ in self.messages}
 
 
 def docker(*arguments: str, content: bytes | None = None) -> str:
@@ -43,7 +43,7 @@ def image_id(image: str) -> str:
 
 @pytest.fixture
 def image() -> Iterator[str]:
-    """A tiny image that no other test has: one file."""
+    """A tiny image of one file, which no other test uses."""
     tag = f"faceq-test-{uuid.uuid4().hex[:8]}:one"
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as archive:
@@ -58,19 +58,19 @@ def image() -> Iterator[str]:
 
 @pytest.fixture
 def repository(registry_cloud: Cloud) -> str:
-    """The URI of an empty repository, immutable as ours is."""
-    made = registry_cloud.client("ecr").create_repository(repositoryName=REPOSITORY, imageTagMutability="IMMUTABLE")
-    return str(made["repository"]["repositoryUri"])
+    """The URI of an empty repository, with immutable tags as in base.yaml."""
+    response = registry_cloud.client("ecr").create_repository(repositoryName=REPOSITORY, imageTagMutability="IMMUTABLE")
+    return str(response["repository"]["repositoryUri"])
 
 
 def pushed(cloud: Cloud, image: str, repository: str) -> PushedImage:
-    return registry.push(image, repository, cloud.client("ecr"), Layers())
+    return registry.push(image, repository, cloud.client("ecr"), RecordedProgress())
 
 
-def test_what_lies_in_the_registry_is_the_local_image(registry_cloud: Cloud, image: str, repository: str) -> None:
-    """The manifest under the digest that the stack will name has the local image's id as its configuration."""
-    layers = Layers()
-    done = registry.push(image, repository, registry_cloud.client("ecr"), layers)
+def test_the_image_in_the_registry_is_the_local_image(registry_cloud: Cloud, image: str, repository: str) -> None:
+    """The manifest with the returned digest names the local image's id as its configuration."""
+    progress = RecordedProgress()
+    done = registry.push(image, repository, registry_cloud.client("ecr"), progress)
     (found,) = registry_cloud.client("ecr").batch_get_image(
         repositoryName=REPOSITORY, imageIds=[{"imageDigest": done.digest}]
     )["images"]
@@ -78,36 +78,38 @@ def test_what_lies_in_the_registry_is_the_local_image(registry_cloud: Cloud, ima
     assert done.tag == image_id(image).removeprefix("sha256:")[:12]
     assert done.uri == f"{repository}@{done.digest}"
     assert not done.was_present
-    assert "Pushed" in layers.statuses()
+    assert "Pushed" in progress.statuses()
 
 
 def test_a_second_push_pushes_nothing(registry_cloud: Cloud, image: str, repository: str) -> None:
-    """What is there already is found by its tag, with no word to the registry: its password is not even asked for."""
+    """An image that was pushed before is found by its tag, without a request to the registry or for its password."""
     first = pushed(registry_cloud, image, repository)
-    registry_cloud.forget()
-    layers = Layers()
-    second = registry.push(image, repository, registry_cloud.client("ecr"), layers)
+    registry_cloud.forget_calls()
+    progress = RecordedProgress()
+    second = registry.push(image, repository, registry_cloud.client("ecr"), progress)
     assert (second.digest, second.was_present) == (first.digest, True)
-    assert layers.told == []
+    assert progress.messages == []
     assert {call.operation for call in registry_cloud.calls()} == {"DescribeImages", "BatchGetImage"}
 
 
-def test_the_digest_to_be_is_known_once_the_image_is_there(registry_cloud: Cloud, image: str, repository: str) -> None:
-    """A plan names the digest of an image that was pushed, and none before."""
+def test_the_digest_is_known_once_the_image_was_pushed(registry_cloud: Cloud, image: str, repository: str) -> None:
+    """A plan shows the digest of a pushed image, and none before the push."""
     ecr = registry_cloud.client("ecr")
     assert registry.known_digest(image, repository, ecr) is None
-    assert registry.known_digest(image, f"{repository}-that-is-not-there", ecr) is None
+    assert registry.known_digest(image, f"{repository}-missing", ecr) is None
     done = pushed(registry_cloud, image, repository)
     assert registry.known_digest(image, repository, ecr) == done.digest
 
 
-def test_the_image_keeps_its_names(registry_cloud: Cloud, image: str, repository: str) -> None:
-    """The tag that the push needed is gone after it, whether it went well or not; the image's own stays."""
+def test_a_push_leaves_the_images_own_names_only(registry_cloud: Cloud, image: str, repository: str) -> None:
+    """The tag that the push needs is removed after it, whether the push succeeds or fails."""
     pushed(registry_cloud, image, repository)
     assert docker("image", "inspect", "--format", "{{.RepoTags}}", image) == f"[{image}]"
 
 
-def test_a_failed_push_leaves_no_tag(registry_cloud: Cloud, image: str, repository: str) -> None:
+def test_a_failed_push_names_the_permissions_and_leaves_no_tag(
+    registry_cloud: Cloud, image: str, repository: str
+) -> None:
     registry_cloud.break_push(403, "DENIED", "User is not authorized to perform: ecr:InitiateLayerUpload")
     with pytest.raises(SetupError) as refused:
         pushed(registry_cloud, image, repository)
@@ -117,8 +119,8 @@ def test_a_failed_push_leaves_no_tag(registry_cloud: Cloud, image: str, reposito
     assert docker("image", "inspect", "--format", "{{.RepoTags}}", image) == f"[{image}]"
 
 
-def test_a_tag_never_moves(registry_cloud: Cloud, image: str, repository: str) -> None:
-    """The registry takes no other image under a tag that is there; nor does our push try."""
+def test_the_registry_refuses_to_move_a_tag(registry_cloud: Cloud, image: str, repository: str) -> None:
+    """An immutable repository refuses a second image with the same tag; faceq never tries to push one."""
     done = pushed(registry_cloud, image, repository)
     docker("image", "tag", image, f"{repository}:{done.tag}")
     try:
@@ -131,8 +133,8 @@ def test_a_tag_never_moves(registry_cloud: Cloud, image: str, repository: str) -
     assert b"immutable" in again.stderr + again.stdout
 
 
-def test_another_image_under_the_tag_is_refused(registry_cloud: Cloud, image: str, repository: str) -> None:
-    """Twelve digits are no proof; the manifest is."""
+def test_another_image_with_the_same_tag_is_refused(registry_cloud: Cloud, image: str, repository: str) -> None:
+    """The tag has only twelve digits of the image's id; the manifest has all of them."""
     foreign = {
         "schemaVersion": 2,
         "mediaType": registry.IMAGE_MANIFESTS[0],
@@ -147,8 +149,8 @@ def test_another_image_under_the_tag_is_refused(registry_cloud: Cloud, image: st
     assert refused.value.code == "other_image"
 
 
-def test_an_index_is_refused(registry_cloud: Cloud, image: str, repository: str) -> None:
-    """Lambda takes one image, no list of several; that is seen before a function is made of it."""
+def test_an_index_of_images_is_refused(registry_cloud: Cloud, image: str, repository: str) -> None:
+    """Lambda takes only a single image. The push checks this before a function is created."""
     index = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
@@ -162,15 +164,19 @@ def test_an_index_is_refused(registry_cloud: Cloud, image: str, repository: str)
     assert refused.value.code == "not_plain"
 
 
-def test_a_repository_that_is_not_there_is_said(registry_cloud: Cloud, image: str, repository: str) -> None:
+def test_the_error_for_a_missing_repository_names_the_command_that_creates_it(
+    registry_cloud: Cloud, image: str, repository: str
+) -> None:
     with pytest.raises(SetupError) as refused:
-        pushed(registry_cloud, image, f"{repository}-of-nobody")
+        pushed(registry_cloud, image, f"{repository}-missing")
     assert refused.value.code == "no_repository"
     assert "faceq deploy" in refused.value.message
 
 
-def test_a_repository_of_another_owner_is_said(registry_cloud: Cloud, image: str) -> None:
-    """ECR refuses whoever may not see it, before anything is pushed."""
+def test_a_repository_of_another_account_is_refused_before_anything_is_pushed(
+    registry_cloud: Cloud, image: str
+) -> None:
+    """ECR refuses callers who may not see it, already at the first call."""
     registry_cloud.fail(
         "ecr", "DescribeImages", "AccessDeniedException",
         f"User: arn:aws:iam::{ACCOUNT}:user/me is not authorized to perform: ecr:DescribeImages",
@@ -181,16 +187,17 @@ def test_a_repository_of_another_owner_is_said(registry_cloud: Cloud, image: str
     assert [call.parameters["registryId"] for call in registry_cloud.calls()] == ["210987654321"]
 
 
-def test_a_wrong_password_is_said(registry_cloud: Cloud, image: str, repository: str) -> None:
-    """The registry's own refusal comes in one line."""
-    registry_cloud.password("d3Jvbmc6d3Jvbmc=")
+def test_the_registrys_refusal_of_a_password_is_reported_in_one_line(
+    registry_cloud: Cloud, image: str, repository: str
+) -> None:
+    registry_cloud.set_registry_token("d3Jvbmc6d3Jvbmc=")
     with pytest.raises(SetupError) as refused:
         pushed(registry_cloud, image, repository)
     assert refused.value.code == "push_refused"
     assert "\n" not in refused.value.message
 
 
-def test_an_image_that_is_not_there_is_said(registry_cloud: Cloud, repository: str) -> None:
+def test_the_error_for_a_missing_image_names_the_command_that_builds_it(registry_cloud: Cloud, repository: str) -> None:
     with pytest.raises(SetupError) as missing:
         pushed(registry_cloud, "faceq-test-nothing:one", repository)
     assert missing.value.code == "no_image"

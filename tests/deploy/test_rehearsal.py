@@ -1,6 +1,6 @@
-"""The whole life of a deployed service, by the commands a person types.
+"""The life of a deployed service from the first plan to its deletion, by the commands that a user types.
 
-AWS is moto's; the registry is a real one, and the functions are containers of the digest that lies in it.
+AWS is the fake one. The registry is real, and the functions are containers of the image with the deployed digest.
 """
 
 import json
@@ -25,13 +25,13 @@ pytestmark = [
 
 COLLINS = "Eileen Collins"
 OPERATIONS = ROOT / "docs" / "operations.md"
-#: Set, the pages are written anew.
+#: If this variable is set, the test writes the transcript into the documents.
 FACEQ_REHEARSAL = "FACEQ_REHEARSAL"
 
 
 @pytest.fixture
 def terminal(registry_cloud: Cloud, tmp_path: Path) -> Terminal:
-    """A terminal of somebody with an account, one person enrolled and an image that has passed the tests."""
+    """The terminal of a user with an account, one enrolled person, and an image that has passed the tests."""
     models = Paths.from_environment(os.environ).models
     environ = {
         **registry_cloud.environ,
@@ -40,18 +40,18 @@ def terminal(registry_cloud: Cloud, tmp_path: Path) -> Terminal:
         "FACEQ_STATE_DIR": str(tmp_path / "state"),
     }
     photo = str(package_file(ASTRONAUT, models))
-    for words in (
+    for arguments in (
         ["-m", "cli.main", "people", "add", COLLINS, photo],
         ["-m", "deploy.tested_images", "faceq-function"],
     ):
-        subprocess.run([sys.executable, *words], cwd=ROOT, env=environ, check=True, capture_output=True)
-    registry_cloud.play_images()
+        subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environ, check=True, capture_output=True)
+    registry_cloud.run_images()
     return Terminal(environ)
 
 
 @pytest.fixture
 def blind_image() -> Iterator[str]:
-    """The function image, set so that it sees no face that is not huge: the same layers."""
+    """The function image with a setting that makes it ignore all faces but huge ones; its layers are the same."""
     tag = "faceq-function:blind"
     subprocess.run(
         ["docker", "build", "--quiet", "--provenance=false", "--sbom=false", "--tag", tag, "-"],
@@ -63,7 +63,7 @@ def blind_image() -> Iterator[str]:
 
 
 def running(cloud: Cloud) -> dict[str, object]:
-    """What the alias of the detector runs."""
+    """Return what the alias of face-detection runs."""
     found = cloud.client("lambda").get_function(FunctionName="face-detection", Qualifier="live")
     configuration = found["Configuration"]
     return {
@@ -74,11 +74,11 @@ def running(cloud: Cloud) -> dict[str, object]:
 
 
 def digest_in_registry(cloud: Cloud, image: str) -> str:
-    """The digest of the manifest whose configuration is this image of the engine."""
-    asked = subprocess.run(
+    """Return the digest of the manifest in the registry whose configuration is this image."""
+    inspection = subprocess.run(
         ["docker", "image", "inspect", "--format", "{{.Id}}", image], check=True, capture_output=True
     )
-    image_id = asked.stdout.decode().strip()
+    image_id = inspection.stdout.decode().strip()
     (found,) = cloud.client("ecr").batch_get_image(
         repositoryName="faceq", imageIds=[{"imageTag": image_id.removeprefix("sha256:")[:12]}]
     )["images"]
@@ -87,8 +87,8 @@ def digest_in_registry(cloud: Cloud, image: str) -> str:
 
 
 def containers_of(image: str) -> int:
-    """How many containers of exactly this image run a function."""
-    asked = subprocess.run(
+    """Return how many containers of exactly this image run a function."""
+    inspection = subprocess.run(
         ["docker", "image", "inspect", "--format", "{{.Id}}", image], check=True, capture_output=True
     )
     found = subprocess.run(
@@ -97,7 +97,7 @@ def containers_of(image: str) -> int:
         capture_output=True,
         text=True,
     )
-    image_id = asked.stdout.decode().strip()
+    image_id = inspection.stdout.decode().strip()
     return len([line for line in found.stdout.splitlines() if line.startswith(image_id) and ".handler" in line])
 
 
@@ -106,51 +106,51 @@ def test_a_service_is_deployed_changed_rolled_back_and_removed(
 ) -> None:
     """Plan, deploy, change, failed change, failed smoke test, roll back, destroy."""
     cloud = registry_cloud
-    terminal.remark("What would happen? Nothing is changed.")
-    said = terminal.run("faceq deploy plan --detailed-exitcode", code=2)
-    assert "FaceDetection" in said
-    assert "face-detection may" in said
+    terminal.comment("Show what a deploy would do, without changing anything.")
+    output = terminal.run("faceq deploy plan --detailed-exitcode", code=2)
+    assert "FaceDetection" in output
+    assert "face-detection may" in output
     assert cloud.client("cloudformation").describe_stacks()["Stacks"] == []
 
-    terminal.remark("The first deploy.")
-    said = terminal.run("faceq deploy --yes")
-    assert "export FUNCTION_URL=" in said
+    terminal.comment("Deploy for the first time.")
+    output = terminal.run("faceq deploy --yes")
+    assert "export FUNCTION_URL=" in output
     first = running(cloud)
     assert first["digest"] == digest_in_registry(cloud, "faceq-function")
     assert [post["digest"] for post in cloud.posts()] == [first["digest"]]
     assert containers_of("faceq-function") == 2
 
-    terminal.remark("Again: there is nothing to do.")
+    terminal.comment("Plan again: nothing to do.")
     terminal.run("faceq deploy plan --detailed-exitcode")
 
-    terminal.remark("A change of one parameter.")
+    terminal.comment("Change one parameter.")
     terminal.run("faceq deploy --set DetectionMemory=3008 --yes")
     second = running(cloud)
     assert (second["memory"], second["digest"]) == (3008, first["digest"])
     assert second["version"] != first["version"]
 
-    terminal.remark("A change that AWS refuses.")
+    terminal.comment("Make a change that AWS refuses.")
     cloud.break_resource("FaceRecognition", "The provided execution role does not have permissions", when="update")
-    said = terminal.run("faceq deploy --set RecognitionMemory=2048 --yes", code=1)
-    assert "FaceRecognition" in said
-    assert "does not have permissions" in said
-    assert "Release 2 runs again." in said
+    output = terminal.run("faceq deploy --set RecognitionMemory=2048 --yes", code=1)
+    assert "FaceRecognition" in output
+    assert "does not have permissions" in output
+    assert "Release 2 runs again." in output
     assert running(cloud) == second
 
-    terminal.remark("An image that does not answer rightly: the smoke test sees it.")
-    said = terminal.run(f"faceq deploy --image {blind_image} --untested --yes", code=1)
-    assert "answered 'No-Face'; this machine answers 'Eileen Collins'" in said
-    assert "Release 2 runs again." in said
+    terminal.comment("Deploy an image that answers wrongly: the smoke test fails.")
+    output = terminal.run(f"faceq deploy --image {blind_image} --untested --yes", code=1)
+    assert "answered 'No-Face'; this machine answers 'Eileen Collins'" in output
+    assert "Release 2 runs again." in output
     assert (running(cloud)["digest"], running(cloud)["memory"]) == (first["digest"], 3008)
 
-    terminal.remark("Back to the first release.")
+    terminal.comment("Go back to the first release.")
     terminal.run("faceq deploy rollback --to 1 --yes")
     assert (running(cloud)["digest"], running(cloud)["memory"]) == (first["digest"], 1769)
     terminal.run("faceq deploy status")
     history = terminal.run("faceq deploy history")
     assert "back to 1" in history
 
-    terminal.remark("The end. The bucket with the gallery stays.")
+    terminal.comment("Remove everything but the bucket with the gallery.")
     terminal.run("faceq deploy destroy --yes")
     assert cloud.client("cloudformation").describe_stacks()["Stacks"] == []
     assert cloud.client("lambda").list_functions()["Functions"] == []
@@ -161,14 +161,16 @@ def test_a_service_is_deployed_changed_rolled_back_and_removed(
     assert [call for call in cloud.calls() if call.faults] == []
     if os.environ.get(FACEQ_REHEARSAL):
         write_into(OPERATIONS, REHEARSAL, f"```console\n{terminal.transcript()}\n```")
-        write_into(OPERATIONS, CALLS, made(cloud))
+        write_into(OPERATIONS, CALLS, calls_by_service(cloud))
         shown = terminal.tail_of("faceq deploy --yes", "check the digest of the running image")
         write_into(ROOT / "README.md", DEPLOY, f"```console\n{shown}\n```")
-    assert commands(OPERATIONS.read_text()) == commands_of(terminal), "make rehearsal writes docs/operations.md anew"
+    assert commands(OPERATIONS.read_text()) == commands_of(terminal), (
+        "docs/operations.md shows other commands: run make rehearsal"
+    )
 
 
-def made(cloud: Cloud) -> str:
-    """The calls, by service, for people."""
+def calls_by_service(cloud: Cloud) -> str:
+    """Return the recorded calls as a Markdown list, one service a line."""
     calls: dict[str, set[str]] = {}
     for call in cloud.calls():
         calls.setdefault(call.service, set()).add(call.operation)

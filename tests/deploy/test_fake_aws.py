@@ -1,4 +1,4 @@
-"""The played AWS behaves as AWS where `faceq deploy` depends on it."""
+"""The fake AWS behaves as AWS does wherever `faceq deploy` depends on it."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from deploy.cloudformation import Stack
-from tests.deploy.calls import read
+from tests.deploy.aws_calls import read
 from tests.deploy.cloud import REGION, Cloud
 from tests.polling import eventually
 
@@ -27,7 +27,7 @@ MANIFEST = {
 }
 
 
-#: What there is only if it is asked for.
+#: Resources that exist only if a parameter asks for them.
 OPTIONAL = {
     "PublicUrlPermission", "PublicInvokePermission", "FunctionSecurityGroup", "EndpointSecurityGroup", "SqsEndpoint",
     "S3Endpoint", "FailedFramesAlarm", "OldestFrameAlarm", "DetectionErrorsAlarm", "RecognitionErrorsAlarm",
@@ -40,7 +40,7 @@ def state(cloud: Cloud, stack: str = "faceq") -> str:
 
 
 def change(cloud: Cloud, stack: str, body: str, kind: str, parameters: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Make a change set; return what it changes."""
+    """Create a change set; return its changes."""
     cloud.client("cloudformation").create_change_set(
         StackName=stack, ChangeSetName="one", ChangeSetType=kind, TemplateBody=body, Capabilities=["CAPABILITY_IAM"],
         Parameters=[{"ParameterKey": name, "ParameterValue": value} for name, value in parameters.items()],
@@ -51,7 +51,7 @@ def change(cloud: Cloud, stack: str, body: str, kind: str, parameters: Mapping[s
     return [one["ResourceChange"] for one in found["Changes"]]
 
 
-def carry_out(cloud: Cloud, stack: str) -> None:
+def execute(cloud: Cloud, stack: str) -> None:
     client = cloud.client("cloudformation")
     client.execute_change_set(StackName=stack, ChangeSetName="one")
     eventually(lambda: not state(cloud, stack).endswith("_IN_PROGRESS"))
@@ -60,9 +60,9 @@ def carry_out(cloud: Cloud, stack: str) -> None:
 
 @pytest.fixture
 def parameters(cloud: Cloud) -> dict[str, str]:
-    """Of the main stack, whose base stack and image are there."""
+    """Parameters of the main stack. The base stack and the image exist already."""
     change(cloud, "base", BASE, "CREATE", {"Name": "faceq"})
-    carry_out(cloud, "base")
+    execute(cloud, "base")
     image = cloud.client("ecr").put_image(
         repositoryName="faceq", imageManifest=json.dumps(MANIFEST), imageTag="0" * 12
     )["image"]
@@ -73,14 +73,14 @@ def parameters(cloud: Cloud) -> dict[str, str]:
 @pytest.fixture
 def deployed(cloud: Cloud, parameters: dict[str, str]) -> dict[str, str]:
     change(cloud, "faceq", TEMPLATE, "CREATE", parameters)
-    carry_out(cloud, "faceq")
+    execute(cloud, "faceq")
     assert state(cloud) == "CREATE_COMPLETE"
     return parameters
 
 
 @pytest.fixture
-def everything(cloud: Cloud, parameters: dict[str, str]) -> dict[str, str]:
-    """A value for each option, with the network, key and topic that they name."""
+def all_options(cloud: Cloud, parameters: dict[str, str]) -> dict[str, str]:
+    """Parameters with a value for each option; the network, key and topic that they name exist."""
     ec2 = cloud.client("ec2")
     vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
     subnets = [ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{one}.0/24")["Subnet"]["SubnetId"] for one in range(2)]
@@ -104,7 +104,7 @@ def everything(cloud: Cloud, parameters: dict[str, str]) -> dict[str, str]:
 
 
 def function(cloud: Cloud) -> tuple[int, str]:
-    """Memory of the recogniser that the alias names, and its version."""
+    """Return the memory and the version of face-recognition behind its alias."""
     found = cloud.client("lambda").get_function_configuration(FunctionName="face-recognition", Qualifier="live")
     return found["MemorySize"], found["Version"]
 
@@ -118,7 +118,7 @@ def reasons(cloud: Cloud, status: str) -> list[tuple[str, str]]:
     ]
 
 
-def test_a_change_set_says_what_changes_and_what_is_replaced(cloud: Cloud, deployed: dict[str, str]) -> None:
+def test_a_change_set_lists_changed_properties_and_replaced_resources(cloud: Cloud, deployed: dict[str, str]) -> None:
     changes = change(cloud, "faceq", TEMPLATE, "UPDATE", {**deployed, "Release": "2", "RecognitionMemory": "2048"})
     by_name = {one["LogicalResourceId"]: one for one in changes}
     targets = [one["Target"] for one in by_name["FaceRecognition"]["Details"]]
@@ -126,22 +126,22 @@ def test_a_change_set_says_what_changes_and_what_is_replaced(cloud: Cloud, deplo
     assert (memory["BeforeValue"], memory["AfterValue"], memory["RequiresRecreation"]) == ("1769", "2048", "Never")
     assert by_name["FaceRecognitionVersion"]["Replacement"] == "True"
     assert by_name["FaceRecognition"]["Replacement"] == "False"
-    carry_out(cloud, "faceq")
+    execute(cloud, "faceq")
     assert function(cloud) == (2048, "2")
 
 
-def test_an_empty_change_set_fails_as_aws_says(cloud: Cloud, deployed: dict[str, str]) -> None:
+def test_a_change_set_without_changes_fails_with_awss_reason(cloud: Cloud, deployed: dict[str, str]) -> None:
     assert change(cloud, "faceq", TEMPLATE, "UPDATE", deployed) == []
     found = cloud.client("cloudformation").describe_change_set(StackName="faceq", ChangeSetName="one")
     assert found["Status"] == "FAILED"
     assert "didn't contain changes" in found["StatusReason"]
 
 
-def test_a_failed_update_puts_everything_back(cloud: Cloud, deployed: dict[str, str]) -> None:
-    """Resources that changed before the one that failed are as they were, and AWS's reason stands in the events."""
+def test_a_failed_update_is_rolled_back(cloud: Cloud, deployed: dict[str, str]) -> None:
+    """Resources that changed before the failed one are restored, and the events contain AWS's reason."""
     change(cloud, "faceq", TEMPLATE, "UPDATE", {**deployed, "Release": "2", "RecognitionMemory": "2048"})
     cloud.break_resource("FaceRecognitionAlias", "there is no quota left")
-    carry_out(cloud, "faceq")
+    execute(cloud, "faceq")
     assert state(cloud) == "UPDATE_ROLLBACK_COMPLETE"
     assert function(cloud) == (1769, "1")
     ((resource, reason),) = reasons(cloud, "UPDATE_FAILED")
@@ -149,18 +149,18 @@ def test_a_failed_update_puts_everything_back(cloud: Cloud, deployed: dict[str, 
     assert "there is no quota left" in reason
 
 
-def test_a_failed_creation_leaves_nothing(cloud: Cloud, parameters: dict[str, str]) -> None:
-    """The stack stays in ROLLBACK_COMPLETE, without resources, and takes no update."""
+def test_a_failed_creation_leaves_no_resources(cloud: Cloud, parameters: dict[str, str]) -> None:
+    """The stack stays in ROLLBACK_COMPLETE and cannot be updated."""
     change(cloud, "faceq", TEMPLATE, "CREATE", parameters)
     cloud.break_resource("FaceRecognition", "no such role")
-    carry_out(cloud, "faceq")
+    execute(cloud, "faceq")
     assert state(cloud) == "ROLLBACK_COMPLETE"
     assert cloud.client("lambda").list_functions()["Functions"] == []
     with pytest.raises(ClientError, match="ROLLBACK_COMPLETE state and can not be updated"):
         change(cloud, "faceq", TEMPLATE, "UPDATE", parameters)
 
 
-def test_removing_keeps_what_is_to_be_kept(cloud: Cloud, deployed: dict[str, str]) -> None:
+def test_deleting_a_stack_keeps_retained_resources(cloud: Cloud, deployed: dict[str, str]) -> None:
     client = cloud.client("cloudformation")
     client.delete_stack(StackName="faceq")
     client.delete_stack(StackName="base")
@@ -170,16 +170,18 @@ def test_removing_keeps_what_is_to_be_kept(cloud: Cloud, deployed: dict[str, str
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("values", "message"),
     [
         ({"DetectionMemory": "64"}, "not less than 128"),
         ({"UrlAuthType": "SOME"}, "must be one of"),
         ({"Nonsense": "1"}, "do not exist in the template"),
     ],
 )
-def test_parameters_are_checked(cloud: Cloud, parameters: dict[str, str], given: dict[str, str], words: str) -> None:
-    with pytest.raises(ClientError, match=words):
-        change(cloud, "faceq", TEMPLATE, "CREATE", {**parameters, **given})
+def test_invalid_parameters_are_refused(
+    cloud: Cloud, parameters: dict[str, str], values: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ClientError, match=message):
+        change(cloud, "faceq", TEMPLATE, "CREATE", {**parameters, **values})
 
 
 def test_a_template_over_the_limit_is_refused(cloud: Cloud) -> None:
@@ -187,24 +189,24 @@ def test_a_template_over_the_limit_is_refused(cloud: Cloud) -> None:
         change(cloud, "faceq", TEMPLATE + "#" * 51200, "CREATE", {})
 
 
-def test_calls_fail_as_a_test_wants(cloud: Cloud) -> None:
-    """Once, with AWS's code and words, in the protocol of each service."""
-    asked: dict[str, Callable[[], Any]] = {
+def test_a_test_can_make_a_call_fail_once(cloud: Cloud) -> None:
+    """The error has AWS's code and message, in the protocol of each service."""
+    requests_by_service: dict[str, Callable[[], Any]] = {
         "sts": lambda: cloud.client("sts").get_caller_identity(),
         "ecr": lambda: cloud.client("ecr").describe_repositories(),
         "s3": lambda: cloud.client("s3").list_buckets(),
         "lambda": lambda: cloud.client("lambda").list_functions(),
         "sqs": lambda: cloud.client("sqs").list_queues(),
     }
-    for service, ask in asked.items():
+    for service, send in requests_by_service.items():
         cloud.fail(service, "*", "ExpiredToken", "The security token included in the request is expired", status=403)
         with pytest.raises(ClientError) as refused:
-            ask()
+            send()
         assert refused.value.response["Error"]["Code"] == "ExpiredToken", service
-        ask()
+        send()
 
 
-def test_a_foreign_key_is_not_known(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_access_key_is_refused(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
 
     client = boto3.client(
@@ -214,8 +216,8 @@ def test_a_foreign_key_is_not_known(cloud: Cloud, monkeypatch: pytest.MonkeyPatc
         client.get_caller_identity()
 
 
-def test_calls_are_held_to_botocores_models(cloud: Cloud) -> None:
-    """What boto3 sends has no fault; what AWS does not know is named."""
+def test_calls_are_checked_against_botocores_models(cloud: Cloud) -> None:
+    """boto3's own calls have no fault; unknown parameters and operations are named."""
     cloud.client("s3").create_bucket(Bucket="some-bucket")
     cloud.client("s3").put_object(Bucket="some-bucket", Key="a/b", Body=b"x")
     cloud.client("s3").list_objects_v2(Bucket="some-bucket", Prefix="a/")
@@ -235,7 +237,7 @@ def test_calls_are_held_to_botocores_models(cloud: Cloud) -> None:
 
 
 def posted(url: str, secret: str | None) -> requests.Response:
-    """Post a frame, signed with a secret or not at all."""
+    """Post a frame, signed with a secret, or unsigned if it is None."""
     body = json.dumps({"content": "eA==", "request_id": "1", "filename": "a.jpg"})
     request = AWSRequest("POST", url, data=body, headers={"Content-Type": "application/json"})
     if secret is not None:
@@ -243,7 +245,9 @@ def posted(url: str, secret: str | None) -> requests.Response:
     return requests.post(url, data=body, headers=dict(request.headers), timeout=10)
 
 
-def test_the_function_url_wants_a_signature_and_answers_on_the_queue(cloud: Cloud, deployed: dict[str, str]) -> None:
+def test_the_function_url_requires_a_signature_and_the_answer_is_on_the_queue(
+    cloud: Cloud, deployed: dict[str, str]
+) -> None:
     outputs = {
         one["OutputKey"]: one["OutputValue"]
         for one in cloud.client("cloudformation").describe_stacks(StackName="faceq")["Stacks"][0]["Outputs"]
@@ -256,17 +260,20 @@ def test_the_function_url_wants_a_signature_and_answers_on_the_queue(cloud: Clou
     assert posted(url, "testing").status_code == 502
 
 
-def test_drift_is_found(cloud: Cloud, deployed: dict[str, str]) -> None:
+def test_drift_is_detected(cloud: Cloud, deployed: dict[str, str]) -> None:
     client = cloud.client("cloudformation")
     cloud.drift("faceq", "FaceRecognition", "MemorySize", "512")
-    asked = client.detect_stack_drift(StackName="faceq")["StackDriftDetectionId"]
-    assert client.describe_stack_drift_detection_status(StackDriftDetectionId=asked)["StackDriftStatus"] == "DRIFTED"
+    detection_id = client.detect_stack_drift(StackName="faceq")["StackDriftDetectionId"]
+    assert (
+        client.describe_stack_drift_detection_status(StackDriftDetectionId=detection_id)["StackDriftStatus"]
+        == "DRIFTED"
+    )
     (drift,) = client.describe_stack_resource_drifts(StackName="faceq")["StackResourceDrifts"]
     assert drift["PropertyDifferences"][0]["ExpectedValue"] == "1769"
 
 
-def test_a_message_to_a_mapped_queue_stays_there(cloud: Cloud, deployed: dict[str, str]) -> None:
-    """The functions are played at the URL; a mapping takes nothing from the queue."""
+def test_a_message_on_a_mapped_queue_stays_there(cloud: Cloud, deployed: dict[str, str]) -> None:
+    """The function URL sends the answers; the event source mapping takes nothing from the queue."""
     queue = cloud.client("sqs").get_queue_url(QueueName="faceq-req-queue")["QueueUrl"]
     cloud.client("sqs").send_message(QueueUrl=queue, MessageBody="a frame")
     (mapping,) = cloud.client("lambda").list_event_source_mappings(FunctionName="face-recognition:live")[
@@ -276,26 +283,26 @@ def test_a_message_to_a_mapped_queue_stays_there(cloud: Cloud, deployed: dict[st
     assert len(cloud.client("sqs").receive_message(QueueUrl=queue)["Messages"]) == 1
 
 
-def test_every_option_is_made_and_taken_back(
-    cloud: Cloud, deployed: dict[str, str], everything: dict[str, str]
+def test_every_option_can_be_switched_on_and_off(
+    cloud: Cloud, deployed: dict[str, str], all_options: dict[str, str]
 ) -> None:
-    """VPC, key, reserves, warm environments, public URL, alarms, dashboard: all at once, and none of them again."""
+    """VPC, key, reserved and provisioned concurrency, public URL, alarms, dashboard: all together, then none."""
     stack = Stack(cloud.client("cloudformation"), "faceq", poll_seconds=0.05)
 
-    def resources(given: Mapping[str, str]) -> set[str]:
-        change_set = stack.create_change_set(TEMPLATE, given)
+    def deploy(parameters: Mapping[str, str]) -> set[str]:
+        change_set = stack.create_change_set(TEMPLATE, parameters)
         assert change_set is not None
         stack.execute_change_set(change_set, lambda _event: None)
         return {logical_id for logical_id, _, _ in stack.resources()}
 
     plain = {logical_id for logical_id, _, _ in stack.resources()}
     assert not OPTIONAL & plain
-    assert resources(everything) == plain | OPTIONAL
+    assert deploy(all_options) == plain | OPTIONAL
     functions = cloud.client("lambda")
     detection = functions.get_function(FunctionName="face-detection")["Configuration"]
-    assert sorted(detection["VpcConfig"]["SubnetIds"]) == sorted(everything["SubnetIds"].split(","))
+    assert sorted(detection["VpcConfig"]["SubnetIds"]) == sorted(all_options["SubnetIds"].split(","))
     assert functions.get_function_concurrency(FunctionName="face-detection")["ReservedConcurrentExecutions"] == 5
     queue = cloud.client("sqs").get_queue_url(QueueName="faceq-req-queue")["QueueUrl"]
     attributes = cloud.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
-    assert attributes["KmsMasterKeyId"] == everything["KmsKeyArn"]
-    assert resources({**deployed, "Release": "3"}) == plain
+    assert attributes["KmsMasterKeyId"] == all_options["KmsKeyArn"]
+    assert deploy({**deployed, "Release": "3"}) == plain

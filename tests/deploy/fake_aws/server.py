@@ -1,6 +1,7 @@
-"""The process that plays AWS: moto's server with our plugin, the functions' URL, and the door of the registry.
+"""The process of the fake AWS: moto's server with our extensions, the function URL, and the registry.
 
-`python -m tests.deploy.played.server` prints one line of JSON when all is ready, and ends with its standard input.
+`python -m tests.deploy.fake_aws.server` prints one line of JSON when it is ready, and exits when its standard input
+closes.
 """
 
 import io
@@ -15,18 +16,18 @@ from xml.sax.saxutils import escape
 
 from moto.moto_api._internal.models import moto_api_backend
 
-from tests.deploy import calls
-from tests.deploy.played import api, ecr, plugin, stacks
-from tests.deploy.played.containers import ROLE_KEY
-from tests.deploy.played.controls import CONTROLS, Break
-from tests.deploy.played.doors import Doors
+from tests.deploy import aws_calls
+from tests.deploy.fake_aws import cloudformation_api, repositories, resource_types, stack_changes
+from tests.deploy.fake_aws.controls import CONTROLS, Break
+from tests.deploy.fake_aws.endpoints import Endpoints
+from tests.deploy.fake_aws.function_containers import ROLE_KEY
 
 ACCESS_KEY, SECRET_KEY = "testing", "testing"
 
 
 @dataclass
 class Failure:
-    """Calls that are answered with an error before moto sees them. `*` fits every service or operation."""
+    """Calls to answer with an error instead of passing them to moto. `*` stands for every service or operation."""
 
     service: str
     operation: str
@@ -36,7 +37,8 @@ class Failure:
     status: int = 400
     after: int = 0
 
-    def fits(self, call: calls.Call) -> bool:
+    def applies(self, call: aws_calls.Call) -> bool:
+        """Return whether this call must fail, and count it."""
         if not self.times or self.service not in ("*", call.service) or self.operation not in ("*", call.operation):
             return False
         if self.after:
@@ -48,11 +50,11 @@ class Failure:
 
 @dataclass
 class Recorder:
-    """Stands before moto: writes down each call, checks it, and fails those that a test wants to fail."""
+    """WSGI application in front of moto: records and checks each call, and fails those that a test wants to fail."""
 
     moto: Any
-    doors: Doors
-    seen: list[calls.Call] = field(default_factory=list)
+    endpoints: Endpoints
+    calls: list[aws_calls.Call] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -67,26 +69,28 @@ class Recorder:
             for name, value in environ.items()
             if isinstance(value, str) and (name.startswith("HTTP_") or name == "CONTENT_TYPE")
         }
-        signed = calls.service_of(headers.get("authorization", ""))
+        signed = aws_calls.service_of(headers.get("authorization", ""))
         if signed is None:
             return _error(
                 start_response, "s3", 403, "MissingAuthenticationToken", "Missing Authentication Token", headers
             )
         service, key = signed
         raw_path = environ.get("RAW_URI", path).partition("?")[0] or path
-        call = calls.read(service, environ["REQUEST_METHOD"], raw_path, environ.get("QUERY_STRING", ""), headers, body)
+        call = aws_calls.read(
+            service, environ["REQUEST_METHOD"], raw_path, environ.get("QUERY_STRING", ""), headers, body
+        )
         if key != ROLE_KEY:
-            self.seen.append(call)
+            self.calls.append(call)
         if key not in (ACCESS_KEY, ROLE_KEY):
             words = "The security token included in the request is invalid."
             code = (
                 "InvalidAccessKeyId"
                 if service == "s3"
-                else _UNKNOWN_KEY.get(calls.model(service).protocol, "UnrecognizedClientException")
+                else _UNKNOWN_KEY.get(aws_calls.model(service).protocol, "UnrecognizedClientException")
             )
             return _error(start_response, service, 403, code, words, headers)
         for failure in self.failures:
-            if failure.fits(call):
+            if failure.applies(call):
                 return _error(start_response, service, failure.status, failure.code, failure.message, headers)
         environ["wsgi.input"] = io.BytesIO(body)
         environ["CONTENT_LENGTH"] = str(len(body))
@@ -94,40 +98,42 @@ class Recorder:
         result: Iterable[bytes] = self.moto(environ, start_response)
         return result
 
-    def control(self, what: str, given: dict[str, Any]) -> Any:
-        """Do what `tests.deploy.cloud.Cloud` asks, by the method's name."""
-        knobs: dict[str, Callable[..., Any]] = {
-            "calls": lambda: [call.to_json() for call in self.seen],
-            "forget": self.seen.clear,
+    def control(self, action: str, arguments: dict[str, Any]) -> Any:
+        """Carry out a request of `tests.deploy.cloud.Cloud`, by the name of its method."""
+        actions: dict[str, Callable[..., Any]] = {
+            "calls": lambda: [call.to_json() for call in self.calls],
+            "forget_calls": self.calls.clear,
             "fail": lambda **how: self.failures.append(Failure(**how)),
             "break_resource": lambda **how: CONTROLS.breaks.append(Break(**how)),
-            "pace": lambda seconds: setattr(CONTROLS, "pace", seconds),
-            "set_stack": api.set_status,
+            "set_pace": lambda seconds: setattr(CONTROLS, "pace", seconds),
+            "set_stack": cloudformation_api.set_status,
             "drift": lambda stack, **what: CONTROLS.drifts.setdefault(stack, []).append(what),
-            "play_images": lambda: setattr(self.doors, "plays_images", True),
-            "answers": lambda result: setattr(self.doors, "result", result),
-            "break_image": lambda digest, how: self.doors.broken.update({digest: how}),
-            "break_push": lambda **how: setattr(self.doors, "push_failure", tuple(how.values())),
-            "password": lambda token: setattr(CONTROLS, "token", token),
-            "posts": lambda: self.doors.posts,
+            "run_images": lambda: setattr(self.endpoints, "runs_images", True),
+            "set_answer": lambda result: setattr(self.endpoints, "result", result),
+            "break_image": lambda digest, how: self.endpoints.broken.update({digest: how}),
+            "break_push": lambda **how: setattr(self.endpoints, "push_failure", tuple(how.values())),
+            "set_registry_token": lambda token: setattr(CONTROLS, "token", token),
+            "posts": lambda: self.endpoints.posts,
             "reset": self.reset,
-            "mend": self.mend,
+            "repair": self.repair,
         }
-        return knobs[what](**given)
+        return actions[action](**arguments)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
+        """Forget every failure, answer and pause that a test set."""
         self.failures.clear()
-        CONTROLS.mend()
-        self.doors.mend()
+        CONTROLS.repair()
+        self.endpoints.repair()
 
     def reset(self) -> None:
-        self.mend()
-        self.doors.stop()
-        stacks.finish()
+        """Empty the account and the registry."""
+        self.repair()
+        self.endpoints.stop()
+        stack_changes.finish()
         moto_api_backend.reset()
-        ecr.forget("")
-        self.doors.posts.clear()
-        self.seen.clear()
+        repositories.forget("")
+        self.endpoints.posts.clear()
+        self.calls.clear()
 
 
 _UNKNOWN_KEY = {
@@ -148,8 +154,8 @@ def _body(environ: Mapping[str, Any]) -> bytes:
 def _error(
     start_response: Callable[..., Any], service: str, status: int, code: str, message: str, headers: Mapping[str, str]
 ) -> list[bytes]:
-    """Answer an error as the service's protocol writes it."""
-    protocol = calls.model(service).protocol
+    """Answer with an error in the form of the service's protocol."""
+    protocol = aws_calls.model(service).protocol
     content_type = "text/xml"
     if protocol == "query":
         body = (
@@ -167,7 +173,7 @@ def _error(
 
 
 def main() -> None:
-    """Serve until standard input closes. Arguments: the registry's host and port, and its folder; or nothing."""
+    """Serve until standard input closes. Arguments: the registry's host and port, and its folder; or none."""
     storage, folder = sys.argv[1:] or ("", "")
     os.environ.update(
         AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY, AWS_DEFAULT_REGION="us-east-1",
@@ -179,21 +185,22 @@ def main() -> None:
     from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    doors = Doors(storage, SECRET_KEY)
-    doors.start()
-    CONTROLS.url = f"http://127.0.0.1:{doors.function_port}/"
+    endpoints = Endpoints(storage, SECRET_KEY)
+    endpoints.start()
+    CONTROLS.url = f"http://127.0.0.1:{endpoints.function_port}/"
     CONTROLS.storage, CONTROLS.folder = storage, folder
-    CONTROLS.registry = f"127.0.0.1:{doors.registry_port}" if storage else ""
-    plugin.install()
-    app = Recorder(DomainDispatcherApplication(create_backend_app), doors)
+    CONTROLS.registry = f"127.0.0.1:{endpoints.registry_port}" if storage else ""
+    for module in (cloudformation_api, resource_types, repositories):
+        module.install()
+    app = Recorder(DomainDispatcherApplication(create_backend_app), endpoints)
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
     CONTROLS.endpoint = f"http://127.0.0.1:{server.port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdout.write(json.dumps({"port": server.port, "registry": CONTROLS.registry}) + "\n")
     sys.stdout.flush()
     sys.stdin.read()
-    doors.stop()
-    os._exit(0)  # threads that serve a connection would keep the process
+    endpoints.stop()
+    os._exit(0)  # threads with open connections would keep the process alive
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What tests set of the played AWS, and how a resource fails in it."""
+"""What tests set in the fake AWS, and how they make a resource fail."""
 
 import uuid
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ TOKEN = "QVdTOnRlc3Rpbmc="
 
 @dataclass
 class Break:
-    """A resource that is to fail: at `when` ("create", "update", "delete"), or at whatever comes."""
+    """A resource that is to fail `times` times: when it is created, updated or deleted, or at any time (None)."""
 
     resource: str
     reason: str
@@ -20,7 +20,7 @@ class Break:
 
 @dataclass
 class Controls:
-    """What tests set: see tests.deploy.cloud.Cloud."""
+    """The settings that tests change through tests.deploy.cloud.Cloud."""
 
     endpoint: str = ""
     url: str = ""
@@ -32,7 +32,8 @@ class Controls:
     breaks: list[Break] = field(default_factory=list)
     drifts: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
+        """Forget every failure, drift, pause and token that a test set."""
         self.breaks.clear()
         self.drifts.clear()
         self.pace, self.token = 0.0, TOKEN
@@ -45,13 +46,14 @@ class ResourceError(Exception):
     """A resource failed; the text is the event's ResourceStatusReason."""
 
 
-def handler_says(message: str, code: str = "GeneralServiceException") -> str:
-    """Return a reason as CloudFormation's resource handlers give it."""
+def handler_message(message: str, code: str = "GeneralServiceException") -> str:
+    """Return a message in the form that CloudFormation's resource handlers give it."""
     return f'Resource handler returned message: "{message}" (RequestToken: {uuid.uuid4()}, HandlerErrorCode: {code})'
 
 
 def fail_if_broken(resource: str, when: str) -> None:
+    """Raise ResourceError if a test wants this resource to fail now."""
     for broken in CONTROLS.breaks:
         if broken.resource == resource and broken.when in (None, when) and broken.times:
             broken.times -= 1
-            raise ResourceError(handler_says(broken.reason))
+            raise ResourceError(handler_message(broken.reason))

@@ -1,4 +1,4 @@
-"""The resources: how each type is made, changed and removed. What is not here is moto's own."""
+"""Creating, updating and deleting each type of resource. Types and operations that are not here are moto's own."""
 
 import json
 import re
@@ -14,11 +14,11 @@ from moto.logs.models import LogGroup, logs_backends
 from moto.s3.models import FakeBucket, s3_backends
 from moto.sqs.models import Queue, sqs_backends
 
-from tests.deploy.played.controls import CONTROLS, ResourceError, handler_says
-from tests.deploy.played.ecr import forget, sync
+from tests.deploy.fake_aws.controls import CONTROLS, ResourceError, handler_message
+from tests.deploy.fake_aws.repositories import forget, sync
 
 
-class Thing:
+class OwnResource:
     """A resource that moto's CloudFormation does not know."""
 
     def __init__(self, physical_resource_id: str, **attributes: str) -> None:
@@ -33,7 +33,7 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     account: str
     region: str
 
@@ -41,12 +41,12 @@ class Place:
 Properties = dict[str, Any]
 
 
-def _functions(place: Place) -> LambdaBackend:
-    return lambda_backends[place.account][place.region]
+def _functions(location: Location) -> LambdaBackend:
+    return lambda_backends[location.account][location.region]
 
 
 def _configure(function: LambdaFunction, properties: Properties) -> None:
-    """Set what moto leaves out, with CloudFormation's defaults for what the template leaves out."""
+    """Set the properties that moto ignores, with CloudFormation's defaults for those not in the template."""
     function.code = dict(function.code)
     function.environment_vars = {
         name: str(value) for name, value in properties.get("Environment", {}).get("Variables", {}).items()
@@ -65,17 +65,17 @@ def _configure(function: LambdaFunction, properties: Properties) -> None:
     function.code_or_config_updated = True
 
 
-def create_function(place: Place, name: str, properties: Properties) -> LambdaFunction:
-    if name in _functions(place)._lambdas._functions:
-        raise ResourceError(handler_says(f"{name} already exists", "AlreadyExists"))
+def create_function(location: Location, name: str, properties: Properties) -> LambdaFunction:
+    if name in _functions(location)._lambdas._functions:
+        raise ResourceError(handler_message(f"{name} already exists", "AlreadyExists"))
     function = LambdaFunction.create_from_cloudformation_json(
-        name, {"Properties": properties}, place.account, place.region
+        name, {"Properties": properties}, location.account, location.region
     )
     _configure(function, properties)
     return function
 
 
-def update_function(place: Place, function: LambdaFunction, properties: Properties) -> LambdaFunction:
+def update_function(location: Location, function: LambdaFunction, properties: Properties) -> LambdaFunction:
     # Published versions share this dictionary with the function.
     function.code = dict(function.code)
     function.update_function_code(properties["Code"])
@@ -83,80 +83,80 @@ def update_function(place: Place, function: LambdaFunction, properties: Properti
     return function
 
 
-def create_version(place: Place, name: str, properties: Properties) -> Thing:
-    function = _functions(place).get_function(properties["FunctionName"])
+def create_version(location: Location, name: str, properties: Properties) -> OwnResource:
+    function = _functions(location).get_function(properties["FunctionName"])
     last = getattr(function, "last_version", 0)
     if last and not function.code_or_config_updated:
         raise ResourceError(
-            handler_says(
+            handler_message(
                 f"A version for this Lambda function exists ( {last} ). Modify the function to create a new version.",
                 "AlreadyExists",
             )
         )
     function.code_or_config_updated = True
-    version = _functions(place).publish_version(function.function_name, properties.get("Description", ""))
+    version = _functions(location).publish_version(function.function_name, properties.get("Description", ""))
     function.code_or_config_updated = False
-    function.last_version = last + 1  # a number is never given twice; moto counts the versions there are
+    function.last_version = last + 1  # AWS never reuses a number; moto counts the existing versions
     version.set_version(function.last_version)
-    return Thing(version.function_arn, Version=str(version.version), FunctionArn=version.function_arn)
+    return OwnResource(version.function_arn, Version=str(version.version), FunctionArn=version.function_arn)
 
 
-def delete_version(place: Place, version: Thing) -> None:
+def delete_version(location: Location, version: OwnResource) -> None:
     name = version.physical_resource_id.split(":")[-2]
-    versions = _functions(place)._lambdas._functions[name]["versions"]
+    versions = _functions(location)._lambdas._functions[name]["versions"]
     versions[:] = [one for one in versions if str(one.version) != version.attributes["Version"]]
 
 
-def create_alias(place: Place, name: str, properties: Properties) -> Thing:
-    alias = _functions(place).create_alias(
+def create_alias(location: Location, name: str, properties: Properties) -> OwnResource:
+    alias = _functions(location).create_alias(
         properties["Name"], properties["FunctionName"], properties["FunctionVersion"], "", ""
     )
-    made = Thing(alias.arn, AliasArn=alias.arn)
-    _provision(place, properties)
+    made = OwnResource(alias.arn, AliasArn=alias.arn)
+    _provision(location, properties)
     return made
 
 
-def update_alias(place: Place, alias: Thing, properties: Properties) -> Thing:
-    _functions(place).update_alias(
+def update_alias(location: Location, alias: OwnResource, properties: Properties) -> OwnResource:
+    _functions(location).update_alias(
         properties["Name"], properties["FunctionName"], properties["FunctionVersion"], "", ""
     )
-    _provision(place, properties)
+    _provision(location, properties)
     return alias
 
 
-def _provision(place: Place, properties: Properties) -> None:
-    function = _functions(place).get_function(properties["FunctionName"])
+def _provision(location: Location, properties: Properties) -> None:
+    function = _functions(location).get_function(properties["FunctionName"])
     function.provisioned = properties.get("ProvisionedConcurrencyConfig", {})
 
 
-def delete_alias(place: Place, alias: Thing) -> None:
+def delete_alias(location: Location, alias: OwnResource) -> None:
     function, name = alias.physical_resource_id.split(":")[-2:]
-    _functions(place).delete_alias(name, function)
+    _functions(location).delete_alias(name, function)
 
 
-def create_url(place: Place, name: str, properties: Properties) -> Thing:
-    function = _functions(place).get_function(properties["TargetFunctionArn"])
+def create_url(location: Location, name: str, properties: Properties) -> OwnResource:
+    function = _functions(location).get_function(properties["TargetFunctionArn"])
     config = function.create_url_config({"AuthType": properties["AuthType"]})
     config.url = CONTROLS.url
     config.qualifier = properties.get("Qualifier", "$LATEST")
     arn = ":".join(filter(None, [function.function_arn, properties.get("Qualifier")]))
-    return Thing(arn, FunctionUrl=config.url, FunctionArn=arn)
+    return OwnResource(arn, FunctionUrl=config.url, FunctionArn=arn)
 
 
-def update_url(place: Place, url: Thing, properties: Properties) -> Thing:
-    _functions(place).get_function(properties["TargetFunctionArn"]).url_config.update(
+def update_url(location: Location, url: OwnResource, properties: Properties) -> OwnResource:
+    _functions(location).get_function(properties["TargetFunctionArn"]).url_config.update(
         {"AuthType": properties["AuthType"]}
     )
     return url
 
 
-def delete_url(place: Place, url: Thing) -> None:
-    _functions(place).get_function(url.physical_resource_id.split(":")[6]).delete_url_config()
+def delete_url(location: Location, url: OwnResource) -> None:
+    _functions(location).get_function(url.physical_resource_id.split(":")[6]).delete_url_config()
 
 
-def create_permission(place: Place, name: str, properties: Properties) -> Thing:
+def create_permission(location: Location, name: str, properties: Properties) -> OwnResource:
     arn = properties["FunctionName"]
-    function = _functions(place).get_function(arn.split(":")[6] if arn.startswith("arn:") else arn.split(":")[0])
+    function = _functions(location).get_function(arn.split(":")[6] if arn.startswith("arn:") else arn.split(":")[0])
     sid = name[:100]
     function.policy.statements.append(
         {
@@ -168,7 +168,7 @@ def create_permission(place: Place, name: str, properties: Properties) -> Thing:
             "Condition": _permission_condition(properties),
         }
     )
-    return Thing(sid, Id=sid, function=function.function_name)
+    return OwnResource(sid, Id=sid, function=function.function_name)
 
 
 def _permission_condition(properties: Properties) -> dict[str, Any]:
@@ -180,14 +180,14 @@ def _permission_condition(properties: Properties) -> dict[str, Any]:
     return condition
 
 
-def delete_permission(place: Place, permission: Thing) -> None:
-    policy = _functions(place).get_function(permission.attributes["function"]).policy
+def delete_permission(location: Location, permission: OwnResource) -> None:
+    policy = _functions(location).get_function(permission.attributes["function"]).policy
     policy.statements = [one for one in policy.statements if one.get("Sid") != permission.physical_resource_id]
 
 
-def create_alarm(place: Place, name: str, properties: Properties) -> Thing:
+def create_alarm(location: Location, name: str, properties: Properties) -> OwnResource:
     name = properties.get("AlarmName", name)
-    cloudwatch_backends[place.account][place.region].put_metric_alarm(
+    cloudwatch_backends[location.account][location.region].put_metric_alarm(
         name=name,
         namespace=properties["Namespace"],
         metric_name=properties["MetricName"],
@@ -201,29 +201,29 @@ def create_alarm(place: Place, name: str, properties: Properties) -> Thing:
         alarm_actions=properties.get("AlarmActions", []),
         treat_missing_data=properties.get("TreatMissingData"),
     )
-    return Thing(name, Arn=f"arn:aws:cloudwatch:{place.region}:{place.account}:alarm:{name}")
+    return OwnResource(name, Arn=f"arn:aws:cloudwatch:{location.region}:{location.account}:alarm:{name}")
 
 
-def update_alarm(place: Place, alarm: Thing, properties: Properties) -> Thing:
-    return create_alarm(place, alarm.physical_resource_id, properties)
+def update_alarm(location: Location, alarm: OwnResource, properties: Properties) -> OwnResource:
+    return create_alarm(location, alarm.physical_resource_id, properties)
 
 
-def delete_alarm(place: Place, alarm: Thing) -> None:
-    cloudwatch_backends[place.account][place.region].delete_alarms([alarm.physical_resource_id])
+def delete_alarm(location: Location, alarm: OwnResource) -> None:
+    cloudwatch_backends[location.account][location.region].delete_alarms([alarm.physical_resource_id])
 
 
-def update_queue(place: Place, queue: Queue, properties: Properties) -> Queue:
+def update_queue(location: Location, queue: Queue, properties: Properties) -> Queue:
     attributes = {name: value for name, value in properties.items() if name not in ("QueueName", "Tags")}
-    sqs_backends[place.account][place.region].set_queue_attributes(queue.name, attributes)
+    sqs_backends[location.account][location.region].set_queue_attributes(queue.name, attributes)
     return queue
 
 
-def create_role(place: Place, name: str, properties: Properties) -> Any:
+def create_role(location: Location, name: str, properties: Properties) -> Any:
     name = properties.get("RoleName", name)
-    return Role.create_from_cloudformation_json(name, {"Properties": properties}, place.account, place.region)
+    return Role.create_from_cloudformation_json(name, {"Properties": properties}, location.account, location.region)
 
 
-def update_role(place: Place, role: Any, properties: Properties) -> Any:
+def update_role(location: Location, role: Any, properties: Properties) -> Any:
     role.assume_role_policy_document = json.dumps(properties["AssumeRolePolicyDocument"])
     for name in list(role.policies):
         role.delete_policy(name)
@@ -232,24 +232,26 @@ def update_role(place: Place, role: Any, properties: Properties) -> Any:
     return role
 
 
-def delete_role(place: Place, role: Any) -> None:
-    backend = iam_backends[place.account]["aws"]
+def delete_role(location: Location, role: Any) -> None:
+    backend = iam_backends[location.account]["aws"]
     for name in list(role.policies):
         role.delete_policy(name)
     backend.delete_role(role.name)
 
 
-def update_log_group(place: Place, group: LogGroup, properties: Properties) -> LogGroup:
-    logs_backends[place.account][place.region].put_retention_policy(group.name, properties.get("RetentionInDays"))
+def update_log_group(location: Location, group: LogGroup, properties: Properties) -> LogGroup:
+    logs_backends[location.account][location.region].put_retention_policy(group.name, properties.get("RetentionInDays"))
     return group
 
 
-def create_repository(place: Place, name: str, properties: Properties) -> Repository:
-    made = Repository.create_from_cloudformation_json(name, {"Properties": properties}, place.account, place.region)
-    return update_repository(place, made, properties)
+def create_repository(location: Location, name: str, properties: Properties) -> Repository:
+    made = Repository.create_from_cloudformation_json(
+        name, {"Properties": properties}, location.account, location.region
+    )
+    return update_repository(location, made, properties)
 
 
-def update_repository(place: Place, repository: Repository, properties: Properties) -> Repository:
+def update_repository(location: Location, repository: Repository, properties: Properties) -> Repository:
     repository.image_scanning_configuration = {
         "scanOnPush": properties.get("ImageScanningConfiguration", {}).get("ScanOnPush", False)
     }
@@ -257,33 +259,35 @@ def update_repository(place: Place, repository: Repository, properties: Properti
     repository.empty_on_delete = bool(properties.get("EmptyOnDelete"))
     text = properties.get("LifecyclePolicy", {}).get("LifecyclePolicyText")
     if text is not None:
-        ecr_backends[place.account][place.region].put_lifecycle_policy(None, repository.name, text)
+        ecr_backends[location.account][location.region].put_lifecycle_policy(None, repository.name, text)
     return repository
 
 
-def delete_repository(place: Place, repository: Repository) -> None:
+def delete_repository(location: Location, repository: Repository) -> None:
     sync(repository)
     if repository.images and not repository.empty_on_delete:
         raise ResourceError(
-            handler_says(
-                f"The repository with name '{repository.name}' in registry with id '{place.account}' cannot be deleted "
-                "because it still contains images",
+            handler_message(
+                f"The repository with name '{repository.name}' in registry with id '{location.account}' cannot be "
+                "deleted because it still contains images",
                 "GeneralServiceException",
             )
         )
-    ecr_backends[place.account][place.region].delete_repository(repository.name, force=True)
+    ecr_backends[location.account][location.region].delete_repository(repository.name, force=True)
     forget(repository.name)
 
 
-def create_bucket(place: Place, name: str, properties: Properties) -> Any:
-    if name in s3_backends[place.account]["aws"].buckets:
-        raise ResourceError(handler_says(f"{name} already exists", "AlreadyExists"))
-    bucket = FakeBucket.create_from_cloudformation_json(name, {"Properties": properties}, place.account, place.region)
-    return update_bucket(place, bucket, properties)
+def create_bucket(location: Location, name: str, properties: Properties) -> Any:
+    if name in s3_backends[location.account]["aws"].buckets:
+        raise ResourceError(handler_message(f"{name} already exists", "AlreadyExists"))
+    bucket = FakeBucket.create_from_cloudformation_json(
+        name, {"Properties": properties}, location.account, location.region
+    )
+    return update_bucket(location, bucket, properties)
 
 
-def update_bucket(place: Place, bucket: Any, properties: Properties) -> Any:
-    backend = s3_backends[place.account]["aws"]
+def update_bucket(location: Location, bucket: Any, properties: Properties) -> Any:
+    backend = s3_backends[location.account]["aws"]
     if "VersioningConfiguration" in properties:
         backend.put_bucket_versioning(bucket.name, properties["VersioningConfiguration"]["Status"])
     if "PublicAccessBlockConfiguration" in properties:
@@ -295,29 +299,30 @@ def update_bucket(place: Place, bucket: Any, properties: Properties) -> Any:
 
 
 @dataclass(frozen=True)
-class Kind:
-    create: Callable[[Place, str, Properties], Any] | None = None
-    update: Callable[[Place, Any, Properties], Any] | None = None
-    delete: Callable[[Place, Any], None] | None = None
+class ResourceType:
+    create: Callable[[Location, str, Properties], Any] | None = None
+    update: Callable[[Location, Any, Properties], Any] | None = None
+    delete: Callable[[Location, Any], None] | None = None
 
 
-KINDS = {
-    "AWS::Lambda::Function": Kind(create_function, update_function),
-    "AWS::Lambda::Version": Kind(create_version, None, delete_version),
-    "AWS::Lambda::Alias": Kind(create_alias, update_alias, delete_alias),
-    "AWS::Lambda::Url": Kind(create_url, update_url, delete_url),
-    "AWS::Lambda::Permission": Kind(create_permission, None, delete_permission),
-    "AWS::CloudWatch::Alarm": Kind(create_alarm, update_alarm, delete_alarm),
-    "AWS::SQS::Queue": Kind(None, update_queue),
-    "AWS::IAM::Role": Kind(create_role, update_role, delete_role),
-    "AWS::Logs::LogGroup": Kind(None, update_log_group),
-    "AWS::ECR::Repository": Kind(create_repository, update_repository, delete_repository),
-    "AWS::S3::Bucket": Kind(create_bucket, update_bucket),
+RESOURCE_TYPES = {
+    "AWS::Lambda::Function": ResourceType(create_function, update_function),
+    "AWS::Lambda::Version": ResourceType(create_version, None, delete_version),
+    "AWS::Lambda::Alias": ResourceType(create_alias, update_alias, delete_alias),
+    "AWS::Lambda::Url": ResourceType(create_url, update_url, delete_url),
+    "AWS::Lambda::Permission": ResourceType(create_permission, None, delete_permission),
+    "AWS::CloudWatch::Alarm": ResourceType(create_alarm, update_alarm, delete_alarm),
+    "AWS::SQS::Queue": ResourceType(None, update_queue),
+    "AWS::IAM::Role": ResourceType(create_role, update_role, delete_role),
+    "AWS::Logs::LogGroup": ResourceType(None, update_log_group),
+    "AWS::ECR::Repository": ResourceType(create_repository, update_repository, delete_repository),
+    "AWS::S3::Bucket": ResourceType(create_bucket, update_bucket),
 }
 
 
 def install() -> None:
-    # An inert mapping: moto would call the function's container inside SendMessage.
+    """Replace moto's functions with those of this module."""
+    # Mappings do nothing here: moto would call the function's container inside SendMessage.
     Queue.lambda_event_source_mappings = property(lambda self: {}, lambda self, value: None)
     LogGroup.get_cfn_attribute = lambda self, name: f"{self.arn}:*"
     configuration, code = LambdaFunction.get_configuration, LambdaFunction.get_code
@@ -330,12 +335,13 @@ def install() -> None:
     def get_code(self: LambdaFunction) -> dict[str, Any]:
         answer = code(self)
         if "ImageUri" in self.code:
-            repository = re.sub(r"(@.*|:[^:/]*)$", "", self.code["ImageUri"])  # moto's stops at a port
+            repository = re.sub(r"(@.*|:[^:/]*)$", "", self.code["ImageUri"])  # moto's own expression stops at a port
             answer["Code"]["ResolvedImageUri"] = f"{repository}@sha256:{self.code_sha_256}"
         return dict(answer)
 
     def list_event_source_mappings(self: LambdaBackend, event_source_arn: str, function_name: str) -> list[Any]:
-        # A function may be named by name, by name and alias, or by ARN; moto takes the form it was made with only.
+        # Callers may give a function's name, its name and alias, or its ARN. moto knows only the form that the mapping
+        # was created with.
         every = mappings(self, event_source_arn, "")
         return [one for one in every if not function_name or one.function_name.endswith(f":{function_name}")
                 or one.function_name == function_name]  # fmt: skip

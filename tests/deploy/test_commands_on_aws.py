@@ -1,4 +1,4 @@
-"""The commands that work here and on AWS, on AWS: the stack of deploy/template.yaml, deployed to moto's server."""
+"""The commands with `--target aws`: against the stack of deploy/template.yaml, deployed to the fake AWS."""
 
 import json
 import re
@@ -19,18 +19,18 @@ from typer.testing import CliRunner
 from cli import bench_command, deploy_logs_command, doctor_command, queues_commands, send_command
 from pipeline.errors import BadInput, FaceqError, SetupError
 from tests.builders import RED, picture
-from tests.deploy.cloud import ACCOUNT, REGION, ROOT, Cloud, misleading, running_cloud
+from tests.deploy.cloud import ACCOUNT, REGION, ROOT, Cloud, running_cloud, variables_to_unset
 from tests.polling import eventually
 
 REQUESTS, RESPONSES, FAILED = "faceq-req-queue", "faceq-resp-queue", "faceq-req-dlq"
-#: Somebody else's, in the same account.
+#: A queue in the same account that belongs to another application.
 FOREIGN = "payments"
 BUCKET = "faceq-test-gallery"
 
 
 @pytest.fixture(scope="module")
 def deployed() -> Iterator[Cloud]:
-    """An account in which the stack runs beside a queue of somebody else; the tests of this module share it."""
+    """An account with the stack and another application's queue, which all tests of this module share."""
     with running_cloud(with_registry=False) as cloud:
         cloud.client("s3").create_bucket(Bucket=BUCKET)
         cloud.client("sqs").create_queue(QueueName=FOREIGN)
@@ -65,13 +65,13 @@ def deployed() -> Iterator[Cloud]:
 
 @pytest.fixture
 def cloud(deployed: Cloud) -> Iterator[Cloud]:
-    """The account with no message on any queue and nothing broken."""
+    """The shared account, with empty queues and no failures set."""
     for name in (REQUESTS, RESPONSES, FAILED, FOREIGN):
         drain(deployed, name)
-    deployed.forget()
+    deployed.forget_calls()
     yield deployed
-    deployed.mend()
-    assert [call for call in deployed.calls() if call.faults] == []  # AWS documents every call that was made
+    deployed.repair()
+    assert [call for call in deployed.calls() if call.faults] == []  # AWS documents every call
 
 
 def status(cloud: Cloud) -> str:
@@ -88,7 +88,7 @@ def put(cloud: Cloud, name: str, *bodies: str) -> None:
 
 
 def drain(cloud: Cloud, name: str) -> None:
-    """Take all messages off a queue; SQS purges one once a minute only."""
+    """Delete all messages of a queue, one by one, because SQS allows only one purge a minute."""
     sqs = cloud.client("sqs")
     while messages := sqs.receive_message(QueueUrl=url(cloud, name), MaxNumberOfMessages=10).get("Messages"):
         for message in messages:
@@ -109,9 +109,9 @@ def run(
     typed: str | None = None,
     variables: Mapping[str, str] | None = None,
 ) -> Result:
-    """Run a command as the account's owner; what `cli.main` prints comes back as exception."""
+    """Run a command as the account's owner. An error that `cli.main` would print is the result's exception."""
     environment = {
-        **dict.fromkeys(misleading()),
+        **dict.fromkeys(variables_to_unset()),
         **cloud.variables,
         "COLUMNS": "200",
         "TERM": "dumb",
@@ -122,19 +122,19 @@ def run(
     return result
 
 
-def alone(register: Callable[[typer.Typer], object]) -> typer.Typer:
+def app_with(register: Callable[[typer.Typer], object]) -> typer.Typer:
     app = typer.Typer()
     register(app)
     return app
 
 
 QUEUES = queues_commands.app
-SEND, BENCH, DOCTOR = (alone(module.register) for module in (send_command, bench_command, doctor_command))
-LOGS = alone(lambda app: app.command("logs")(deploy_logs_command.logs))
+SEND, BENCH, DOCTOR = (app_with(module.register) for module in (send_command, bench_command, doctor_command))
+LOGS = app_with(lambda app: app.command("logs")(deploy_logs_command.logs))
 
 
-def reason(result: Result) -> str:
-    """The one line that a person is told."""
+def error_message(result: Result) -> str:
+    """Return the error message, which must be one line."""
     assert isinstance(result.exception, FaceqError), result.output
     assert "\n" not in result.exception.message
     return result.exception.message
@@ -160,7 +160,7 @@ def test_only_the_stacks_own_queues_are_listed(cloud: Cloud) -> None:
     ]
 
 
-def test_a_peek_shows_messages_and_leaves_them(cloud: Cloud) -> None:
+def test_a_peek_shows_messages_and_leaves_them_on_the_queue(cloud: Cloud) -> None:
     put(cloud, FAILED, *(str(number) for number in range(12)))
     rows = json.loads(run(cloud, QUEUES, "peek", FAILED, "--target", "aws", "--most", "20", "--json").stdout)
     assert sorted(int(row["body"]) for row in rows) == list(range(12))
@@ -168,14 +168,16 @@ def test_a_peek_shows_messages_and_leaves_them(cloud: Cloud) -> None:
 
 
 @pytest.mark.parametrize("command", [("peek",), ("purge", "--yes"), ("redrive",)])
-def test_a_queue_that_is_not_the_stacks_is_never_touched(cloud: Cloud, command: tuple[str, ...]) -> None:
+def test_a_queue_that_does_not_belong_to_the_stack_is_refused(cloud: Cloud, command: tuple[str, ...]) -> None:
     put(cloud, FOREIGN, "money")
     refused = run(cloud, QUEUES, *command, FOREIGN, "--target", "aws")
-    assert reason(refused) == f"The stack faceq has no queue {FOREIGN}. It has: {REQUESTS}, {RESPONSES}, {FAILED}."
+    assert (
+        error_message(refused) == f"The stack faceq has no queue {FOREIGN}. It has: {REQUESTS}, {RESPONSES}, {FAILED}."
+    )
     assert waiting(cloud, FOREIGN) == 1
 
 
-def test_a_purge_asks_and_names_the_stack(cloud: Cloud) -> None:
+def test_a_purge_asks_first_and_names_the_stack(cloud: Cloud) -> None:
     put(cloud, RESPONSES, "a")
     kept = run(cloud, QUEUES, "purge", RESPONSES, "--target", "aws", typed="n\n")
     assert (kept.exit_code, waiting(cloud, RESPONSES)) == (1, 1)
@@ -185,43 +187,43 @@ def test_a_purge_asks_and_names_the_stack(cloud: Cloud) -> None:
     assert "within a minute" in done.stdout
 
 
-def test_failed_frames_are_sent_back(cloud: Cloud) -> None:
+def test_a_redrive_sends_failed_frames_back(cloud: Cloud) -> None:
     put(cloud, FAILED, "a", "b", "c")
     assert "Sent 3 messages back." in run(cloud, QUEUES, "redrive", FAILED, "--target", "aws").stdout
     assert (waiting(cloud, FAILED), waiting(cloud, REQUESTS)) == (0, 3)
 
 
-def test_another_region_is_said_to_have_no_stack(cloud: Cloud) -> None:
+def test_the_error_for_a_region_without_the_stack_names_the_region(cloud: Cloud) -> None:
     failed = run(cloud, QUEUES, "list", "--target", "aws", "--region", "eu-west-1")
-    assert "no stack faceq in eu-west-1" in reason(failed)
+    assert "no stack faceq in eu-west-1" in error_message(failed)
 
 
-def test_a_missing_permission_is_one_line_in_aws_words(cloud: Cloud) -> None:
+def test_a_missing_permission_is_reported_in_one_line_with_awss_message(cloud: Cloud) -> None:
     cloud.fail("sqs", "PurgeQueue", "AccessDenied", "User: x is not authorized to perform: sqs:PurgeQueue", status=403)
     failed = run(cloud, QUEUES, "purge", RESPONSES, "--target", "aws", "--yes")
     assert isinstance(failed.exception, SetupError)
-    assert "sqs:PurgeQueue" in reason(failed)
+    assert "sqs:PurgeQueue" in error_message(failed)
 
 
 # Sending and measuring
 
 
 def test_a_frame_is_posted_signed_and_its_answer_is_shown(cloud: Cloud, photo: Path) -> None:
-    """The function URL here recomputes the signature, as AWS does."""
-    cloud.answers("Ada")
+    """The fake function URL checks the signature, as AWS does."""
+    cloud.set_answer("Ada")
     done = run(cloud, SEND, photo, "--target", "aws", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["result"] == "Ada"
     assert json.loads(cloud.posts()[-1]["body"])["filename"] == "door.png"
 
 
-def test_credentials_that_aws_does_not_know_are_one_line(cloud: Cloud, photo: Path) -> None:
+def test_unknown_credentials_are_reported_in_one_line(cloud: Cloud, photo: Path) -> None:
     refused = run(cloud, SEND, photo, "--target", "aws", variables={"AWS_ACCESS_KEY_ID": "unknown"})
-    assert "aws configure list" in reason(refused)
+    assert "aws configure list" in error_message(refused)
 
 
-def test_a_refused_post_names_the_permissions(cloud: Cloud, photo: Path) -> None:
-    """A secret that is not the key's: moto checks none, the function URL does."""
+def test_a_refused_post_is_reported_with_the_permissions_it_needs(cloud: Cloud, photo: Path) -> None:
+    """The secret is wrong: moto does not check it, but the function URL does."""
     refused = run(cloud, SEND, photo, "--target", "aws", "--json", variables={"AWS_SECRET_ACCESS_KEY": "wrong"})
     assert refused.exit_code == 1
     problem = json.loads(refused.stdout)["problem"]
@@ -230,7 +232,7 @@ def test_a_refused_post_names_the_permissions(cloud: Cloud, photo: Path) -> None
     assert "See why with: faceq deploy logs" in refused.stderr
 
 
-def test_a_bench_on_aws_measures_as_here(cloud: Cloud, photo: Path) -> None:
+def test_a_bench_on_aws_measures_as_a_local_one_does(cloud: Cloud, photo: Path) -> None:
     done = run(cloud, BENCH, photo, "--target", "aws", "--count", "12", "--json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -250,7 +252,7 @@ def test_a_bench_that_costs_money_asks_first(cloud: Cloud, photo: Path) -> None:
 
 @pytest.fixture
 def log(cloud: Cloud) -> Iterator[Callable[..., None]]:
-    """Return how to write into a function's log; times are seconds before now."""
+    """A function that writes lines into a function's log, `ago` seconds before now."""
     client = cloud.client("logs")
     streams: set[tuple[str, str]] = set()
 
@@ -273,7 +275,7 @@ def report(number: int, duration: float, used: int = 900, tail: str = "") -> str
     return "\t".join([*fields, "Memory Size: 1769 MB", f"Max Memory Used: {used} MB", tail, "\n"])
 
 
-def test_lines_of_both_functions_come_in_the_order_of_time(cloud: Cloud, log: Callable[..., None]) -> None:
+def test_the_log_lines_of_both_functions_are_shown_in_the_order_of_time(cloud: Cloud, log: Callable[..., None]) -> None:
     log("face-recognition", "recognised\n", ago=30)
     log("face-detection", "detected\n", ago=40)
     log("face-detection", "detected again\n", ago=20)
@@ -282,7 +284,7 @@ def test_lines_of_both_functions_come_in_the_order_of_time(cloud: Cloud, log: Ca
     assert re.match(r"face-detection: \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00 detected$", lines[0])
 
 
-def test_lines_are_chosen_by_function_time_and_frame(cloud: Cloud, log: Callable[..., None]) -> None:
+def test_log_lines_can_be_filtered_by_function_time_and_frame(cloud: Cloud, log: Callable[..., None]) -> None:
     log("face-detection", '{"message": "detected", "request_id": "frame-1"}', '{"request_id": "frame-2"}')
     log("face-recognition", '{"message": "recognised", "request_id": "frame-1"}')
     log("face-detection", "long ago frame-1", ago=7200)
@@ -297,8 +299,8 @@ def test_lines_are_chosen_by_function_time_and_frame(cloud: Cloud, log: Callable
     assert messages("--request", "frame-2") == ['{"request_id": "frame-2"}']
 
 
-def test_following_shows_each_line_once_also_one_that_comes_late(cloud: Cloud, log: Callable[..., None]) -> None:
-    """A line can reach CloudWatch after a younger one of another environment."""
+def test_following_shows_each_line_once_even_one_that_arrives_late(cloud: Cloud, log: Callable[..., None]) -> None:
+    """A line can reach CloudWatch after a later one of another environment."""
     command = "import typer; import cli.deploy_logs_command as log; log.FOLLOW_SECONDS = 0.05; typer.run(log.logs)"
     log("face-detection", "first", ago=10)
     process = subprocess.Popen(
@@ -327,7 +329,7 @@ def test_following_shows_each_line_once_also_one_that_comes_late(cloud: Cloud, l
         process.wait()
 
 
-def test_a_report_says_what_to_change_and_with_which_command(cloud: Cloud, log: Callable[..., None]) -> None:
+def test_a_report_advises_changes_with_their_commands(cloud: Cloud, log: Callable[..., None]) -> None:
     log("face-detection", *(report(number, 200) for number in range(5)), report(9, 30_000, tail="Status: timeout"))
     log("face-recognition", "START RequestId: 1\n", report(1, 100, used=1750))
     (detection, recognition) = json.loads(run(cloud, LOGS, "--report", "--json").stdout)
@@ -339,12 +341,12 @@ def test_a_report_says_what_to_change_and_with_which_command(cloud: Cloud, log: 
     assert "    faceq deploy --set DetectionTimeout=60" in table.splitlines()
 
 
-def test_a_report_without_calls_says_where_to_look(cloud: Cloud) -> None:
+def test_a_report_without_calls_suggests_a_longer_period(cloud: Cloud) -> None:
     assert "--since 7d" in run(cloud, LOGS, "--report", "--since", "1s").stdout
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "advice"),
     [
         (("--since", "yesterday"), "90s, 30m, 1h, 2d"),
         (("--report", "--follow"), "leave out --follow"),
@@ -352,18 +354,20 @@ def test_a_report_without_calls_says_where_to_look(cloud: Cloud) -> None:
         (("--region", "eu-west-1", "--report"), "faceq deploy"),
     ],
 )
-def test_what_cannot_be_shown_is_one_line(cloud: Cloud, options: tuple[str, ...], words: str) -> None:
+def test_a_request_for_logs_that_cannot_be_shown_is_refused_in_one_line(
+    cloud: Cloud, options: tuple[str, ...], advice: str
+) -> None:
     refused = run(cloud, LOGS, *options)
     assert isinstance(refused.exception, BadInput)
-    assert words in reason(refused)
+    assert advice in error_message(refused)
 
 
 # Doctor
 
 
 @pytest.fixture
-def look(cloud: Cloud) -> Callable[..., list[tuple[str, bool | None, str]]]:
-    """Return how to run the doctor. IAM's simulator is not in moto: somebody who may not use it is asked here."""
+def run_doctor(cloud: Cloud) -> Callable[..., list[tuple[str, bool | None, str]]]:
+    """A function that runs the doctor. moto lacks IAM's simulator, so the user here may not use it."""
     cloud.fail("iam", "SimulatePrincipalPolicy", "AccessDenied", "not authorized", times=-1, status=403)
 
     def ask(*options: str, code: int) -> list[tuple[str, bool | None, str]]:
@@ -374,31 +378,31 @@ def look(cloud: Cloud) -> Callable[..., list[tuple[str, bool | None, str]]]:
     return ask
 
 
-Look = Callable[..., list[tuple[str, bool | None, str]]]
+RunDoctor = Callable[..., list[tuple[str, bool | None, str]]]
 
 
-def bad(checks: list[tuple[str, bool | None, str]]) -> list[str]:
+def failed_checks(checks: list[tuple[str, bool | None, str]]) -> list[str]:
     return [f"{name}: {found}" for name, well, found in checks if well is False]
 
 
-def test_a_sound_stack_is_well_and_looking_changes_nothing(cloud: Cloud, look: Look) -> None:
-    checks = look(code=0)
-    assert bad(checks) == []
+def test_a_healthy_stack_passes_every_check_and_the_doctor_changes_nothing(cloud: Cloud, run_doctor: RunDoctor) -> None:
+    checks = run_doctor(code=0)
+    assert failed_checks(checks) == []
     assert {"identity", "stack", "face-detection", "face-recognition", "image", "url", "trigger", "queue", "gallery",
             "permissions"} == {name for name, _, _ in checks}  # fmt: skip
     reads = re.compile("Get|List|Describe|Head|Simulate|ReceiveMessage")
     assert {call.operation for call in cloud.calls() if not reads.match(call.operation)} == set()
 
 
-def test_a_stack_that_is_not_there_is_the_one_line_that_matters(look: Look) -> None:
-    (line,) = bad(look("--stack", "other", code=1))
+def test_a_missing_stack_is_the_only_failed_check(run_doctor: RunDoctor) -> None:
+    (line,) = failed_checks(run_doctor("--stack", "other", code=1))
     assert "There is no stack other" in line
     assert "faceq deploy" in line
 
 
-def test_failed_frames_are_bad_with_the_commands_that_mend_them(cloud: Cloud, look: Look) -> None:
+def test_failed_frames_fail_a_check_that_names_the_commands_to_handle_them(cloud: Cloud, run_doctor: RunDoctor) -> None:
     put(cloud, FAILED, "a")
-    (line,) = bad(look(code=1))
+    (line,) = failed_checks(run_doctor(code=1))
     assert "messages that failed on every attempt (1): " in line
     assert f"faceq queues redrive {FAILED} --target aws" in line
 
@@ -408,12 +412,12 @@ def mapping(cloud: Cloud, queue: str) -> Any:
     return cloud.client("lambda").list_event_source_mappings(EventSourceArn=arn)["EventSourceMappings"][0]
 
 
-def test_answers_that_call_a_function_are_bad(cloud: Cloud, look: Look) -> None:
+def test_a_response_queue_that_calls_a_function_fails_a_check(cloud: Cloud, run_doctor: RunDoctor) -> None:
     made = cloud.client("lambda").create_event_source_mapping(
         EventSourceArn=f"arn:aws:sqs:{REGION}:{ACCOUNT}:{RESPONSES}", FunctionName="face-recognition", BatchSize=1
     )
     try:
-        (line,) = bad(look(code=1))
+        (line,) = failed_checks(run_doctor(code=1))
     finally:
         cloud.client("lambda").delete_event_source_mapping(UUID=made["UUID"])
     assert f"{RESPONSES} also calls face-recognition" in line
@@ -421,20 +425,20 @@ def test_answers_that_call_a_function_are_bad(cloud: Cloud, look: Look) -> None:
     assert f"delete-event-source-mapping --uuid {made['UUID']}" in line
 
 
-def test_a_trigger_that_is_switched_off_is_bad(cloud: Cloud, look: Look) -> None:
+def test_a_disabled_event_source_mapping_fails_a_check(cloud: Cloud, run_doctor: RunDoctor) -> None:
     update = partial(cloud.client("lambda").update_event_source_mapping, UUID=mapping(cloud, REQUESTS)["UUID"])
     update(Enabled=False)
     try:
-        (line,) = bad(look(code=1))
+        (line,) = failed_checks(run_doctor(code=1))
     finally:
         update(Enabled=True)
     assert "the event source mapping of face-recognition is disabled" in line
     assert "--enabled" in line
 
 
-def test_a_service_that_refuses_is_one_bad_check_and_the_others_go_on(cloud: Cloud, look: Look) -> None:
+def test_a_refused_request_fails_one_check_and_the_others_continue(cloud: Cloud, run_doctor: RunDoctor) -> None:
     cloud.fail("lambda", "GetFunctionUrlConfig", "AccessDeniedException", "not authorized", status=403)
-    checks = look(code=1)
-    (line,) = bad(checks)
+    checks = run_doctor(code=1)
+    (line,) = failed_checks(checks)
     assert line.startswith("url: GetFunctionUrlConfig is not allowed")
     assert "queue" in {name for name, _, _ in checks}

@@ -1,8 +1,8 @@
-"""The deployed functions for real: containers of the digest in the registry, each with Lambda's Runtime API.
+"""The deployed functions as real containers: of the image with the deployed digest, each with Lambda's Runtime API.
 
-What a function is told, and what it may not do, is as on Lambda: its variables, its memory, a read-only file system
-with /tmp, a user without rights. Unlike Lambda: one environment a function, on this machine's network (so on Linux
-only), and the queue's batches are handed over when a frame was posted.
+A container gets the variables and restrictions that Lambda gives a function: its memory limit, a read-only file system
+with /tmp, a user without privileges. Unlike on Lambda, each function has one environment, which uses this machine's
+network (so this works only on Linux), and the queue's messages are delivered right after a frame was posted.
 (Lambda developer guide, "Using the Lambda runtime API for custom runtimes" and "Create a Lambda function using a
 container image")
 """
@@ -24,16 +24,16 @@ from moto.awslambda.models import LambdaFunction
 
 from local.event_source_mapping_rules import failed_message_ids, to_record
 from local.function_url import HttpRequest, HttpResponse, to_event, to_response
-from tests.deploy.played.controls import CONTROLS
+from tests.deploy.fake_aws.controls import CONTROLS
 
-#: Whose calls are not the person's, so that nobody counts them. Temporary keys begin so.
+#: Access key of the functions, whose calls are not recorded. Temporary keys begin with ASIA.
 ROLE_KEY = "ASIAFUNCTION"
 _API = "/2018-06-01/runtime/"
 
 
 @dataclass
 class Environment:
-    """One container of a function, and the Runtime API that it asks."""
+    """One container of a function, and the Runtime API that it calls."""
 
     function: LambdaFunction
     endpoint: str
@@ -72,7 +72,7 @@ class Environment:
 
     def _remove(self) -> None:
         self.container.remove(force=True)
-        with contextlib.suppress(docker.errors.ImageNotFound):  # the other function's container took it with it
+        with contextlib.suppress(docker.errors.ImageNotFound):  # already removed with the other function's container
             docker.from_env().images.remove(self.function.code["ImageUri"], noprune=True)
 
     async def stop(self) -> None:
@@ -82,7 +82,7 @@ class Environment:
             await self.runner.cleanup()
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Play the Runtime API."""
+        """Answer a request of the Runtime API."""
         what = request.path.removeprefix(_API)
         if what == "invocation/next":
             request_id, payload = await self.work.get()
@@ -114,17 +114,17 @@ class Environment:
         return answer, failed
 
 
-class Containers:
-    """Runs the versions that the aliases name; another version ends the container of the one before."""
+class FunctionContainers:
+    """Runs the versions that the aliases name. A new version replaces the container of the previous one."""
 
     def __init__(self) -> None:
         self._running: dict[str, Environment] = {}
 
     async def post(self, detection: LambdaFunction, recognition: LambdaFunction, body: bytes) -> HttpResponse:
-        """Let a frame take its way: function URL, detection, request queue, recognition."""
+        """Pass a frame through the service: function URL, detection, request queue, recognition."""
         now = datetime.now(UTC)
         request = HttpRequest("POST", "/", [("content-type", "application/json")], body, "127.0.0.1", 443)
-        event = to_event(request, url_id="played", request_id=str(uuid.uuid4()), trace_id="Root=1", now=now)
+        event = to_event(request, url_id="fake", request_id=str(uuid.uuid4()), trace_id="Root=1", now=now)
         answer, failed = await (await self._environment(detection)).invoke(json.dumps(event).encode())
         if failed:
             return HttpResponse(502, [("content-type", "application/json")], b"Internal Server Error")
@@ -161,6 +161,6 @@ class Containers:
         return made
 
     async def stop(self) -> None:
-        """End all containers."""
+        """Stop all containers."""
         while self._running:
             await self._running.popitem()[1].stop()

@@ -1,4 +1,4 @@
-"""CloudFormation: what a template means, what a change set changes, and carrying it out."""
+"""What CloudFormation does with a stack: resolve a template, preview a change set, execute it, roll it back."""
 
 import copy
 import json
@@ -17,10 +17,10 @@ from moto.cloudformation.models import Event, OutputMap, Stack, cloudformation_b
 from moto.core.exceptions import ServiceException
 from werkzeug.exceptions import HTTPException
 
-from tests.deploy.played.controls import CONTROLS, ResourceError, fail_if_broken, handler_says
-from tests.deploy.played.resources import KINDS, Kind, Place, Properties
+from tests.deploy.fake_aws.controls import CONTROLS, ResourceError, fail_if_broken, handler_message
+from tests.deploy.fake_aws.resource_types import RESOURCE_TYPES, Location, Properties, ResourceType
 
-REMOVED = object()
+_MISSING = object()
 
 
 @cache
@@ -30,12 +30,12 @@ def schema(kind: str) -> Mapping[str, Any]:
 
 
 def replaces(kind: str) -> set[str]:
-    """Return the properties whose change means a new resource."""
+    """Return the properties of a type whose change makes CloudFormation replace the resource."""
     return {path.split("/")[2] for path in schema(kind).get("createOnlyProperties", ())}
 
 
 def _references(node: Any) -> Iterator[str]:
-    """Yield the logical ids that a part of a template names."""
+    """Yield the logical ids that a part of a template refers to."""
     if isinstance(node, list):
         for item in node:
             yield from _references(item)
@@ -53,8 +53,8 @@ def _references(node: Any) -> Iterator[str]:
                 yield from _references(value)
 
 
-def _ordered(resources: Mapping[str, Any]) -> list[str]:
-    """Return the logical ids, each after what it needs."""
+def _in_order_of_creation(resources: Mapping[str, Any]) -> list[str]:
+    """Return the logical ids, each after the resources that it depends on."""
     done: list[str] = []
 
     def visit(name: str) -> None:
@@ -71,17 +71,17 @@ def _ordered(resources: Mapping[str, Any]) -> list[str]:
     return done
 
 
-def _without_nothing(value: Any) -> Any:
-    """Drop what AWS::NoValue left."""
+def _without_no_values(value: Any) -> Any:
+    """Drop the nulls that moto makes of AWS::NoValue."""
     if isinstance(value, dict):
-        return {key: _without_nothing(item) for key, item in value.items() if item is not None}
+        return {key: _without_no_values(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_without_nothing(item) for item in value if item is not None]
+        return [_without_no_values(item) for item in value if item is not None]
     return value
 
 
-class Meant:
-    """A template with its parameters: what it wants, resource by resource, in order."""
+class ResolvedTemplate:
+    """A template with its parameters: the resources that it describes, in the order of their dependencies."""
 
     def __init__(self, stack: Stack, template: Mapping[str, Any], parameters: Mapping[str, str]) -> None:
         self.template = template
@@ -96,46 +96,50 @@ class Meant:
         every = template["Resources"]
         self.resources = {
             name: every[name]
-            for name in _ordered(every)
+            for name in _in_order_of_creation(every)
             if "Condition" not in every[name] or self.map.lazy_condition_map[every[name]["Condition"]]
         }
-        # What exists by no condition is nothing, not made when it is looked at.
+        # Without this entry, moto's map would create a resource whose condition is false.
         for name in every.keys() - self.resources.keys():
             self.map._parsed_resources[name] = None
 
     def properties(self, name: str) -> Properties:
-        """Return a resource's properties; what it refers to must be in the map."""
+        """Return a resource's properties; the resources that it refers to must be in the map."""
         cleaned = parsing.clean_json(copy.deepcopy(self.resources[name].get("Properties", {})), self.map)
-        result: Properties = _without_nothing(cleaned)
+        result: Properties = _without_no_values(cleaned)
         return result
 
 
-def _checked(template: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
-    """Return the parameters as text, with defaults; refuse what CloudFormation refuses, in its words."""
+def _checked(template: Mapping[str, Any], parameters: Mapping[str, str]) -> dict[str, str]:
+    """Return the parameters as text, with defaults; raise CloudFormation's own errors for invalid ones."""
     declared = template.get("Parameters", {})
-    unknown = [name for name in given if name not in declared]
+    unknown = [name for name in parameters if name not in declared]
     if unknown:
         raise invalid(f"Parameters: [{', '.join(unknown)}] do not exist in the template")
-    missing = [name for name, one in declared.items() if name not in given and "Default" not in one]
+    missing = [
+        name for name, declaration in declared.items() if name not in parameters and "Default" not in declaration
+    ]
     if missing:
         raise invalid(f"Parameters: [{', '.join(missing)}] must have values")
-    values = {name: str(given.get(name, one.get("Default"))) for name, one in declared.items()}
-    for name, one in declared.items():
+    values = {name: str(parameters.get(name, declaration.get("Default"))) for name, declaration in declared.items()}
+    for name, declaration in declared.items():
         value = values[name]
-        if "AllowedValues" in one and value not in map(str, one["AllowedValues"]):
-            allowed = ", ".join(map(str, one["AllowedValues"]))
+        if "AllowedValues" in declaration and value not in map(str, declaration["AllowedValues"]):
+            allowed = ", ".join(map(str, declaration["AllowedValues"]))
             raise invalid(f"Template error: Parameter '{name}' must be one of AllowedValues: [{allowed}]")
-        if "AllowedPattern" in one and not re.fullmatch(one["AllowedPattern"], value):
-            raise invalid(f"Parameter {name} failed to satisfy constraint: must match pattern {one['AllowedPattern']}")
-        if one["Type"] == "Number":
+        if "AllowedPattern" in declaration and not re.fullmatch(declaration["AllowedPattern"], value):
+            raise invalid(
+                f"Parameter {name} failed to satisfy constraint: must match pattern {declaration['AllowedPattern']}"
+            )
+        if declaration["Type"] == "Number":
             try:
                 number = float(value)
             except ValueError:
                 raise invalid(f"Parameter '{name}' must be a number.") from None
-            if number < one.get("MinValue", number):
-                raise invalid(f"Parameter '{name}' must be a number not less than {one['MinValue']}")
-            if number > one.get("MaxValue", number):
-                raise invalid(f"Parameter '{name}' must be a number not greater than {one['MaxValue']}")
+            if number < declaration.get("MinValue", number):
+                raise invalid(f"Parameter '{name}' must be a number not less than {declaration['MinValue']}")
+            if number > declaration.get("MaxValue", number):
+                raise invalid(f"Parameter '{name}' must be a number not greater than {declaration['MaxValue']}")
     return values
 
 
@@ -159,7 +163,7 @@ class Change:
 
 
 class _AfterApply:
-    """Stands in a preview for a resource that is not there yet."""
+    """Placeholder in a preview for a resource that does not exist yet."""
 
     physical_resource_id = "{{changeSet:KNOWN_AFTER_APPLY}}"
 
@@ -167,36 +171,38 @@ class _AfterApply:
         return self.physical_resource_id
 
 
-def preview(stack: Stack, meant: Meant, with_values: bool) -> list[Change]:
-    """Return what carrying out a template would change."""
+def preview(stack: Stack, resolved: ResolvedTemplate, with_values: bool) -> list[Change]:
+    """Return the changes that executing a template would make."""
     now = resources_of(stack)
     changes = []
-    for name, resource in meant.resources.items():
+    for name, resource in resolved.resources.items():
         kind = resource["Type"]
         old = now.get(name)
-        properties = meant.properties(name)
+        properties = resolved.properties(name)
         if old is None or old.kind != kind:
             change = Change("Add", name, kind)
-            meant.map._parsed_resources[name] = _AfterApply()
+            resolved.map._parsed_resources[name] = _AfterApply()
             if with_values:
                 change.after_context = json.dumps({"Properties": properties})
             changes.append(change)
             continue
-        meant.map._parsed_resources[name] = old.resource
+        resolved.map._parsed_resources[name] = old.resource
         names = _changed(old.properties, properties)
         if not names:
             continue
         replaced = bool(replaces(kind) & set(names))
         if replaced:
-            meant.map._parsed_resources[name] = _AfterApply()
+            resolved.map._parsed_resources[name] = _AfterApply()
         change = Change("Modify", name, kind, old.resource.physical_resource_id, str(replaced), ["Properties"])
-        change.details = [_detail(kind, one, old.properties, properties, with_values) for one in names]
+        change.details = [
+            _detail(kind, property_name, old.properties, properties, with_values) for property_name in names
+        ]
         if with_values:
             change.before_context = json.dumps({"Properties": old.properties})
             change.after_context = json.dumps({"Properties": properties})
         changes.append(change)
     for name in reversed(list(now)):
-        if name not in meant.resources:
+        if name not in resolved.resources:
             old = now[name]
             removed = Change("Remove", name, old.kind, old.resource.physical_resource_id)
             if with_values:
@@ -206,7 +212,7 @@ def preview(stack: Stack, meant: Meant, with_values: bool) -> list[Change]:
 
 
 def _changed(before: Properties, after: Properties) -> list[str]:
-    return [name for name in {**before, **after} if before.get(name, REMOVED) != after.get(name, REMOVED)]
+    return [name for name in {**before, **after} if before.get(name, _MISSING) != after.get(name, _MISSING)]
 
 
 def _detail(kind: str, name: str, before: Properties, after: Properties, with_values: bool) -> dict[str, Any]:
@@ -230,8 +236,8 @@ def text_of(value: Any) -> str:
 
 
 @dataclass
-class Held:
-    """A resource of a stack, as it was last made."""
+class StackResource:
+    """A resource of a stack, with the template and the properties from which it was last created or updated."""
 
     kind: str
     resource: Any
@@ -239,37 +245,37 @@ class Held:
     template: Mapping[str, Any]
 
 
-def resources_of(stack: Stack) -> dict[str, Held]:
-    if not hasattr(stack, "held"):
-        stack.held = {}
-    held: dict[str, Held] = stack.held
-    return held
+def resources_of(stack: Stack) -> dict[str, StackResource]:
+    if not hasattr(stack, "resource_records"):
+        stack.resource_records = {}
+    records: dict[str, StackResource] = stack.resource_records
+    return records
 
 
 class Execution:
-    """Carries out a template, in the order of what needs what; undoes all of it if one resource fails."""
+    """Executes a template in the order of its dependencies, and undoes everything if a resource fails."""
 
-    def __init__(self, stack: Stack, meant: Meant, body: str, on_failure: str = "ROLLBACK") -> None:
-        self.stack, self.meant, self.body, self.on_failure = stack, meant, body, on_failure
-        self.place = Place(stack.account_id, stack.region_name)
+    def __init__(self, stack: Stack, resolved: ResolvedTemplate, body: str, on_failure: str = "ROLLBACK") -> None:
+        self.stack, self.resolved, self.body, self.on_failure = stack, resolved, body, on_failure
+        self.location = Location(stack.account_id, stack.region_name)
         self.creating = not resources_of(stack)
-        self.word = "CREATE" if self.creating else "UPDATE"
+        self.action = "CREATE" if self.creating else "UPDATE"
         self.undo: list[Callable[[], None]] = []
-        self.cleanup: list[tuple[str, Held]] = []
+        self.cleanup: list[tuple[str, StackResource]] = []
 
     def run(self) -> None:
         stack = self.stack
         before = dict(resources_of(stack))
-        after: dict[str, Held] = {}
+        after: dict[str, StackResource] = {}
         failed: list[tuple[str, str]] = []
-        for name, resource in self.meant.resources.items():
+        for name, resource in self.resolved.resources.items():
             try:
                 after[name] = self._apply(name, resource, before.get(name))
             except (ResourceError, ServiceException, HTTPException, KeyError, ValueError) as error:
-                failed.append((name, self._said(error)))
+                failed.append((name, self._reason(error)))
                 break
         if failed and self.creating and self.on_failure == "DELETE":
-            stack.held = after
+            stack.resource_records = after
             reason = f"The following resource(s) failed to create: [{failed[0][0]}]. Delete requested by user."
             self._status("DELETE_IN_PROGRESS", reason)
             self.delete_all()
@@ -280,92 +286,94 @@ class Execution:
         gone = [(name, before[name]) for name in reversed(list(before)) if name not in after]
         if not self.creating and (gone or self.cleanup):
             self._status("UPDATE_COMPLETE_CLEANUP_IN_PROGRESS")
-        for name, held in self.cleanup:
-            self._delete(name, held, "UpdateReplacePolicy")
-        for name, held in gone:
-            self._delete(name, held, "DeletionPolicy")
-        stack.held = after
+        for name, entry in self.cleanup:
+            self._delete(name, entry, "UpdateReplacePolicy")
+        for name, entry in gone:
+            self._delete(name, entry, "DeletionPolicy")
+        stack.resource_records = after
         self._adopt()
-        self._status(f"{self.word}_COMPLETE")
+        self._status(f"{self.action}_COMPLETE")
 
     def _adopt(self) -> None:
         stack = self.stack
         stack.template = self.body
-        stack.template_dict = dict(self.meant.template)
-        stack.description = self.meant.template.get("Description")
-        stack.parameters = dict(self.meant.parameters)
-        stack.resource_map = self.meant.map
-        stack.output_map = OutputMap(self.meant.map, dict(self.meant.template), stack.stack_id)
+        stack.template_dict = dict(self.resolved.template)
+        stack.description = self.resolved.template.get("Description")
+        stack.parameters = dict(self.resolved.parameters)
+        stack.resource_map = self.resolved.map
+        stack.output_map = OutputMap(self.resolved.map, dict(self.resolved.template), stack.stack_id)
 
-    def _said(self, error: Exception) -> str:
+    def _reason(self, error: Exception) -> str:
         if isinstance(error, ResourceError):
             return str(error)
-        return handler_says(str(getattr(error, "message", error)))
+        return handler_message(str(getattr(error, "message", error)))
 
-    def _apply(self, name: str, resource: Mapping[str, Any], old: Held | None) -> Held:
+    def _apply(self, name: str, resource: Mapping[str, Any], old: StackResource | None) -> StackResource:
         kind = resource["Type"]
-        properties = self.meant.properties(name)
+        properties = self.resolved.properties(name)
         if old is not None and old.kind == kind:
             changed = _changed(old.properties, properties)
             if not changed:
                 self._keep(name, old.resource)
-                return Held(kind, old.resource, old.properties, resource)
+                return StackResource(kind, old.resource, old.properties, resource)
             if not replaces(kind) & set(changed):
                 return self._update(name, resource, old, properties)
             self._event(
                 name, kind, "UPDATE_IN_PROGRESS", old.resource.physical_resource_id,
                 "Requested update requires the creation of a new physical resource; hence creating one.",
             )  # fmt: skip
-        held = self._create(name, resource, properties, "UPDATE" if old is not None else "CREATE")
+        entry = self._create(name, resource, properties, "UPDATE" if old is not None else "CREATE")
         if old is not None:
             self.cleanup.append((name, old))
-        return held
+        return entry
 
     def _keep(self, name: str, resource: Any) -> None:
-        self.meant.map._parsed_resources[name] = resource
+        self.resolved.map._parsed_resources[name] = resource
 
-    def _create(self, name: str, resource: Mapping[str, Any], properties: Properties, word: str) -> Held:
+    def _create(self, name: str, resource: Mapping[str, Any], properties: Properties, word: str) -> StackResource:
         kind = resource["Type"]
         if word == "CREATE":
             self._event(name, kind, "CREATE_IN_PROGRESS")
         try:
             self._pause()
             fail_if_broken(name, "create" if word == "CREATE" else "update")
-            made = self._made(name, kind, properties)
+            made = self._create_resource(name, kind, properties)
         except Exception as error:
-            self._event(name, kind, f"{word}_FAILED", "", self._said(error))
+            self._event(name, kind, f"{word}_FAILED", "", self._reason(error))
             raise
         made.cf_resource_type, made.logical_resource_id = kind, name
         self._keep(name, made)
-        held = Held(kind, made, properties, resource)
+        entry = StackResource(kind, made, properties, resource)
         self._event(name, kind, f"{word}_COMPLETE", made.physical_resource_id)
-        self.undo.append(lambda: self._delete(name, held, ""))
-        return held
+        self.undo.append(lambda: self._delete(name, entry, ""))
+        return entry
 
-    def _made(self, name: str, kind: str, properties: Properties) -> Any:
-        own = KINDS.get(kind, Kind())
+    def _create_resource(self, name: str, kind: str, properties: Properties) -> Any:
+        own = RESOURCE_TYPES.get(kind, ResourceType())
         model = parsing.get_model_map().get(kind)
         named = model.cloudformation_name_type() if model else None
         physical = str(properties.get(named) or parsing.generate_resource_name(kind, self.stack.name, name))
-        given = copy.deepcopy(properties)
+        parameters = copy.deepcopy(properties)
         if own.create is not None:
-            return own.create(self.place, physical, given)
+            return own.create(self.location, physical, parameters)
         if model is None:
-            raise ResourceError(f"moto has no {kind}; tests/deploy/played/resources.py must play it.")
+            raise ResourceError(f"moto has no {kind}; tests/deploy/fake_aws/resource_types.py must emulate it.")
         return model.create_from_cloudformation_json(
-            physical, {"Type": kind, "Properties": given}, self.place.account, self.place.region,
+            physical, {"Type": kind, "Properties": parameters}, self.location.account, self.location.region,
             LogicalId=name, StackId=self.stack.stack_id, ResourceType=kind,
         )  # fmt: skip
 
-    def _update(self, name: str, resource: Mapping[str, Any], old: Held, properties: Properties) -> Held:
+    def _update(
+        self, name: str, resource: Mapping[str, Any], old: StackResource, properties: Properties
+    ) -> StackResource:
         kind, made = old.kind, old.resource
         self._event(name, kind, "UPDATE_IN_PROGRESS", made.physical_resource_id)
         try:
             self._pause()
             fail_if_broken(name, "update")
-            changed = self._updated(kind, made, properties)
+            changed = self._update_resource(kind, made, properties)
         except Exception as error:
-            self._event(name, kind, "UPDATE_FAILED", made.physical_resource_id, self._said(error))
+            self._event(name, kind, "UPDATE_FAILED", made.physical_resource_id, self._reason(error))
             raise
         changed.cf_resource_type, changed.logical_resource_id = kind, name
         self._keep(name, changed)
@@ -374,46 +382,53 @@ class Execution:
         def back() -> None:
             self._event(name, kind, "UPDATE_IN_PROGRESS", changed.physical_resource_id)
             self._pause()
-            self._updated(kind, changed, old.properties)
+            self._update_resource(kind, changed, old.properties)
             self._event(name, kind, "UPDATE_COMPLETE", changed.physical_resource_id)
 
         self.undo.append(back)
-        return Held(kind, changed, properties, resource)
+        return StackResource(kind, changed, properties, resource)
 
-    def _updated(self, kind: str, made: Any, properties: Properties) -> Any:
-        own = KINDS.get(kind, Kind())
-        given = copy.deepcopy(properties)
+    def _update_resource(self, kind: str, made: Any, properties: Properties) -> Any:
+        own = RESOURCE_TYPES.get(kind, ResourceType())
+        parameters = copy.deepcopy(properties)
         if own.update is not None:
-            return own.update(self.place, made, given)
+            return own.update(self.location, made, parameters)
         model = parsing.get_model_map()[kind]
         return model.update_from_cloudformation_json(
-            made, made.physical_resource_id, {"Type": kind, "Properties": given}, self.place.account, self.place.region
+            made,
+            made.physical_resource_id,
+            {"Type": kind, "Properties": parameters},
+            self.location.account,
+            self.location.region,
         )
 
-    def _delete(self, name: str, held: Held, policy: str) -> None:
-        kind, physical = held.kind, held.resource.physical_resource_id
-        if held.template.get(policy) in ("Retain", "RetainExceptOnCreate"):
+    def _delete(self, name: str, entry: StackResource, policy: str) -> None:
+        kind, physical = entry.kind, entry.resource.physical_resource_id
+        if entry.template.get(policy) in ("Retain", "RetainExceptOnCreate"):
             self._event(name, kind, "DELETE_SKIPPED", physical)
             return
         self._event(name, kind, "DELETE_IN_PROGRESS", physical)
         try:
             self._pause()
             fail_if_broken(name, "delete")
-            own = KINDS.get(kind, Kind())
+            own = RESOURCE_TYPES.get(kind, ResourceType())
             if own.delete is not None:
-                own.delete(self.place, held.resource)
-            elif "delete" in dir(held.resource):
-                held.resource.delete(self.place.account, self.place.region)
+                own.delete(self.location, entry.resource)
+            elif "delete" in dir(entry.resource):
+                entry.resource.delete(self.location.account, self.location.region)
             else:
                 parsing.get_model_map()[kind].delete_from_cloudformation_json(
-                    physical, {"Type": kind, "Properties": held.properties}, self.place.account, self.place.region
+                    physical,
+                    {"Type": kind, "Properties": entry.properties},
+                    self.location.account,
+                    self.location.region,
                 )
         except Exception as error:
-            self._event(name, kind, "DELETE_FAILED", physical, self._said(error))
+            self._event(name, kind, "DELETE_FAILED", physical, self._reason(error))
             raise
         self._event(name, kind, "DELETE_COMPLETE", physical)
 
-    def _roll_back(self, before: dict[str, Held], name: str, reason: str) -> None:
+    def _roll_back(self, before: dict[str, StackResource], name: str, reason: str) -> None:
         stack = self.stack
         if self.creating:
             self._status(
@@ -424,26 +439,26 @@ class Execution:
             self._status("UPDATE_ROLLBACK_IN_PROGRESS", f"The following resource(s) failed to update: [{name}].")
         for step in reversed(self.undo):
             step()
-        stack.held = before
+        stack.resource_records = before
         if self.creating:
-            stack.template_dict, stack.template = dict(self.meant.template), self.body
-            stack.parameters = dict(self.meant.parameters)
+            stack.template_dict, stack.template = dict(self.resolved.template), self.body
+            stack.parameters = dict(self.resolved.parameters)
             self._status("ROLLBACK_COMPLETE")
             return
         self._status("UPDATE_ROLLBACK_COMPLETE_CLEANUP_IN_PROGRESS")
         self._status("UPDATE_ROLLBACK_COMPLETE")
 
     def delete_all(self) -> None:
-        """Remove the stack's resources, last made first."""
+        """Delete the stack's resources, the last created first."""
         stack = self.stack
-        held = resources_of(stack)
-        for name in reversed(_ordered({name: dict(one.template) for name, one in held.items()})):
+        records = resources_of(stack)
+        for name in reversed(_in_order_of_creation({name: dict(record.template) for name, record in records.items()})):
             try:
-                self._delete(name, held[name], "DeletionPolicy")
+                self._delete(name, records[name], "DeletionPolicy")
             except (ResourceError, ServiceException, HTTPException, KeyError, ValueError):
                 self._status("DELETE_FAILED", f"The following resource(s) failed to delete: [{name}]. ")
                 return
-            del held[name]
+            del records[name]
         self._status("DELETE_COMPLETE")
         backend = cloudformation_backends[stack.account_id][stack.region_name]
         backend.stacks.pop(stack.stack_id, None)
@@ -459,22 +474,22 @@ class Execution:
     def _event(self, name: str, kind: str, status: str, physical: str | None = "", reason: str | None = None) -> None:
         stack = self.stack
         stack.events.append(Event(stack.stack_id, stack.name, name, physical or "", kind, status, reason, None))
-        STATUS[stack.stack_id, name] = (status, reason)
+        RESOURCE_STATUS[stack.stack_id, name] = (status, reason)
 
 
-STATUS: dict[tuple[str, str], tuple[str, str | None]] = {}
+RESOURCE_STATUS: dict[tuple[str, str], tuple[str, str | None]] = {}
 
 
-_AT_WORK: list[threading.Thread] = []
+_threads: list[threading.Thread] = []
 
 
 def in_background(work: Callable[[], None]) -> None:
     thread = threading.Thread(target=work, daemon=True)
-    _AT_WORK.append(thread)
+    _threads.append(thread)
     thread.start()
 
 
 def finish() -> None:
-    """Wait until every change set and removal that is under way has ended."""
-    while _AT_WORK:
-        _AT_WORK.pop().join()
+    """Wait until every change and deletion in progress has ended."""
+    while _threads:
+        _threads.pop().join()

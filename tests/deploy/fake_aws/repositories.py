@@ -1,4 +1,4 @@
-"""ECR: its repositories are those of a real registry."""
+"""ECR, whose repositories are those of a real registry."""
 
 import json
 import shutil
@@ -12,9 +12,9 @@ from moto.core.utils import utcnow
 from moto.ecr.models import ECRBackend, Image, Repository
 from moto.ecr.responses import ECRResponse
 
-from tests.deploy.played.controls import CONTROLS
+from tests.deploy.fake_aws.controls import CONTROLS
 
-#: What a push may leave: an image, or an index of several.
+#: Media types of the manifests that a push may create: of an image, or of an index of several.
 MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json, application/vnd.oci.image.manifest.v1+json, "
     "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.index.v1+json"
@@ -32,7 +32,7 @@ def _registry(method: str, path: str) -> tuple[int, Mapping[str, str], bytes]:
 
 
 def sync(repository: Repository) -> None:
-    """Let a repository of moto's know what was pushed."""
+    """Add the images that were pushed to the registry to a repository of moto's."""
     if not CONTROLS.storage:
         return
     status, _, body = _registry("GET", f"/v2/{repository.name}/tags/list")
@@ -48,13 +48,13 @@ def sync(repository: Repository) -> None:
 
 
 def forget(repository: str) -> None:
-    """Remove what was pushed to a repository, or to all. The registry keeps nothing in memory."""
+    """Delete the pushed images of a repository, or of all (""). The registry keeps nothing in memory."""
     if CONTROLS.folder:
         shutil.rmtree(Path(CONTROLS.folder) / "docker/registry/v2/repositories" / repository, ignore_errors=True)
 
 
 def _image_bytes(image: Image) -> int:
-    """As ECR: the layers as they are stored, compressed."""
+    """Return the size that ECR reports: that of the compressed layers."""
     manifest = json.loads(image.image_manifest)
     return sum(layer.get("size", 0) for layer in manifest.get("layers", []))
 
@@ -76,36 +76,37 @@ def _get_authorization_token(self: ECRResponse) -> ActionResult:
 
 
 def install() -> None:
+    """Replace moto's functions with those of this module."""
     ECRResponse.get_authorization_token = _get_authorization_token
     Image.get_image_size_in_bytes = _image_bytes
     get_repository, batch_get_image, list_images = (
         ECRBackend._get_repository, ECRBackend.batch_get_image, ECRBackend.list_images,
     )  # fmt: skip
-    make = Repository.__init__
+    initialise = Repository.__init__
 
-    def made(self: Repository, *args: Any, **kwargs: Any) -> None:
-        make(self, *args, **kwargs)
+    def initialise_with_uri(self: Repository, *args: Any, **kwargs: Any) -> None:
+        initialise(self, *args, **kwargs)
         self.empty_on_delete = False
         if CONTROLS.registry:
             self.uri = f"{CONTROLS.registry}/{self.name}"
 
-    def found(self: ECRBackend, *args: Any, **kwargs: Any) -> Repository:
+    def get_synchronised_repository(self: ECRBackend, *args: Any, **kwargs: Any) -> Repository:
         repository = get_repository(self, *args, **kwargs)
         sync(repository)
         return repository
 
-    def got(self: ECRBackend, repository_name: str, *args: Any, **kwargs: Any) -> Any:
+    def batch_get_synchronised_images(self: ECRBackend, repository_name: str, *args: Any, **kwargs: Any) -> Any:
         _sync_all(self)
         return batch_get_image(self, repository_name, *args, **kwargs)
 
-    def listed(self: ECRBackend, repository_name: str, *args: Any, **kwargs: Any) -> Any:
+    def list_synchronised_images(self: ECRBackend, repository_name: str, *args: Any, **kwargs: Any) -> Any:
         _sync_all(self)
         return list_images(self, repository_name, *args, **kwargs)
 
-    Repository.__init__ = made
-    ECRBackend._get_repository = found
-    ECRBackend.batch_get_image = got
-    ECRBackend.list_images = listed
+    Repository.__init__ = initialise_with_uri
+    ECRBackend._get_repository = get_synchronised_repository
+    ECRBackend.batch_get_image = batch_get_synchronised_images
+    ECRBackend.list_images = list_synchronised_images
 
 
 def _sync_all(backend: ECRBackend) -> None:

@@ -1,8 +1,8 @@
-"""Two doors of the played AWS: the functions' URL, and the registry as ECR guards it.
+"""Two HTTP endpoints of the fake AWS: the function URL, and the registry behind ECR.
 
-The function URL takes a post, refuses an unsigned one where the URL is `AWS_IAM`, and answers on the response queue
-that the function is told of. ECR's door lets nobody in without the password of `get-authorization-token`, takes images
-for repositories that exist only, and never moves a tag of an immutable repository.
+The function URL accepts a post, refuses an unsigned one if its type is `AWS_IAM`, and sends an answer to the response
+queue that the function's variables name. The registry requires the password from `get-authorization-token`, accepts
+images only for existing repositories, and never moves a tag of an immutable repository.
 (Lambda developer guide, "Invoking Lambda function URLs"; Amazon ECR user guide, "Preventing image tags from being
 overwritten")
 """
@@ -24,33 +24,36 @@ from moto.core import DEFAULT_ACCOUNT_ID
 from moto.ecr.models import ecr_backends
 from moto.sqs.models import sqs_backends
 
-from tests.deploy.played.containers import Containers
-from tests.deploy.played.ecr import sync
+from tests.deploy.fake_aws.function_containers import FunctionContainers
+from tests.deploy.fake_aws.repositories import sync
 
 REGION = "us-east-1"
 
 
 @dataclass
-class Doors:
+class Endpoints:
+    """The two endpoints, on free ports of the loopback interface, served by a thread of their own."""
+
     storage: str
     secret: str
     result: str = "Unknown"
     broken: dict[str, str] = field(default_factory=dict)
     push_failure: tuple[int, str, str] | None = None
-    plays_images: bool = False
+    runs_images: bool = False
     posts: list[dict[str, Any]] = field(default_factory=list)
     function_port: int = 0
     registry_port: int = 0
 
     def stop(self) -> None:
-        """End the containers, if any."""
+        """Stop the functions' containers, if any run."""
         asyncio.run_coroutine_threadsafe(self.containers.stop(), self.loop).result(60)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
+        """Forget every failure and answer that a test set."""
         self.broken.clear()
         self.push_failure = None
         self.result = "Unknown"
-        self.plays_images = False
+        self.runs_images = False
 
     def start(self) -> None:
         ready = threading.Event()
@@ -61,7 +64,7 @@ class Doors:
         async with ClientSession(auto_decompress=False, timeout=ClientTimeout(total=600)) as session:
             self.session = session
             self.loop = asyncio.get_running_loop()
-            self.containers = Containers()
+            self.containers = FunctionContainers()
             self.function_port = await _listen(self.post)
             self.registry_port = await _listen(self.push)
             ready.set()
@@ -84,7 +87,7 @@ class Doors:
         self.posts.append({"digest": digest, "version": str(function.version), "body": body.decode(errors="replace")})
         if how == "crash":
             return web.json_response({"message": "Internal Server Error"}, status=502)
-        if self.plays_images and how is None:
+        if self.runs_images and how is None:
             recognition = backend.get_function("face-recognition", config.qualifier)
             answer = await self.containers.post(function, recognition, body)
             return web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
@@ -92,21 +95,21 @@ class Doors:
             self._answer(function, json.loads(body), "Nobody" if how == "wrong" else self.result)
         return web.Response(text="Face detection completed")
 
-    def _answer(self, function: LambdaFunction, asked: dict[str, Any], result: str) -> None:
+    def _answer(self, function: LambdaFunction, frame: dict[str, Any], result: str) -> None:
         queue = function.environment_vars["RESPONSE_QUEUE_URL"].rsplit("/", 1)[1]
         answer = {
-            "request_id": asked["request_id"],
+            "request_id": frame["request_id"],
             "result": result,
-            "filename": asked.get("filename", ""),
+            "filename": frame.get("filename", ""),
             "faces": [],
-            "model": "played",
-            "gallery": "played",
+            "model": "fake",
+            "gallery": "fake",
             "timings": {},
         }
         sqs_backends[DEFAULT_ACCOUNT_ID][REGION].send_message(queue, json.dumps(answer))
 
     def _signed(self, request: web.Request, body: bytes) -> bool:
-        """Say whether the signature is what the secret makes of this request, for the service `lambda`."""
+        """Return whether the request is signed with the secret, for the service `lambda`."""
         found = re.fullmatch(
             r"AWS4-HMAC-SHA256 Credential=testing/\d+/([^/]+)/lambda/aws4_request, ?"
             r"SignedHeaders=([^,]+), ?Signature=([0-9a-f]{64})",
@@ -128,14 +131,14 @@ class Doors:
         refused = self._refused(request)
         if refused is not None:
             return refused
-        headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP}
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in _HOP_BY_HOP}
         async with self.session.request(
             request.method, f"http://{self.storage}{request.raw_path}", headers=headers,
             data=request.content if request.body_exists else None, allow_redirects=False,
         ) as answer:  # fmt: skip
             out = web.StreamResponse(status=answer.status)
             for name, value in answer.headers.items():
-                if name.lower() not in _HOP:
+                if name.lower() not in _HOP_BY_HOP:
                     out.headers[name] = value
             await out.prepare(request)
             async for piece in answer.content.iter_chunked(1 << 20):
@@ -147,16 +150,16 @@ class Doors:
         password = base64.b64encode(b"AWS:testing").decode()
         if request.headers.get("Authorization") != f"Basic {password}":
             realm = {"WWW-Authenticate": 'Basic realm="ECR"'}
-            return _said(401, "UNAUTHORIZED", "Not Authorized", realm)
+            return _registry_error(401, "UNAUTHORIZED", "Not Authorized", realm)
         if self.push_failure is not None and request.method in ("POST", "PUT", "PATCH"):
-            return _said(*self.push_failure)
+            return _registry_error(*self.push_failure)
         found = re.match(r"/v2/(.+?)/(blobs|manifests|tags)/(.*)", request.path)
         if found is None:
             return None
         name, kind, rest = found.groups()
         repositories = ecr_backends[DEFAULT_ACCOUNT_ID][REGION].repositories
         if name not in repositories:
-            return _said(
+            return _registry_error(
                 404, "NAME_UNKNOWN",
                 f"The repository with name '{name}' does not exist in the registry with id '{DEFAULT_ACCOUNT_ID}'",
             )  # fmt: skip
@@ -164,7 +167,7 @@ class Doors:
         if kind == "manifests" and request.method == "PUT" and ":" not in rest and repository.is_tag_immutable():
             sync(repository)
             if any(rest in image.image_tags for image in repository.images):
-                return _said(
+                return _registry_error(
                     400, "TAG_INVALID",
                     f"The image tag '{rest}' already exists in the '{name}' repository and cannot be overwritten "
                     "because the tag is immutable.",
@@ -172,10 +175,10 @@ class Doors:
         return None
 
 
-_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer"})
+_HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "te", "trailer"})
 
 
-def _said(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
+def _registry_error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
     body = {"errors": [{"code": code, "message": message}]}
     return web.json_response(body, status=status, headers=headers)
 

@@ -1,4 +1,4 @@
-"""Reading an HTTP request to AWS back into the call it is, and holding the call to botocore's model of the service."""
+"""Reading an HTTP request to AWS as an API call, and checking the call against botocore's model of the service."""
 
 import json
 import re
@@ -12,23 +12,23 @@ import botocore.session
 from botocore.model import OperationModel, ServiceModel, Shape
 from botocore.validate import ParamValidator
 
-#: What a request is signed for, where it is not the name of botocore's model.
+#: botocore's name of a service, by the name in the signature, where the two differ.
 _SIGNED_FOR = {"monitoring": "cloudwatch"}
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of AWS.
+    """One call of AWS's API.
 
     Parameters
     ----------
     service, operation : str
         As boto3 names them: `cloudformation`, `CreateChangeSet`.
     parameters : dict
-        As boto3 takes them, from what was on the wire. The bodies of S3 objects are left out.
+        In the form that boto3 takes them, read from the request. The bodies of S3 objects are left out.
     faults : tuple of str
-        What the model says against it: an operation or parameter it does not have, one that is missing, a value outside
-        its range or choices. Empty for a call that AWS documents.
+        How the call violates the model: an unknown operation or parameter, a missing parameter, a value outside its
+        range or choices. Empty for a call that AWS documents.
 
     """
 
@@ -58,7 +58,7 @@ def service_of(authorization: str) -> tuple[str, str] | None:
 
 
 def read(service: str, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> Call:
-    """Return the call that a request is. `headers` have lower-case names."""
+    """Return the call that a request makes. The names of `headers` are in lower case."""
     known = model(service)
     if "x-amz-target" in headers:
         name = headers["x-amz-target"].rsplit(".", 1)[1]
@@ -93,7 +93,7 @@ def _faults(known: ServiceModel, name: str, parameters: Mapping[str, Any]) -> It
         yield from (f"Unknown parameter {one}" for one in parameters)
         return
     faults = ParamValidator().validate(parameters, shape).generate_report().splitlines()
-    payload = shape.serialization.get("payload")  # an object or XML of S3's, which is not read
+    payload = shape.serialization.get("payload")  # the body of an S3 object, or XML, which is not read
     yield from (one for one in faults if one != f'Missing required parameter in input: "{payload}"')
     yield from _wrong_choices(parameters, shape, "")
 
@@ -111,7 +111,7 @@ def _wrong_choices(value: Any, shape: Shape, path: str) -> Iterator[str]:
 
 
 def _nested(fields: Mapping[str, str], shape: Shape, prefix: str) -> Any:
-    """Undo the query protocol: `Parameters.member.1.ParameterKey=x`. What is no member stays, for the check to find."""
+    """Decode the query protocol, such as `Parameters.member.1.ParameterKey=x`. Unknown names stay, for the check."""
     result: dict[str, Any] = {}
     rest = dict(fields)
     for name, member in shape.members.items():
@@ -158,7 +158,7 @@ def _scalar(text: str, shape: Shape) -> Any:
 def _by_path(
     known: ServiceModel, method: str, path: str, query: str, headers: Mapping[str, str]
 ) -> tuple[OperationModel, dict[str, Any]] | None:
-    """Return the operation that fits best, by path and by what it needs beside it, and the parameters in the path."""
+    """Return the operation that matches best, by its path and required parameters, and the parameters in the path."""
     given = dict(parse_qsl(query, keep_blank_values=True))
     best: tuple[int, OperationModel, dict[str, Any]] | None = None
     for name in known.operation_names:
@@ -170,13 +170,13 @@ def _by_path(
         found = re.fullmatch(pattern.rstrip("/") + "/?", path)
         if operation.http["method"] != method or not wanted.items() <= given.items() or not found:
             continue
-        # Operations of one path differ in what they need: PutObject and CopyObject, GetObject and ListParts.
+        # Operations of the same path differ in what they require: PutObject and CopyObject, GetObject and ListParts.
         needed = [*_required(operation, "querystring"), *_required(operation, "header")]
         if any(one not in given and one.lower() not in headers for one in needed):
             continue
         score = len(wanted) * 100 + len(needed) * 50 + len(re.sub(r"\{[^}]*\}", "", template))
         if best is None or score > best[0]:
-            names = {_wire(member, one): one for one, member in _members(operation, "uri").items()}
+            names = {_request_name(member, one): one for one, member in _members(operation, "uri").items()}
             best = score, operation, {names[key]: unquote(value) for key, value in found.groupdict().items()}
     return (best[1], best[2]) if best else None
 
@@ -186,14 +186,14 @@ def _members(operation: OperationModel, location: str) -> dict[str, Shape]:
     return {name: member for name, member in members.items() if member.serialization.get("location") == location}
 
 
-def _wire(member: Shape, name: str) -> str:
-    """Return a parameter's name on the wire."""
+def _request_name(member: Shape, name: str) -> str:
+    """Return a parameter's name in the request."""
     return str(member.serialization.get("name", name))
 
 
 def _required(operation: OperationModel, location: str) -> list[str]:
     required = operation.input_shape.required_members if operation.input_shape else []
-    return [_wire(member, name) for name, member in _members(operation, location).items() if name in required]
+    return [_request_name(member, name) for name, member in _members(operation, location).items() if name in required]
 
 
 def _rest(operation: OperationModel, query: str, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:

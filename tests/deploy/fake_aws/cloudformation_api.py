@@ -1,4 +1,4 @@
-"""The API of CloudFormation where moto's does not do: change sets, what they change, removal, drift."""
+"""CloudFormation's API for change sets, deletion and drift, in location of moto's."""
 
 import copy
 from typing import Any
@@ -10,12 +10,12 @@ from moto.core.exceptions import ServiceException
 from moto.core.responses import ActionResult, EmptyResult
 from moto.core.utils import utcnow
 
-from tests.deploy.played.controls import CONTROLS
-from tests.deploy.played.stacks import (
-    STATUS,
+from tests.deploy.fake_aws.controls import CONTROLS
+from tests.deploy.fake_aws.stack_changes import (
+    RESOURCE_STATUS,
     Change,
     Execution,
-    Meant,
+    ResolvedTemplate,
     in_background,
     invalid,
     preview,
@@ -41,68 +41,68 @@ class ChangeSet:
         self.parameters: dict[str, str] = {}
         self.tags: dict[str, str] = {}
         self.body, self.on_failure = "", "ROLLBACK"
-        self.meant: Meant
+        self.resolved: ResolvedTemplate
 
 
 def _stack(response: CloudFormationResponse, name: str) -> Stack:
     return response.cloudformation_backend.get_stack(name)
 
 
-def _sets(stack: Stack) -> dict[str, ChangeSet]:
+def _change_sets(stack: Stack) -> dict[str, ChangeSet]:
     if not hasattr(stack, "change_sets"):
         stack.change_sets = {}
-    sets: dict[str, ChangeSet] = stack.change_sets
-    return sets
+    change_sets: dict[str, ChangeSet] = stack.change_sets
+    return change_sets
 
 
-def _set(response: CloudFormationResponse) -> ChangeSet:
+def _find_change_set(response: CloudFormationResponse) -> ChangeSet:
     name, stack_name = response._get_param("ChangeSetName"), response._get_param("StackName")
     stacks = [_stack(response, stack_name)] if stack_name else response.cloudformation_backend.stacks.values()
     for stack in stacks:
-        for one in _sets(stack).values():
-            if name in (one.change_set_name, one.change_set_id):
-                return one
+        for item in _change_sets(stack).values():
+            if name in (item.change_set_name, item.change_set_id):
+                return item
     raise ServiceException("ChangeSetNotFound", f"ChangeSet [{name}] does not exist")
 
 
 def create_change_set(self: CloudFormationResponse) -> ActionResult:
     name, kind = self._get_param("StackName"), self._get_param("ChangeSetType", "UPDATE")
     backend = self.cloudformation_backend
-    stack = next((one for one in backend.stacks.values() if name in (one.name, one.stack_id)), None)
-    _refuse_state(name, kind, stack)
-    body = _body(self, stack)
+    stack = next((item for item in backend.stacks.values() if name in (item.name, item.stack_id)), None)
+    _check_stack_status(name, kind, stack)
+    body = _template_body(self, stack)
     template = Stack.parse_template(body)
-    needs = any(one["Type"].startswith("AWS::IAM::") for one in template["Resources"].values())
+    needs = any(item["Type"].startswith("AWS::IAM::") for item in template["Resources"].values())
     if needs and not {"CAPABILITY_IAM", "CAPABILITY_NAMED_IAM"} & set(self._get_param("Capabilities", [])):
         raise ServiceException("InsufficientCapabilitiesException", "Requires capabilities : [CAPABILITY_IAM]")
     stack = stack or _under_review(name, backend)
-    given = {
-        one["ParameterKey"]: stack.parameters[one["ParameterKey"]]
-        if one.get("UsePreviousValue")
-        else one.get("ParameterValue", "")
-        for one in self._get_param("Parameters", [])
+    parameters = {
+        item["ParameterKey"]: stack.parameters[item["ParameterKey"]]
+        if item.get("UsePreviousValue")
+        else item.get("ParameterValue", "")
+        for item in self._get_param("Parameters", [])
     }
-    made = ChangeSet(stack, self._get_param("ChangeSetName"), kind)
-    if made.change_set_name in _sets(stack):
-        raise ServiceException("AlreadyExistsException", f"ChangeSet {made.change_set_id} already exists.")
-    made.description = self._get_param("Description")
-    made.tags = {one["Key"]: one["Value"] for one in self._get_param("Tags", [])}
-    made.on_failure = self._get_param("OnStackFailure", "ROLLBACK")
-    made.body, made.meant = body, Meant(stack, template, given)
-    made.parameters = made.meant.parameters
-    # The preview leaves its stand-ins in the map, so it gets one of its own.
-    made.changes = preview(stack, Meant(stack, template, given), with_values=True)
-    if kind == "UPDATE" and not made.changes:
-        made.status, made.execution_status = "FAILED", "UNAVAILABLE"
-        made.status_reason = (
+    change_set = ChangeSet(stack, self._get_param("ChangeSetName"), kind)
+    if change_set.change_set_name in _change_sets(stack):
+        raise ServiceException("AlreadyExistsException", f"ChangeSet {change_set.change_set_id} already exists.")
+    change_set.description = self._get_param("Description")
+    change_set.tags = {item["Key"]: item["Value"] for item in self._get_param("Tags", [])}
+    change_set.on_failure = self._get_param("OnStackFailure", "ROLLBACK")
+    change_set.body, change_set.resolved = body, ResolvedTemplate(stack, template, parameters)
+    change_set.parameters = change_set.resolved.parameters
+    # The preview leaves placeholders in the resource map, so it gets a template of its own.
+    change_set.changes = preview(stack, ResolvedTemplate(stack, template, parameters), with_values=True)
+    if kind == "UPDATE" and not change_set.changes:
+        change_set.status, change_set.execution_status = "FAILED", "UNAVAILABLE"
+        change_set.status_reason = (
             "The submitted information didn't contain changes. Submit different information to create a change set."
         )
-    backend.stacks[stack.stack_id] = stack  # not before the template and its values have been taken
-    _sets(stack)[made.change_set_name] = made
-    return ActionResult({"Id": made.change_set_id, "StackId": stack.stack_id})
+    backend.stacks[stack.stack_id] = stack  # only after the template and its values were accepted
+    _change_sets(stack)[change_set.change_set_name] = change_set
+    return ActionResult({"Id": change_set.change_set_id, "StackId": stack.stack_id})
 
 
-def _refuse_state(name: str, kind: str, stack: Stack | None) -> None:
+def _check_stack_status(name: str, kind: str, stack: Stack | None) -> None:
     exists = stack is not None and stack.status != "REVIEW_IN_PROGRESS"
     if kind == "CREATE" and exists:
         raise ServiceException("AlreadyExistsException", f"Stack [{name}] already exists and cannot be created again.")
@@ -112,7 +112,7 @@ def _refuse_state(name: str, kind: str, stack: Stack | None) -> None:
         raise invalid(f"Stack:{stack.stack_id} is in {stack.status} state and can not be updated.")
 
 
-def _body(request: CloudFormationResponse, stack: Stack | None) -> str:
+def _template_body(request: CloudFormationResponse, stack: Stack | None) -> str:
     body = request._get_param("TemplateBody")
     if body is not None and len(body.encode()) > TEMPLATE_BYTES:
         raise invalid(
@@ -127,7 +127,7 @@ def _body(request: CloudFormationResponse, stack: Stack | None) -> str:
 
 
 def _under_review(name: str, backend: CloudFormationBackend) -> Stack:
-    """Make the stack that a first change set makes."""
+    """Return the empty stack that the first change set of a stack creates."""
     stack_id = generate_stack_id(name, backend.region_name, backend.account_id)
     stack = Stack(stack_id, name, {}, {}, backend.account_id, backend.region_name)
     stack.status = "REVIEW_IN_PROGRESS"
@@ -136,50 +136,56 @@ def _under_review(name: str, backend: CloudFormationBackend) -> Stack:
 
 
 def describe_change_set(self: CloudFormationResponse) -> ActionResult:
-    found = copy.copy(_set(self))
+    found = copy.copy(_find_change_set(self))
     if not self._get_bool_param("IncludePropertyValues", False):
-        found.changes = preview(found.stack, Meant(found.stack, found.meant.template, found.parameters), False)
+        found.changes = preview(
+            found.stack, ResolvedTemplate(found.stack, found.resolved.template, found.parameters), False
+        )
     return ActionResult(found)
 
 
 def execute_change_set(self: CloudFormationResponse) -> EmptyResult:
-    found = _set(self)
+    found = _find_change_set(self)
     stack = found.stack
     if found.execution_status != "AVAILABLE":
         raise ServiceException(
             "InvalidChangeSetStatus",
             f"ChangeSet [{found.change_set_id}] cannot be executed in its current status of [{found.status}]",
         )
-    execution = Execution(stack, Meant(stack, found.meant.template, found.parameters), found.body, found.on_failure)
+    execution = Execution(
+        stack, ResolvedTemplate(stack, found.resolved.template, found.parameters), found.body, found.on_failure
+    )
     found.execution_status = "EXECUTE_COMPLETE"
-    # The other change sets of the stack no longer say what they would change. (CloudFormation API, ExecuteChangeSet)
+    # The stack's other change sets are deleted, because they are outdated. (CloudFormation API, ExecuteChangeSet)
     stack.change_sets = {found.change_set_name: found}
     if found.tags:
         stack.tags = found.tags
-    stack._add_stack_event(f"{execution.word}_IN_PROGRESS", resource_status_reason="User Initiated")
-    stack.status = f"{execution.word}_IN_PROGRESS"
+    stack._add_stack_event(f"{execution.action}_IN_PROGRESS", resource_status_reason="User Initiated")
+    stack.status = f"{execution.action}_IN_PROGRESS"
     in_background(execution.run)
     return EmptyResult()
 
 
 def delete_change_set(self: CloudFormationResponse) -> EmptyResult:
-    found = _set(self)
-    del _sets(found.stack)[found.change_set_name]
+    found = _find_change_set(self)
+    del _change_sets(found.stack)[found.change_set_name]
     return EmptyResult()
 
 
 def list_change_sets(self: CloudFormationResponse) -> ActionResult:
-    return ActionResult({"Summaries": list(_sets(_stack(self, self._get_param("StackName"))).values())})
+    return ActionResult({"Summaries": list(_change_sets(_stack(self, self._get_param("StackName"))).values())})
 
 
 def delete_stack(self: CloudFormationResponse) -> EmptyResult:
     name = self._get_param("StackName")
-    stack = next((one for one in self.cloudformation_backend.stacks.values() if name in (one.name, one.stack_id)), None)
+    stack = next(
+        (item for item in self.cloudformation_backend.stacks.values() if name in (item.name, item.stack_id)), None
+    )
     if stack is None:
-        return EmptyResult()  # as AWS does: what is not there is gone
+        return EmptyResult()  # AWS too reports success for a missing stack
     if stack.enable_termination_protection:
         raise invalid(f"Stack [{name}] cannot be deleted while TerminationProtection is enabled")
-    execution = Execution(stack, Meant.__new__(Meant), "")
+    execution = Execution(stack, None, "")
     execution._status("DELETE_IN_PROGRESS", "User Initiated")
     if resources_of(stack):
         in_background(execution.delete_all)
@@ -192,15 +198,15 @@ def _summaries(stack: Stack) -> list[dict[str, Any]]:
     return [
         {
             "LogicalResourceId": name,
-            "PhysicalResourceId": held.resource.physical_resource_id,
-            "ResourceType": held.kind,
-            "ResourceStatus": STATUS.get((stack.stack_id, name), ("CREATE_COMPLETE", None))[0],
+            "PhysicalResourceId": entry.resource.physical_resource_id,
+            "ResourceType": entry.kind,
+            "ResourceStatus": RESOURCE_STATUS.get((stack.stack_id, name), ("CREATE_COMPLETE", None))[0],
             "LastUpdatedTimestamp": stack.creation_time,
             "Timestamp": stack.creation_time,
             "StackName": stack.name,
             "StackId": stack.stack_id,
         }
-        for name, held in resources_of(stack).items()
+        for name, entry in resources_of(stack).items()
     ]
 
 
@@ -211,18 +217,18 @@ def list_stack_resources(self: CloudFormationResponse) -> ActionResult:
 def describe_stack_resources(self: CloudFormationResponse) -> ActionResult:
     wanted = self._get_param("LogicalResourceId")
     found = [
-        one
-        for one in _summaries(_stack(self, self._get_param("StackName")))
-        if wanted in (None, one["LogicalResourceId"])
+        item
+        for item in _summaries(_stack(self, self._get_param("StackName")))
+        if wanted in (None, item["LogicalResourceId"])
     ]
     return ActionResult({"StackResources": found})
 
 
 def describe_stack_resource(self: CloudFormationResponse) -> ActionResult:
     stack, wanted = self._get_param("StackName"), self._get_param("LogicalResourceId")
-    for one in _summaries(_stack(self, stack)):
-        if one["LogicalResourceId"] == wanted:
-            return ActionResult({"StackResourceDetail": one})
+    for item in _summaries(_stack(self, stack)):
+        if item["LogicalResourceId"] == wanted:
+            return ActionResult({"StackResourceDetail": item})
     raise invalid(f"Resource {wanted} does not exist for stack {stack}")
 
 
@@ -253,27 +259,27 @@ def describe_stack_drift_detection_status(self: CloudFormationResponse) -> Actio
 
 def describe_stack_resource_drifts(self: CloudFormationResponse) -> ActionResult:
     stack = _stack(self, self._get_param("StackName"))
-    held = resources_of(stack)
+    entries = resources_of(stack)
     return ActionResult(
         {
             "StackResourceDrifts": [
                 {
                     "StackId": stack.stack_id,
-                    "LogicalResourceId": one["resource"],
-                    "PhysicalResourceId": held[one["resource"]].resource.physical_resource_id,
-                    "ResourceType": held[one["resource"]].kind,
+                    "LogicalResourceId": item["resource"],
+                    "PhysicalResourceId": entries[item["resource"]].resource.physical_resource_id,
+                    "ResourceType": entries[item["resource"]].kind,
                     "PropertyDifferences": [
                         {
-                            "PropertyPath": f"/{one['property']}",
-                            "ExpectedValue": text_of(held[one["resource"]].properties.get(one["property"])),
-                            "ActualValue": one["actual"],
+                            "PropertyPath": f"/{item['property']}",
+                            "ExpectedValue": text_of(entries[item["resource"]].properties.get(item["property"])),
+                            "ActualValue": item["actual"],
                             "DifferenceType": "NOT_EQUAL",
                         }
                     ],
                     "StackResourceDriftStatus": "MODIFIED",
                     "Timestamp": utcnow(),
                 }
-                for one in CONTROLS.drifts.get(stack.name, [])
+                for item in CONTROLS.drifts.get(stack.name, [])
             ]
         }
     )
@@ -284,16 +290,17 @@ def _parameter_list(stack: Stack) -> list[dict[str, str]]:
 
 
 def set_status(stack: str, status: str, reason: str | None) -> None:
-    """Put a stack into a status."""
+    """Set the status of a stack, with the event that says so."""
     for backends in cloudformation_backends.values():
         for backend in backends.values():
-            for one in backend.stacks.values():
-                if one.name == stack:
-                    one._add_stack_event(status, resource_status_reason=reason)
-                    one.status, one.stack_status_reason = status, reason
+            for item in backend.stacks.values():
+                if item.name == stack:
+                    item._add_stack_event(status, resource_status_reason=reason)
+                    item.status, item.stack_status_reason = status, reason
 
 
 def install() -> None:
+    """Replace moto's functions with those of this module."""
     for function in (
         create_change_set, describe_change_set, execute_change_set, delete_change_set, list_change_sets, delete_stack,
         list_stack_resources, describe_stack_resources, describe_stack_resource, update_termination_protection,
