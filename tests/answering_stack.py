@@ -1,4 +1,4 @@
-"""A running stack that needs no model: a real queue server, and a function URL that knows file names."""
+"""A running stack that needs no model: a real queue server and a function URL that names frames by their file."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,9 +18,9 @@ class Stack:
     Parameters
     ----------
     folder : Path
-        Where its state is.
+        The state directory.
     refused : set of str
-        The files that it takes for no picture.
+        Names of the files that it refuses as not being pictures.
 
     """
 
@@ -28,7 +28,7 @@ class Stack:
     refused: set[str] = field(default_factory=set)
 
     def run(self, register: Callable[[typer.Typer], None], *arguments: object) -> Result:
-        """Run the command that `register` adds; what `cli.main` prints comes back as exception."""
+        """Run the command that `register` adds. The result keeps an error that `cli.main` would print."""
         app = typer.Typer()
         register(app)
         environment = {"FACEQ_STATE_DIR": str(self.folder), "COLUMNS": "120", "TERM": "dumb"}

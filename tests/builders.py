@@ -1,9 +1,11 @@
-"""Pictures, messages and AWS's events, as tests need them. The faces are what the fakes see: patches of one colour."""
+"""Pictures, messages and AWS events for tests. Their faces are patches of one colour, which the fakes recognise."""
 
 import base64
 import io
 import json
 import os
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,14 +25,25 @@ Colour = tuple[int, int, int]
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
-def picture(*colours: Colour, form: str = "PNG") -> bytes:
-    """A dark picture with a patch a colour, each smaller than the one before it."""
+def picture(*colours: Colour, file_format: str = "PNG") -> bytes:
+    """An encoded dark picture with one patch per colour, each smaller than the one before it."""
     image = Pillow.new("RGB", (100 * max(1, len(colours)), 120))
     for number, colour in enumerate(colours):
         image.paste(colour, (100 * number + 5, 5, 100 * number + 95 - 10 * number, 105))
     buffer = io.BytesIO()
-    image.save(buffer, form)
+    image.save(buffer, file_format)
     return buffer.getvalue()
+
+
+def greyscale_png(width: int, height: int, *chunks: tuple[bytes, bytes], rows: bytes = b"") -> bytes:
+    """A PNG whose header states this size, with `chunks` (kind, content) before its picture data `rows`."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    all_chunks = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, content) for kind, content in all_chunks)
 
 
 def frame(*colours: Colour, request_id: str = "frame-1", filename: str = "door.png") -> bytes:
@@ -39,7 +52,7 @@ def frame(*colours: Colour, request_id: str = "frame-1", filename: str = "door.p
 
 
 def post(body: bytes, method: str = "POST") -> dict[str, Any]:
-    """The event of a function URL: text as it is, anything else in base64, as AWS does by content type."""
+    """The event of a function URL. Like AWS, it has text as it is and anything else in base64."""
     try:
         text, encoded = body.decode(), False
     except UnicodeDecodeError:
@@ -54,18 +67,18 @@ def post(body: bytes, method: str = "POST") -> dict[str, Any]:
 
 
 def face(x1: float, y1: float, x2: float, y2: float, score: float = 1.0) -> Face:
-    """A face whose landmarks are all in its middle."""
+    """A face whose landmarks are all at the centre of its box."""
     middle = np.array([(x1 + x2) / 2, (y1 + y2) / 2], np.float32)
     return Face(np.array([x1, y1, x2, y2], np.float32), score, np.tile(middle, (5, 1)))
 
 
 def crop_of(colour: Colour, size: int = 160) -> bytes:
-    """A face's picture, all in one colour."""
+    """A face crop of one colour, as JPEG."""
     return encode_jpeg(np.full((size, size, 3), colour, np.uint8))
 
 
 def faces_message(*colours: Colour, request_id: str = "frame-1", filename: str = "door.png", **fields: Any) -> str:
-    """What the detection puts on the queue for a frame with these faces, largest first."""
+    """The message that detection puts on the queue for a frame with these faces, largest first."""
     crops = tuple(
         FaceCrop(face(0, 0, 100 - number, 100 - number), crop_of(colour)) for number, colour in enumerate(colours)
     )
@@ -73,19 +86,19 @@ def faces_message(*colours: Colour, request_id: str = "frame-1", filename: str =
 
 
 def changed(message: str, **fields: object) -> str:
-    """The message with other values; an Ellipsis takes the key away."""
-    new = {**json.loads(message), **fields}
-    return json.dumps({key: value for key, value in new.items() if value is not ...})
+    """The message with other values for some keys; the value `...` removes a key."""
+    values = {**json.loads(message), **fields}
+    return json.dumps({key: value for key, value in values.items() if value is not ...})
 
 
 def with_face(message: str, **fields: object) -> str:
-    """The message with other values in its first face; an Ellipsis takes the key away."""
+    """The message with other values for some keys of its first face; the value `...` removes a key."""
     first, *others = json.loads(message)["faces"]
     return changed(message, faces=[json.loads(changed(json.dumps(first), **fields)), *others])
 
 
 def sqs_event(*bodies: str, receive_count: int = 1) -> dict[str, Any]:
-    """The event of an SQS event source: messages `m0`, `m1`, ..."""
+    """The event of an SQS event source mapping with the messages `m0`, `m1`, ..."""
     return {
         "Records": [
             {
@@ -102,17 +115,17 @@ def sqs_event(*bodies: str, receive_count: int = 1) -> dict[str, Any]:
 
 
 def gallery_of(people: Mapping[str, Colour], embedder: ColourEmbedder | None = None) -> Gallery:
-    """A gallery of people who are each known by their colour."""
+    """A gallery with one photo of each person, of the given colour."""
     embedder = embedder or ColourEmbedder()
     photos = [Photo(name, f"{name}.png", f"{number:064x}") for number, name in enumerate(people)]
     crops: Sequence[Colour] = list(people.values())
-    nobody = Gallery.empty(embedder.model, embedder.preprocessing, embedder.threshold, embedder.dimensions)
-    return nobody.add(photos, embedder.embed(np.array(crops, np.uint8).reshape(-1, 1, 1, 3)))
+    empty = Gallery.empty(embedder.model, embedder.preprocessing, embedder.threshold, embedder.dimensions)
+    return empty.add(photos, embedder.embed(np.array(crops, np.uint8).reshape(-1, 1, 1, 3)))
 
 
 def stack_record(**fields: Any) -> RunningStack:
-    """What a stack says of itself; its supervisor is this process unless said otherwise."""
-    usual = RunningStack(
+    """The record of a running stack, with some fields changed. By default, its supervisor is this process."""
+    default = RunningStack(
         pid=os.getpid(),
         function_url="http://127.0.0.1:1/",
         request_queue_url="http://127.0.0.1:2/a-req-queue",
@@ -126,4 +139,4 @@ def stack_record(**fields: Any) -> RunningStack:
         gallery="/gallery",
         logs="/logs",
     )
-    return replace(usual, **fields)
+    return replace(default, **fields)

@@ -1,4 +1,4 @@
-"""Stand-ins for the outside world, for unit tests. Each passes the conformance suite of its port."""
+"""Fakes of the outside world for tests. Each fake of a port passes the conformance suite of that port."""
 
 import itertools
 import threading
@@ -18,7 +18,7 @@ from tests.memory_queue import MemoryQueue
 
 
 class MemoryStore(ArtifactStore):
-    """Artifacts in a dictionary."""
+    """A store in a dictionary."""
 
     def __init__(self) -> None:
         self._blobs: dict[str, tuple[int, bytes]] = {}
@@ -44,7 +44,7 @@ class MemoryStore(ArtifactStore):
 
 
 class PatchDetector(FaceDetector):
-    """Takes each bright patch on a dark ground for a face."""
+    """Detects each bright patch on a dark background as a face."""
 
     def detect(self, image: Image) -> list[Face]:
         bright = (image.max(axis=2) > 127).astype(np.uint8)
@@ -57,7 +57,7 @@ class PatchDetector(FaceDetector):
 
 
 class ColourEmbedder(FaceEmbedder):
-    """Knows faces by their colour: the vector is the mean of red, green and blue, of unit length."""
+    """Recognises faces by their colour: the vector is the mean of red, green and blue, scaled to length 1."""
 
     def __init__(self, model: str = "stand-in", preprocessing: str = "facenet-160") -> None:
         self.model = model
@@ -72,18 +72,18 @@ class ColourEmbedder(FaceEmbedder):
 
 
 class UnreliableQueue(MemoryQueue):
-    """A queue in memory that can be out of reach."""
+    """A queue in memory that cannot be reached while it is `down`."""
 
     down = False
 
     def send(self, body: str) -> None:
         if self.down:
-            raise TransientError("queue_unavailable", "The queue is out of reach.")
+            raise TransientError("queue_unavailable", "The queue cannot be reached.")
         super().send(body)
 
 
 class MemorySqs:
-    """A queue in memory under the names of boto3's SQS client, long polls included; for any queue URL."""
+    """A queue in memory with the methods of boto3's SQS client, long polls included. It ignores the queue URL."""
 
     def __init__(self, queue: MemoryQueue) -> None:
         self._queue = queue
@@ -92,7 +92,7 @@ class MemorySqs:
         deadline = time.monotonic() + WaitTimeSeconds
         while not (received := self._queue.receive(MaxNumberOfMessages)) and time.monotonic() < deadline:
             time.sleep(0.005)
-        # boto3 leaves the key out where there are none
+        # boto3 omits the key if there are no messages
         return {"Messages": [{"Body": m.body, "ReceiptHandle": m.receipt} for m in received]} if received else {}
 
     def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> None:
@@ -104,7 +104,7 @@ class MemorySqs:
 
 @contextmanager
 def function_url(react: Callable[[FrameRequest], tuple[int, str]]) -> Iterator[str]:
-    """Serve a function URL on a free port that answers a frame with the status and body that `react` returns."""
+    """Serve a function URL on a free port; its response to a frame is the status and body that `react` returns."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -129,8 +129,8 @@ def function_url(react: Callable[[FrameRequest], tuple[int, str]]) -> Iterator[s
             thread.join()
 
 
-def ticking() -> Callable[[], float]:
-    """A clock that goes on by one millisecond at each reading."""
+def stepping_clock() -> Callable[[], float]:
+    """A clock that advances by one millisecond at each reading."""
     return itertools.count(step=0.001).__next__
 
 

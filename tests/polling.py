@@ -1,4 +1,4 @@
-"""How tests wait: on a condition, with a deadline, never for a time."""
+"""How tests wait: for a condition, with a deadline, and never for a fixed time."""
 
 import asyncio
 import time
@@ -9,20 +9,20 @@ _PAUSE_SECONDS = 0.01
 
 
 async def until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
-    """Return once `condition` holds; fail if it does not within `seconds`. Other tasks go on meanwhile."""
-    for _ in _misses(condition, seconds):
+    """Return once `condition` is true; fail if it is not within `seconds`. Other asyncio tasks run meanwhile."""
+    for _ in _attempts(condition, seconds):
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
 def eventually(condition: Callable[[], object], seconds: float = SECONDS) -> None:
-    """Return once `condition` holds; fail if it does not within `seconds`."""
-    for _ in _misses(condition, seconds):
+    """Return once `condition` is true; fail if it is not within `seconds`."""
+    for _ in _attempts(condition, seconds):
         time.sleep(_PAUSE_SECONDS)
 
 
-def _misses(condition: Callable[[], object], seconds: float) -> Iterator[None]:
-    """Yield as long as `condition` does not hold."""
+def _attempts(condition: Callable[[], object], seconds: float) -> Iterator[None]:
+    """Yield as long as `condition` is false."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "this did not become true in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         yield

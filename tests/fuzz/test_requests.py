@@ -1,6 +1,6 @@
-"""Whatever comes over HTTP or lies on the queue: an answer or a reported failure, never an exception.
+"""Any input over HTTP or from the queue leads to an answer or a reported failure, never to an exception.
 
-`FACEQ_FUZZ_EXAMPLES=5000 pytest tests/fuzz` looks longer than every run of the suite does.
+`FACEQ_FUZZ_EXAMPLES=5000 pytest tests/fuzz` tries more inputs than a usual run of the suite.
 """
 
 import base64
@@ -15,9 +15,9 @@ from pipeline.embed import PREPROCESSINGS
 from pipeline.handlers import detect_faces, recognise_faces
 from pipeline.messages import FrameRequest, request_id_of
 from tests.builders import BLUE, GREEN, RED, faces_message, frame, gallery_of, picture, post, sqs_event
-from tests.fakes import ColourEmbedder, PatchDetector, UnreliableQueue, ticking
+from tests.fakes import ColourEmbedder, PatchDetector, UnreliableQueue, stepping_clock
 
-budget = settings(
+fuzzed = settings(
     max_examples=int(os.environ.get("FACEQ_FUZZ_EXAMPLES", "80")),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -32,7 +32,7 @@ json_values = st.recursive(
 
 @st.composite
 def mutated(draw: st.DrawFn, originals: tuple[bytes, ...]) -> bytes:
-    """One of the originals with bytes changed, a part cut out, or a part doubled."""
+    """One of the originals with bytes changed, a part removed, a part repeated, or the end missing."""
     content = bytearray(draw(st.sampled_from(originals)))
     for _ in range(draw(st.integers(1, 4))):
         start = draw(st.integers(0, max(0, len(content) - 1)))
@@ -50,7 +50,7 @@ def mutated(draw: st.DrawFn, originals: tuple[bytes, ...]) -> bytes:
 
 @st.composite
 def mutated_json(draw: st.DrawFn, original: str) -> str:
-    """The original with a value somewhere in it replaced, or a key taken away."""
+    """The original with one value, at any depth, replaced or removed."""
     tree: Any = json.loads(original)
     node = tree
     while True:
@@ -66,13 +66,13 @@ def mutated_json(draw: st.DrawFn, original: str) -> str:
         return json.dumps(tree)
 
 
-def posted(body: bytes) -> None:
-    """Post through the function; check the answer and that just an accepted frame is on a queue."""
+def assert_is_answered(body: bytes) -> None:
+    """Post `body` to the function. It must be accepted and queued, or refused with a reason and not queued."""
     requests, responses = UnreliableQueue(), UnreliableQueue()
-    parts = detect_faces.Collaborators(
-        PatchDetector(), PREPROCESSINGS["facenet-160"], requests, responses, ticking(), max_pixels=200_000
+    collaborators = detect_faces.Collaborators(
+        PatchDetector(), PREPROCESSINGS["facenet-160"], requests, responses, stepping_clock(), max_pixels=200_000
     )
-    answer = detect_faces.handle(post(body), parts)
+    answer = detect_faces.handle(post(body), collaborators)
     status = answer["statusCode"]
     if status == 200:
         assert answer["body"] == "Face detection completed"
@@ -86,35 +86,35 @@ def posted(body: bytes) -> None:
     assert json.dumps(answer, allow_nan=False)
 
 
-@budget
+@fuzzed
 @given(st.binary(max_size=300))
 def test_any_bytes_get_an_answer(body: bytes) -> None:
-    posted(body)
+    assert_is_answered(body)
 
 
-@budget
+@fuzzed
 @given(json_values.map(lambda value: json.dumps(value).encode()))
 def test_any_json_gets_an_answer(body: bytes) -> None:
-    posted(body)
+    assert_is_answered(body)
 
 
-@budget
+@fuzzed
 @given(mutated_json(frame(RED).decode()))
 def test_a_request_with_any_other_value_gets_an_answer(body: str) -> None:
-    posted(body.encode())
+    assert_is_answered(body.encode())
 
 
-@budget
+@fuzzed
 @given(mutated((frame(RED), frame())))
 def test_a_damaged_request_gets_an_answer(body: bytes) -> None:
-    posted(body)
+    assert_is_answered(body)
 
 
-@budget
-@given(mutated(tuple(picture(RED, GREEN, form=form) for form in ("JPEG", "PNG", "GIF", "BMP", "WEBP"))))
+@fuzzed
+@given(mutated(tuple(picture(RED, GREEN, file_format=form) for form in ("JPEG", "PNG", "GIF", "BMP", "WEBP"))))
 def test_a_damaged_picture_gets_an_answer(content: bytes) -> None:
     if content:
-        posted(FrameRequest(content, "frame-1", "door.png").to_json().encode())
+        assert_is_answered(FrameRequest(content, "frame-1", "door.png").to_json().encode())
 
 
 QUEUED = faces_message(RED, BLUE, timings={"detect": 1.5})
@@ -124,7 +124,7 @@ garbage = st.one_of(
     json_values.map(json.dumps),
     mutated_json(QUEUED),
     mutated((QUEUED.encode(),)).map(lambda body: body.decode(errors="replace")),
-    mutated((picture(RED, form="JPEG"),)).map(
+    mutated((picture(RED, file_format="JPEG"),)).map(
         lambda crop: json.dumps(
             {
                 **json.loads(QUEUED),
@@ -135,39 +135,41 @@ garbage = st.one_of(
 )
 
 
-@budget
+@fuzzed
 @given(garbage, st.integers(1, 4), st.booleans())
 @example(QUEUED.replace('"score":1.0', '"score":1e999'), 1, False)
 @example(QUEUED.replace('"detect":1.5', '"detect":' + "9" * 400), 3, False)
-def test_garbage_on_the_queue_is_answered_or_reported_and_harms_nobody(
+def test_garbage_on_the_queue_is_answered_or_reported_and_does_not_affect_other_frames(
     body: str, receive_count: int, down: bool
 ) -> None:
     responses = UnreliableQueue()
     responses.down = down
-    known = gallery_of({"Ada": RED})
-    parts = recognise_faces.Collaborators(ColourEmbedder(), lambda: known, responses, ticking(), max_receive_count=3)
+    gallery = gallery_of({"Ada": RED})
+    collaborators = recognise_faces.Collaborators(
+        ColourEmbedder(), lambda: gallery, responses, stepping_clock(), max_receive_count=3
+    )
     good = faces_message(RED, request_id="good")
-    response = recognise_faces.handle(sqs_event(good, body, receive_count=receive_count), parts)
-    rows = response["batchItemFailures"]
-    assert isinstance(rows, list)
-    failed = {str(row["itemIdentifier"]) for row in rows if isinstance(row, dict)}
-    answers = [json.loads(message.body, parse_constant=_refuse) for message in responses.receive()]
+    response = recognise_faces.handle(sqs_event(good, body, receive_count=receive_count), collaborators)
+    failures = response["batchItemFailures"]
+    assert isinstance(failures, list)
+    failed = {str(row["itemIdentifier"]) for row in failures if isinstance(row, dict)}
+    answers = [json.loads(message.body, parse_constant=_reject_constant) for message in responses.receive()]
     if down:
         assert failed == {"m0", "m1"}
         return
-    by_id = {answer["request_id"]: answer["result"] for answer in answers}
-    assert len(by_id) == len(answers)
+    results = {answer["request_id"]: answer["result"] for answer in answers}
+    assert len(results) == len(answers)
     request_id = request_id_of(body)
-    assert by_id.pop("good") == "Ada"
+    assert results.pop("good") == "Ada"
     assert "m0" not in failed
     if request_id is None:
         assert failed == {"m1"}
-        assert by_id == {}
+        assert results == {}
     else:
         assert failed == set()
-        assert by_id.keys() == {request_id}
-        assert by_id[request_id]
+        assert results.keys() == {request_id}
+        assert results[request_id]
 
 
-def _refuse(constant: str) -> None:
-    raise AssertionError(f"{constant} is no JSON")
+def _reject_constant(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")

@@ -1,4 +1,4 @@
-"""What the parity tests compare: the photographs, and one way to name a folder of models."""
+"""The photographs and the folder of models that the parity tests share."""
 
 import os
 from pathlib import Path
@@ -19,5 +19,5 @@ def models_folder() -> Path:
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
     if not FIXTURES.is_dir():
-        pytest.skip("../shared/fixtures is not here")
+        pytest.skip("needs the photographs in ../shared/fixtures")
     return FIXTURES

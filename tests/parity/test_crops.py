@@ -1,4 +1,4 @@
-"""facenet-160 is what facenet-pytorch cuts and normalises."""
+"""The preprocessing facenet-160 cuts and normalises as facenet-pytorch does."""
 
 import numpy as np
 import pytest

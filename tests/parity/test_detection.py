@@ -1,4 +1,4 @@
-"""ONNX Runtime and our cascade find the faces that facenet-pytorch's MTCNN(keep_all=True) finds."""
+"""ONNX Runtime with our cascade finds the same faces as facenet-pytorch's MTCNN(keep_all=True)."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from adapters.models.installed import installed_detector
 from pipeline.images import decode
 from pipeline.ports import Face, FaceDetector, Image
 
-#: facenet-pytorch takes up to a few seconds for a large photograph.
+#: facenet-pytorch needs up to a few seconds for a large photograph.
 pytestmark = [pytest.mark.reference, pytest.mark.timeout(900)]
 
 BOX_PIXELS = LANDMARK_PIXELS = 1.0
@@ -22,7 +22,7 @@ SCORE = 1e-3
 
 
 def detectors(models_folder: Path, min_face_size: int) -> tuple[FaceDetector, FaceDetector]:
-    """Return ours and the reference."""
+    """Return our detector and the reference."""
     from adapters import engine_torch
 
     files = installed_detector(models_folder)
@@ -45,7 +45,7 @@ def photographs(models_folder: Path) -> list[Image]:
 
 
 def generated(photos: list[Image]) -> Iterator[Image]:
-    """Frames of many sizes: noise, and faces pasted in any size and place, over edges and over each other."""
+    """Frames of many sizes: noise, and faces pasted in any size and place, also across edges and over each other."""
     for seed in range(24):
         random = np.random.default_rng(seed)
         height, width = (int(random.integers(30, 500)) for _ in range(2))
@@ -63,19 +63,19 @@ def generated(photos: list[Image]) -> Iterator[Image]:
 
 
 @pytest.mark.parametrize("min_face_size", [20, 40])
-def test_the_same_faces_on_generated_frames(models_folder: Path, min_face_size: int) -> None:
+def test_the_engines_find_the_same_faces_in_generated_frames(models_folder: Path, min_face_size: int) -> None:
     ours, theirs = detectors(models_folder, min_face_size)
     faces = 0
     for image in generated(photographs(models_folder)):
-        found = ours.detect(image)
-        assert_same_faces(found, theirs.detect(image))
-        faces += len(found)
+        detected = ours.detect(image)
+        assert_same_faces(detected, theirs.detect(image))
+        faces += len(detected)
     assert faces >= 10
 
 
 @pytest.mark.fixtures
 @pytest.mark.parametrize("folder", ["faces", "people"])
-def test_the_same_faces_on_photographs(models_folder: Path, fixtures: Path, folder: str) -> None:
+def test_the_engines_find_the_same_faces_in_photographs(models_folder: Path, fixtures: Path, folder: str) -> None:
     ours, theirs = detectors(models_folder, 20)
     files = sorted((fixtures / folder).rglob("*.jpg"))
     assert files
@@ -85,19 +85,19 @@ def test_the_same_faces_on_photographs(models_folder: Path, fixtures: Path, fold
 
 
 @pytest.mark.fixtures
-def test_the_same_faces_on_a_video(models_folder: Path, fixtures: Path) -> None:
-    """Every tenth frame, at 40 pixels: what a camera would send."""
+def test_the_engines_find_the_same_faces_in_a_video(models_folder: Path, fixtures: Path) -> None:
+    """Every tenth frame and faces from 40 pixels on, as a camera would send them."""
     ours, theirs = detectors(models_folder, 40)
     video = cv2.VideoCapture(str(fixtures / "video" / "video.mp4"))
     frames = faces = 0
     while True:
-        there, frame = video.read()
-        if not there:
+        success, frame = video.read()
+        if not success:
             break
         if frames % 10 == 0:
             image = np.ascontiguousarray(frame[..., ::-1])
-            found = ours.detect(image)
-            assert_same_faces(found, theirs.detect(image))
-            faces += len(found)
+            detected = ours.detect(image)
+            assert_same_faces(detected, theirs.detect(image))
+            faces += len(detected)
         frames += 1
     assert faces

@@ -1,4 +1,4 @@
-"""ONNX Runtime gives the vectors that facenet-pytorch's InceptionResnetV1 gives."""
+"""ONNX Runtime gives the same vectors as facenet-pytorch's InceptionResnetV1."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(600)
 
 ALIGNED = ("angelina_jolie", "bradley_cooper", "kate_siegel", "paul_rudd", "shea_whigham")
 
-#: Distances between the aligned faces, upper triangle by rows: facenet-pytorch, tests/travis_test.py. Its own test
+#: Distances between the aligned faces, upper triangle by rows, from facenet-pytorch's tests/travis_test.py. That test
 #: allows a Frobenius error of 0.01.
 PUBLISHED = {
     "vggface2": [1.482895, 0.886342, 1.438450, 1.437583, 1.345686, 1.029880, 1.061939, 1.363125, 1.338803, 1.066040],
@@ -40,7 +40,7 @@ PUBLISHED_ERROR = 1e-2
 
 @pytest.fixture(scope="module")
 def random_network(tmp_path_factory: pytest.TempPathFactory) -> InstalledModel:
-    """A file of the published kind: legacy format, classifier included, 111 MB; random weights and statistics."""
+    """A model like the published ones (legacy format, with its classifier, 111 MB) with random weights."""
     import torch
 
     from adapters.engine_torch import facenet_pytorch
@@ -53,7 +53,7 @@ def random_network(tmp_path_factory: pytest.TempPathFactory) -> InstalledModel:
             module.running_var.uniform_(0.3, 2.0)
             module.weight.data.uniform_(0.5, 1.5)
             module.bias.data.normal_(0, 0.3)
-        elif isinstance(module, torch.nn.Conv2d):  # else every picture gives much the same vector
+        elif isinstance(module, torch.nn.Conv2d):  # otherwise all pictures give nearly the same vector
             torch.nn.init.kaiming_normal_(module.weight)
     folder = tmp_path_factory.mktemp("random")
     torch.save(network.state_dict(), folder / "weights.pt", _use_new_zipfile_serialization=False)
@@ -70,27 +70,27 @@ def random_network(tmp_path_factory: pytest.TempPathFactory) -> InstalledModel:
     )
 
 
-def both(model: InstalledModel) -> tuple[FaceEmbedder, FaceEmbedder]:
+def engines(model: InstalledModel) -> tuple[FaceEmbedder, FaceEmbedder]:
     from adapters import engine_torch
 
     return engine_onnx.embedder(model, threads=2), engine_torch.embedder(model, threads=2)
 
 
 def pictures(count: int) -> NDArray[np.uint8]:
-    """Noise from fine to coarse: pictures that drive every layer in its own way."""
+    """Pictures of noise, from coarse to fine, which drive every layer differently."""
     random = np.random.default_rng(2)
     grains = [random.integers(0, 256, (2 + row * row, 2 + row * row, 3), dtype=np.uint8) for row in range(count)]
     return np.stack([np.array(Pillow.fromarray(grain).resize((160, 160))) for grain in grains])
 
 
 @pytest.mark.reference
-def test_a_file_of_the_published_shape_loads(random_network: InstalledModel) -> None:
+def test_a_file_like_the_published_ones_can_be_read(random_network: InstalledModel) -> None:
     assert 111e6 < random_network.files["weights"].stat().st_size < 113e6
 
 
 @pytest.mark.reference
-def test_the_same_vectors_for_random_weights(random_network: InstalledModel) -> None:
-    ours, theirs = both(random_network)
+def test_the_engines_give_the_same_vectors_for_random_weights(random_network: InstalledModel) -> None:
+    ours, theirs = engines(random_network)
     crops = pictures(12)
     vectors = theirs.embed(crops)
     assert np.abs(vectors[:, np.newaxis] - vectors).max(axis=2)[~np.eye(12, dtype=bool)].min() > 1e-3
@@ -99,8 +99,8 @@ def test_the_same_vectors_for_random_weights(random_network: InstalledModel) -> 
 
 @pytest.mark.reference
 @pytest.mark.parametrize("name", ["stand-in", "vggface2", "casia-webface"])
-def test_the_same_vectors_for_installed_weights(models_folder: Path, name: str) -> None:
-    ours, theirs = both(installed(name, models_folder))
+def test_the_engines_give_the_same_vectors_for_installed_weights(models_folder: Path, name: str) -> None:
+    ours, theirs = engines(installed(name, models_folder))
     crops = pictures(8)
     assert np.abs(ours.embed(crops) - theirs.embed(crops)).max() <= 1e-5
 
@@ -108,9 +108,11 @@ def test_the_same_vectors_for_installed_weights(models_folder: Path, name: str) 
 @pytest.mark.fixtures
 @pytest.mark.parametrize("engine", ["onnx", pytest.param("torch", marks=pytest.mark.reference)])
 @pytest.mark.parametrize("name", list(PUBLISHED))
-def test_the_published_distances_of_five_faces(models_folder: Path, fixtures: Path, name: str, engine: str) -> None:
+def test_the_distances_of_five_faces_are_the_published_ones(
+    models_folder: Path, fixtures: Path, name: str, engine: str
+) -> None:
     model = installed(name, models_folder)
-    embedder = engine_onnx.embedder(model, threads=2) if engine == "onnx" else both(model)[1]
+    embedder = engine_onnx.embedder(model, threads=2) if engine == "onnx" else engines(model)[1]
     crops = [np.array(Pillow.open(fixtures / "aligned" / f"{person}.png").convert("RGB")) for person in ALIGNED]
     vectors = embedder.embed(np.stack(crops))
     distances = np.linalg.norm(vectors[:, np.newaxis] - vectors, axis=2)
@@ -122,4 +124,4 @@ def installed(name: str, folder: Path) -> InstalledModel:
     try:
         return installed_model(name, folder)
     except SetupError as error:
-        pytest.skip(f"{error.message} (the weights are a release file that this machine may not reach)")
+        pytest.skip(f"{error.message} (the weights are a release file that may be out of reach of this machine)")

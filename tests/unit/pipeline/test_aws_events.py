@@ -1,4 +1,4 @@
-"""AWS's event shapes, against the events of its documentation and what a broken caller may send."""
+"""The events of AWS Lambda: those in its documentation, and those that a broken caller may send."""
 
 import json
 from typing import Any
@@ -39,7 +39,7 @@ def test_a_documented_sqs_event_is_read() -> None:
     ]
 
 
-def test_records_keep_their_order_and_a_missing_count_is_the_first() -> None:
+def test_records_keep_their_order_and_a_missing_receive_count_means_one() -> None:
     event = sqs_event("a", "b", "c", receive_count=7)
     del event["Records"][1]["attributes"]
     records = aws_events.sqs_records(event)
@@ -58,7 +58,7 @@ def test_a_partial_batch_response_names_the_failed_messages() -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"a": 1}', "ü € 😀".encode(), b"\xff\xd8\xff"], ids=["ASCII", "UTF-8", "bytes"])
-def test_a_body_comes_out_as_it_was_posted(body: bytes) -> None:
+def test_a_body_is_read_as_it_was_posted(body: bytes) -> None:
     assert aws_events.posted_body(post(body)) == body
 
 
@@ -77,17 +77,17 @@ def test_a_body_comes_out_as_it_was_posted(body: bytes) -> None:
         ({**post(b"x"), "body": "é", "isBase64Encoded": True}, 400, "not_base64"),
     ],
 )
-def test_what_is_no_post_with_a_body_is_refused(event: dict[str, Any], status: int, code: str) -> None:
+def test_an_event_that_is_not_a_post_with_a_body_is_refused(event: dict[str, Any], status: int, code: str) -> None:
     with pytest.raises(BadInput) as refused:
         aws_events.posted_body(event)
     assert (refused.value.status, refused.value.code) == (status, code)
 
 
-def test_a_refusal_is_json_and_says_so() -> None:
+def test_a_refusal_is_json_and_has_the_content_type_of_json() -> None:
     response = aws_events.refusal(503, TransientError("queue_unavailable", 'Say "again" — later.'))
     assert (response["statusCode"], response["headers"]) == (503, {"content-type": "application/json"})
     assert json.loads(str(response["body"])) == {"error": "queue_unavailable", "message": 'Say "again" — later.'}
 
 
-def test_acceptance_is_the_contract_word_for_word() -> None:
+def test_the_response_to_an_accepted_frame_is_the_contract_word_for_word() -> None:
     assert aws_events.accepted() == {"statusCode": 200, "body": "Face detection completed"}

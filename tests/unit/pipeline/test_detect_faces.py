@@ -1,9 +1,8 @@
-"""The function `face-detection` with patches for faces and queues in memory: what it answers and what it queues."""
+"""What the function `face-detection` answers and queues, with patches for faces and queues in memory."""
 
 import base64
 import json
 import logging
-import struct
 import zlib
 from typing import Any
 
@@ -18,24 +17,24 @@ from pipeline.handlers.detect_faces import Collaborators
 from pipeline.images import decode, encode_jpeg
 from pipeline.messages import FacesMessage, FrameRequest
 from pipeline.ports import MAX_MESSAGE_BYTES, Face, FaceDetector, Image
-from tests.builders import BLUE, GREEN, RED, changed, face, frame, picture, post
-from tests.fakes import PatchDetector, UnreliableQueue, ticking
+from tests.builders import BLUE, GREEN, RED, changed, face, frame, greyscale_png, picture, post
+from tests.fakes import PatchDetector, UnreliableQueue, stepping_clock
 
 
-def collaborators(detector: FaceDetector | None = None, max_pixels: int = 1_000_000) -> Collaborators:
+def make_collaborators(detector: FaceDetector | None = None, max_pixels: int = 1_000_000) -> Collaborators:
     return Collaborators(
         detector=detector or PatchDetector(),
         preprocessing=PREPROCESSINGS["facenet-160"],
         requests=UnreliableQueue(),
         responses=UnreliableQueue(),
-        clock=ticking(),
+        clock=stepping_clock(),
         max_pixels=max_pixels,
     )
 
 
 @pytest.fixture
-def parts() -> Collaborators:
-    return collaborators()
+def collaborators() -> Collaborators:
+    return make_collaborators()
 
 
 def queued(queue: object) -> list[str]:
@@ -44,7 +43,7 @@ def queued(queue: object) -> list[str]:
 
 
 def refused(answer: dict[str, Any]) -> tuple[int, str]:
-    """Status and code of a refusal, whose form is checked."""
+    """The status and the code of a refusal, after a check of its other collaborators."""
     assert answer["headers"] == {"content-type": "application/json"}
     body = json.loads(answer["body"])
     assert body.keys() == {"error", "message"}
@@ -59,17 +58,6 @@ def request(**fields: object) -> bytes:
 
 def with_content(content: bytes) -> bytes:
     return FrameRequest(content, "frame-1", "door.png").to_json().encode()
-
-
-def png(width: int, height: int, *chunks: tuple[bytes, bytes], rows: bytes = b"") -> bytes:
-    """A greyscale PNG with any header and any chunks before its picture data."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, content) for kind, content in parts)
 
 
 BAD_INPUT: dict[str, tuple[bytes, int, str]] = {
@@ -104,15 +92,15 @@ BAD_INPUT: dict[str, tuple[bytes, int, str]] = {
     "a data URL": (request(content="data:image/png;base64,AAAA"), 400, "not_base64"),
     "base64 of text": (with_content(b"this is no picture"), 400, "not_an_image"),
     "base64 of SVG": (with_content(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), 400, "not_an_image"),
-    "truncated JPEG": (with_content(picture(RED, form="JPEG")[:-200]), 400, "not_an_image"),
+    "truncated JPEG": (with_content(picture(RED, file_format="JPEG")[:-200]), 400, "not_an_image"),
     "truncated PNG": (with_content(picture(RED)[:100]), 400, "not_an_image"),
-    "JPEG header alone": (with_content(picture(RED, form="JPEG")[:20]), 400, "not_an_image"),
-    "no pixels": (with_content(png(0, 0)), 400, "not_an_image"),
-    "too many pixels": (with_content(png(1001, 1000)), 413, "too_many_pixels"),
-    "a 20,000 × 20,000 header": (with_content(png(20_000, 20_000)), 413, "too_many_pixels"),
-    "decompression bomb": (with_content(png(30_000, 30_000, rows=bytes(10_000_000))), 413, "too_many_pixels"),
+    "JPEG header alone": (with_content(picture(RED, file_format="JPEG")[:20]), 400, "not_an_image"),
+    "no pixels": (with_content(greyscale_png(0, 0)), 400, "not_an_image"),
+    "too many pixels": (with_content(greyscale_png(1001, 1000)), 413, "too_many_pixels"),
+    "a 20,000 × 20,000 header": (with_content(greyscale_png(20_000, 20_000)), 413, "too_many_pixels"),
+    "decompression bomb": (with_content(greyscale_png(30_000, 30_000, rows=bytes(10_000_000))), 413, "too_many_pixels"),
     "decompression bomb in a text": (
-        with_content(png(8, 8, (b"zTXt", b"a\0\0" + zlib.compress(bytes(100_000_000), 9)))),
+        with_content(greyscale_png(8, 8, (b"zTXt", b"a\0\0" + zlib.compress(bytes(100_000_000), 9)))),
         400,
         "not_an_image",
     ),
@@ -129,18 +117,18 @@ BAD_INPUT: dict[str, tuple[bytes, int, str]] = {
 
 @pytest.mark.parametrize(("body", "status", "code"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
 def test_bad_input_is_refused_with_its_reason_and_the_next_frame_is_served(
-    parts: Collaborators, body: bytes, status: int, code: str
+    collaborators: Collaborators, body: bytes, status: int, code: str
 ) -> None:
-    assert refused(detect_faces.handle(post(body), parts)) == (status, code)
-    assert queued(parts.requests) == queued(parts.responses) == []
-    assert detect_faces.handle(post(frame(RED)), parts)["statusCode"] == 200
-    assert len(queued(parts.requests)) == 1
+    assert refused(detect_faces.handle(post(body), collaborators)) == (status, code)
+    assert queued(collaborators.requests) == queued(collaborators.responses) == []
+    assert detect_faces.handle(post(frame(RED)), collaborators)["statusCode"] == 200
+    assert len(queued(collaborators.requests)) == 1
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD", "post"])
-def test_only_a_post_is_a_frame(parts: Collaborators, method: str) -> None:
-    assert refused(detect_faces.handle(post(frame(RED), method), parts)) == (405, "method_not_allowed")
-    assert queued(parts.requests) == []
+def test_a_frame_is_accepted_only_by_post(collaborators: Collaborators, method: str) -> None:
+    assert refused(detect_faces.handle(post(frame(RED), method), collaborators)) == (405, "method_not_allowed")
+    assert queued(collaborators.requests) == []
 
 
 @pytest.mark.parametrize(
@@ -158,35 +146,37 @@ def test_only_a_post_is_a_frame(parts: Collaborators, method: str) -> None:
     ],
     ids=str,
 )
-def test_a_label_is_a_label_and_comes_back_as_it_was(parts: Collaborators, fields: dict[str, object]) -> None:
-    assert detect_faces.handle(post(request(**fields)), parts)["statusCode"] == 200
-    (body,) = queued(parts.requests)
+def test_file_names_and_request_ids_are_labels_and_travel_unchanged(
+    collaborators: Collaborators, fields: dict[str, object]
+) -> None:
+    assert detect_faces.handle(post(request(**fields)), collaborators)["statusCode"] == 200
+    (body,) = queued(collaborators.requests)
     message = FacesMessage.from_json(body)
     assert message.filename == fields.get("filename", "door.png")
     assert message.request_id == fields.get("request_id", "frame-1")
 
 
-def test_base64_may_be_broken_into_lines_as_mime_does(parts: Collaborators) -> None:
+def test_base64_may_have_line_breaks_as_in_mime(collaborators: Collaborators) -> None:
     body = request(content=base64.encodebytes(picture(RED)).decode())
-    assert detect_faces.handle(post(body), parts)["statusCode"] == 200
+    assert detect_faces.handle(post(body), collaborators)["statusCode"] == 200
 
 
-def test_success_is_exactly_what_the_contract_says(parts: Collaborators) -> None:
+def test_the_response_to_an_accepted_frame_is_exactly_the_contract(collaborators: Collaborators) -> None:
     for colours in ((RED,), ()):
-        assert detect_faces.handle(post(frame(*colours)), parts) == {
+        assert detect_faces.handle(post(frame(*colours)), collaborators) == {
             "statusCode": 200,
             "body": "Face detection completed",
         }
 
 
-def test_a_body_in_base64_is_the_same_frame(parts: Collaborators) -> None:
+def test_a_body_in_base64_is_accepted(collaborators: Collaborators) -> None:
     event = post(frame(RED)) | {"body": base64.b64encode(frame(RED)).decode(), "isBase64Encoded": True}
-    assert detect_faces.handle(event, parts)["statusCode"] == 200
+    assert detect_faces.handle(event, collaborators)["statusCode"] == 200
 
 
-def test_all_faces_of_a_frame_travel_in_one_message_largest_first(parts: Collaborators) -> None:
-    detect_faces.handle(post(frame(RED, GREEN, BLUE, request_id="r", filename="f.png")), parts)
-    (body,) = queued(parts.requests)
+def test_all_faces_of_a_frame_travel_in_one_message_largest_first(collaborators: Collaborators) -> None:
+    detect_faces.handle(post(frame(RED, GREEN, BLUE, request_id="r", filename="f.png")), collaborators)
+    (body,) = queued(collaborators.requests)
     message = FacesMessage.from_json(body)
     assert (message.request_id, message.filename, message.truncated) == ("r", "f.png", False)
     assert message.preprocessing == "facenet-160"
@@ -199,45 +189,47 @@ def test_all_faces_of_a_frame_travel_in_one_message_largest_first(parts: Collabo
         pixels = decode(crop.jpeg)
         assert pixels.shape == (160, 160, 3)
         assert np.abs(pixels.astype(int) - colour).max() < 5
-    assert queued(parts.responses) == []
+    assert queued(collaborators.responses) == []
 
 
-def test_the_message_says_how_long_each_step_took(parts: Collaborators) -> None:
-    detect_faces.handle(post(frame(RED)), parts)
-    timings = json.loads(queued(parts.requests)[0])["timings"]
+def test_the_message_contains_the_duration_of_each_step(collaborators: Collaborators) -> None:
+    detect_faces.handle(post(frame(RED)), collaborators)
+    timings = json.loads(queued(collaborators.requests)[0])["timings"]
     assert timings.keys() == {"decode", "detect", "crop"}
     assert timings["decode"] == pytest.approx(1)
     assert timings["detect"] == pytest.approx(1)
     assert timings["crop"] >= 1
 
 
-def test_a_frame_without_a_face_is_answered_at_once(parts: Collaborators) -> None:
-    detect_faces.handle(post(frame(request_id="r", filename="wall.png")), parts)
-    (body,) = queued(parts.responses)
+def test_a_frame_without_a_face_is_answered_without_recognition(collaborators: Collaborators) -> None:
+    detect_faces.handle(post(frame(request_id="r", filename="wall.png")), collaborators)
+    (body,) = queued(collaborators.responses)
     answer = json.loads(body)
     assert (answer["request_id"], answer["result"], answer["filename"]) == ("r", "No-Face", "wall.png")
     assert answer["faces"] == []
     assert (answer["model"], answer["gallery"]) == (None, None)
     assert answer["timings"].keys() == {"decode", "detect"}
     assert "error" not in answer
-    assert queued(parts.requests) == []
+    assert queued(collaborators.requests) == []
 
 
 @pytest.mark.parametrize("colours", [(RED,), ()], ids=["a face", "no face"])
-def test_while_its_queue_is_down_a_frame_is_not_accepted_and_may_be_sent_again(colours: tuple[Any, ...]) -> None:
-    parts = collaborators()
-    queue = parts.requests if colours else parts.responses
+def test_a_frame_is_refused_while_its_queue_is_down_and_accepted_when_it_is_sent_again(
+    colours: tuple[Any, ...],
+) -> None:
+    collaborators = make_collaborators()
+    queue = collaborators.requests if colours else collaborators.responses
     assert isinstance(queue, UnreliableQueue)
     queue.down = True
-    assert refused(detect_faces.handle(post(frame(*colours)), parts)) == (503, "queue_unavailable")
+    assert refused(detect_faces.handle(post(frame(*colours)), collaborators)) == (503, "queue_unavailable")
     assert len(queue) == 0
     queue.down = False
-    assert detect_faces.handle(post(frame(*colours)), parts)["statusCode"] == 200
+    assert detect_faces.handle(post(frame(*colours)), collaborators)["statusCode"] == 200
     assert len(queue) == 1
 
 
 class Crowd(FaceDetector):
-    """Finds so many faces in every picture, largest first."""
+    """Finds the same number of faces in every picture, largest first."""
 
     def __init__(self, faces: int) -> None:
         self._faces = faces
@@ -249,29 +241,29 @@ class Crowd(FaceDetector):
 
 
 def noisy_frame(seed: int, side: int) -> bytes:
-    """What compresses worst."""
+    """A frame of noise, which compresses worst."""
     noise = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
     return with_content(encode_jpeg(noise))
 
 
-def sent(faces: int, side: int = 200, seed: int = 1) -> tuple[str, FacesMessage]:
-    parts = collaborators(Crowd(faces))
-    assert detect_faces.handle(post(noisy_frame(seed, side)), parts)["statusCode"] == 200
-    (body,) = queued(parts.requests)
+def sent_message(faces: int, side: int = 200, seed: int = 1) -> tuple[str, FacesMessage]:
+    collaborators = make_collaborators(Crowd(faces))
+    assert detect_faces.handle(post(noisy_frame(seed, side)), collaborators)["statusCode"] == 200
+    (body,) = queued(collaborators.requests)
     return body, FacesMessage.from_json(body)
 
 
-def test_a_full_message_first_costs_quality_then_the_smallest_faces() -> None:
-    body, few = sent(5)
+def test_a_full_message_first_loses_quality_and_then_the_smallest_faces() -> None:
+    body, few = sent_message(5)
     best = len(few.faces[0].jpeg)
     assert not few.truncated
 
-    body, many = sent(20)
+    body, many = sent_message(20)
     assert not many.truncated
     assert len(many.faces) == 20
     assert len(many.faces[0].jpeg) < best
 
-    body, most = sent(120)
+    body, most = sent_message(120)
     assert most.truncated
     assert len(most.faces[0].jpeg) < best
     assert 20 < len(most.faces) < 120
@@ -281,10 +273,10 @@ def test_a_full_message_first_costs_quality_then_the_smallest_faces() -> None:
 
 @settings(max_examples=8, deadline=None)
 @given(faces=st.integers(1, 150), side=st.integers(20, 400), seed=st.integers(0, 2**32 - 1))
-def test_no_message_is_longer_than_the_queue_takes_and_the_largest_faces_are_kept(
+def test_no_message_exceeds_the_limit_of_the_queue_and_the_largest_faces_are_kept(
     faces: int, side: int, seed: int
 ) -> None:
-    body, message = sent(faces, side, seed)
+    body, message = sent_message(faces, side, seed)
     assert len(body.encode()) <= MAX_MESSAGE_BYTES
     kept = len(message.faces)
     assert message.truncated == (kept < faces)
@@ -292,15 +284,17 @@ def test_no_message_is_longer_than_the_queue_takes_and_the_largest_faces_are_kep
     assert [crop.face.box[2] for crop in message.faces] == pytest.approx(expected[:kept])
 
 
-def test_one_line_a_frame_with_its_request_id(parts: Collaborators, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_frame_is_logged_once_with_its_request_id(
+    collaborators: Collaborators, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG, "pipeline")
-    detect_faces.handle(post(frame(RED, request_id="one")), parts)
-    detect_faces.handle(post(frame(request_id="two")), parts)
-    detect_faces.handle(post(request(request_id="three", content="AAAA")), parts)
-    detect_faces.handle(post(request(request_id="four", filename=...)), parts)
-    assert isinstance(parts.requests, UnreliableQueue)
-    parts.requests.down = True
-    detect_faces.handle(post(frame(RED, request_id="five")), parts)
+    detect_faces.handle(post(frame(RED, request_id="one")), collaborators)
+    detect_faces.handle(post(frame(request_id="two")), collaborators)
+    detect_faces.handle(post(request(request_id="three", content="AAAA")), collaborators)
+    detect_faces.handle(post(request(request_id="four", filename=...)), collaborators)
+    assert isinstance(collaborators.requests, UnreliableQueue)
+    collaborators.requests.down = True
+    detect_faces.handle(post(frame(RED, request_id="five")), collaborators)
     ids = [vars(record)["request_id"] for record in caplog.records]
     assert ids == ["one", "two", "three", "four", "five"]
     assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "WARNING", "WARNING", "ERROR"]
@@ -309,12 +303,12 @@ def test_one_line_a_frame_with_its_request_id(parts: Collaborators, caplog: pyte
     assert line["timings"].keys() == {"decode", "detect", "crop", "send"}
 
 
-def test_no_log_line_holds_a_picture(parts: Collaborators, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_log_line_contains_a_picture(collaborators: Collaborators, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "pipeline")
     content = base64.b64encode(picture(RED)).decode()
     for body in (frame(RED), frame(), request(filename=...), request(content=content + "!"), frame(RED)[:-1]):
-        detect_faces.handle(post(body), parts)
-    crops = [row["crop"] for message in queued(parts.requests) for row in json.loads(message)["faces"]]
+        detect_faces.handle(post(body), collaborators)
+    crops = [row["crop"] for message in queued(collaborators.requests) for row in json.loads(message)["faces"]]
     written = "".join(str(vars(record)) for record in caplog.records)
     for secret in (content, *crops):
         for start in range(0, len(secret) - 40, 40):

@@ -1,4 +1,4 @@
-"""How a face is cut from its frame."""
+"""How faces are cut from their frames and normalised."""
 
 import numpy as np
 import pytest
@@ -27,19 +27,19 @@ def face(*box: float) -> Face:
     ],
 )
 def test_facenet_160_is_the_published_crop(box: tuple[float, ...], pixels: tuple[int, int, int, int]) -> None:
-    """Clamp, truncate, crop, stretch bilinearly: facenet_pytorch.extract_face with margin 0 on a PIL picture."""
+    """facenet_pytorch.extract_face with margin 0 on a PIL picture clamps, truncates, crops and stretches bilinearly."""
     expected = Pillow.fromarray(NOISE).crop(pixels).resize((160, 160), Pillow.Resampling.BILINEAR)
     assert np.array_equal(np.array(expected), cut(NOISE, face(*box), FACENET))
 
 
-def test_dlib_160_is_a_square_about_the_box() -> None:
-    """40 % wider than the longer side: 60 → 84 pixels about (100, 110)."""
+def test_dlib_160_is_a_square_around_the_box() -> None:
+    """It is 40 % wider than the longer side: 84 instead of 60 pixels, around (100, 110)."""
     expected = Pillow.fromarray(NOISE[68:152, 58:142]).resize((160, 160), Pillow.Resampling.BILINEAR)
     assert np.array_equal(np.array(expected), cut(NOISE, face(80, 80, 120, 140), DLIB))
 
 
-def test_dlib_160_repeats_the_frame_s_edge() -> None:
-    """A face at the border is not shown on black, which dlib's landmarks were not trained on."""
+def test_dlib_160_repeats_the_edge_of_the_frame() -> None:
+    """A face at the border has no black background, because dlib's landmarks were not trained on one."""
     image = np.full((100, 100, 3), 90, np.uint8)
     assert (cut(image, face(-30, -20, 60, 70), DLIB) == 90).all()
 
@@ -51,16 +51,16 @@ def test_dlib_160_repeats_the_frame_s_edge() -> None:
     st.tuples(*[st.floats(0.125, 200, width=32)] * 2),
     st.sampled_from(sorted(PREPROCESSINGS)),
 )
-def test_any_box_is_cut(
-    shape: tuple[int, int], corner: tuple[float, float], sides: tuple[float, float], id_: str
+def test_any_box_can_be_cut(
+    shape: tuple[int, int], corner: tuple[float, float], sides: tuple[float, float], preprocessing_id: str
 ) -> None:
     image: Image = np.zeros((*shape, 3), np.uint8)
-    crop = cut(image, face(*corner, corner[0] + sides[0], corner[1] + sides[1]), PREPROCESSINGS[id_])
-    size = PREPROCESSINGS[id_].size
+    crop = cut(image, face(*corner, corner[0] + sides[0], corner[1] + sides[1]), PREPROCESSINGS[preprocessing_id])
+    size = PREPROCESSINGS[preprocessing_id].size
     assert (crop.shape, crop.dtype) == ((size, size, 3), np.uint8)
 
 
-def test_standardised_pixels_lie_about_zero() -> None:
+def test_standardised_pixels_are_centred_on_zero() -> None:
     crops = np.zeros((2, 4, 4, 3), np.uint8)
     crops[0, 1, 2] = (255, 127, 0)
     planes = standardise(crops)
@@ -69,5 +69,5 @@ def test_standardised_pixels_lie_about_zero() -> None:
     assert (planes[1] == np.float32(-127.5 / 128)).all()
 
 
-def test_no_crops_are_no_crops() -> None:
+def test_an_empty_batch_can_be_standardised() -> None:
     assert standardise(np.zeros((0, 160, 160, 3), np.uint8)).shape == (0, 3, 160, 160)

@@ -1,10 +1,8 @@
-"""Encoded pictures to upright RGB arrays and back."""
+"""Pictures are decoded to upright RGB arrays; anything else is refused."""
 
 import contextlib
 import io
-import struct
 import warnings
-import zlib
 
 import numpy as np
 import pytest
@@ -14,34 +12,25 @@ from PIL import Image as Pillow
 
 from pipeline.errors import BadInput
 from pipeline.images import decode, encode_jpeg
+from tests.builders import greyscale_png
 
-#: Four corners that no turn or mirror maps onto each other: red, green / blue, white.
+#: Four different corners, so that every rotation and reflection gives a different picture: red, green / blue, white.
 CORNERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
 SQUARES = CORNERS.repeat(16, axis=0).repeat(24, axis=1)
 
 
-def encoded(picture: Pillow.Image, form: str, **options: object) -> bytes:
+def encoded(picture: Pillow.Image, file_format: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
+    picture.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
-def png_of(width: int, height: int, rows: bytes = b"") -> bytes:
-    """A greyscale PNG with any header, its picture data as given."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
 @pytest.mark.parametrize(
-    ("form", "options"),
+    ("file_format", "options"),
     [("PNG", {}), ("WEBP", {"lossless": True}), ("BMP", {}), ("GIF", {})],
 )
-def test_every_format_gives_the_same_pixels(form: str, options: dict[str, object]) -> None:
-    assert np.array_equal(SQUARES, decode(encoded(Pillow.fromarray(SQUARES), form, **options)))
+def test_every_format_gives_the_same_pixels(file_format: str, options: dict[str, object]) -> None:
+    assert np.array_equal(SQUARES, decode(encoded(Pillow.fromarray(SQUARES), file_format, **options)))
 
 
 def test_jpeg_gives_nearly_the_same_pixels() -> None:
@@ -58,7 +47,7 @@ def test_jpeg_keeps_colour_in_full_resolution() -> None:
     assert decoded[:, 1::2, 0].max() < 20
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
 @pytest.mark.parametrize(
     ("orientation", "stored"),
     [
@@ -72,11 +61,11 @@ def test_jpeg_keeps_colour_in_full_resolution() -> None:
         (8, np.rot90(SQUARES, -1)),
     ],
 )
-def test_every_exif_orientation_is_made_upright(form: str, orientation: int, stored: np.ndarray) -> None:
+def test_every_exif_orientation_is_made_upright(file_format: str, orientation: int, stored: np.ndarray) -> None:
     exif = Pillow.Exif()
     exif[0x0112] = orientation
     picture = Pillow.fromarray(np.ascontiguousarray(stored))
-    decoded = decode(encoded(picture, form, exif=exif, quality=100))
+    decoded = decode(encoded(picture, file_format, exif=exif, quality=100))
     assert decoded.shape == SQUARES.shape
     assert np.abs(decoded.astype(int) - SQUARES)[4:-4:8, 4:-4:8].max() <= 40
 
@@ -102,7 +91,7 @@ def test_cmyk_becomes_rgb() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_what_is_transparent_becomes_white(mode: str) -> None:
+def test_transparent_pixels_become_white(mode: str) -> None:
     hidden = Pillow.new("RGBA", (4, 3), (0, 0, 0, 0)).convert(mode)
     assert (decode(encoded(hidden, "PNG")) == 255).all()
 
@@ -113,7 +102,7 @@ def test_a_transparent_palette_entry_becomes_white() -> None:
     assert (decode(encoded(picture, "GIF", transparency=0)) == 255).all()
 
 
-def test_half_transparent_is_half_white() -> None:
+def test_a_half_transparent_pixel_is_blended_with_white() -> None:
     half = Pillow.new("RGBA", (2, 2), (0, 0, 0, 128))
     assert np.abs(decode(encoded(half, "PNG")).astype(int) - 127).max() <= 1
 
@@ -124,25 +113,25 @@ def test_16_bit_grey_is_scaled_not_clipped() -> None:
     assert decoded[0].tolist() == [[0] * 3, [1] * 3, [128] * 3, [255] * 3]
 
 
-@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
-def test_an_animation_gives_its_first_frame(form: str) -> None:
+@pytest.mark.parametrize("file_format", ["GIF", "WEBP", "PNG"])
+def test_an_animation_gives_its_first_frame(file_format: str) -> None:
     first, second = Pillow.fromarray(SQUARES), Pillow.fromarray(255 - SQUARES)
-    content = encoded(first, form, save_all=True, append_images=[second], lossless=True)
+    content = encoded(first, file_format, save_all=True, append_images=[second], lossless=True)
     assert np.array_equal(SQUARES, decode(content))
 
 
-def test_one_pixel_is_a_picture() -> None:
+def test_a_picture_of_one_pixel_is_decoded() -> None:
     assert decode(encoded(Pillow.new("RGB", (1, 1), "red"), "PNG")).tolist() == [[[255, 0, 0]]]
 
 
-def test_the_array_may_be_written_to() -> None:
+def test_the_decoded_array_is_writable() -> None:
     decode(encoded(Pillow.fromarray(SQUARES), "PNG"))[0, 0] = 0
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_a_truncated_picture_is_refused(form: str) -> None:
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_a_truncated_picture_is_refused(file_format: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    content = encoded(Pillow.fromarray(noise), form)
+    content = encoded(Pillow.fromarray(noise), file_format)
     for kept in (len(content) // 2, len(content) * 3 // 4, 20):
         with pytest.raises(BadInput) as refused:
             decode(content[:kept])
@@ -169,7 +158,7 @@ def test_other_formats_are_refused(content: bytes) -> None:
 def test_the_pixel_limit_is_read_from_the_header() -> None:
     for width, height in ((5_001, 5_000), (9_000, 9_000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)):
         with pytest.raises(BadInput, match=r"at most 25,000,000 are accepted") as refused:
-            decode(png_of(width, height))
+            decode(greyscale_png(width, height))
     assert (refused.value.code, refused.value.status) == ("too_many_pixels", 413)
 
 
@@ -181,7 +170,7 @@ def test_the_pixel_limit_counts_width_times_height() -> None:
 
 
 def test_a_decompression_bomb_is_refused_without_a_warning() -> None:
-    bomb = png_of(10_000, 10_000, bytes(10_001) * 10_000)
+    bomb = greyscale_png(10_000, 10_000, rows=bytes(10_001) * 10_000)
     assert len(bomb) < 200_000
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -190,7 +179,7 @@ def test_a_decompression_bomb_is_refused_without_a_warning() -> None:
     assert refused.value.code == "too_many_pixels"
 
 
-def test_the_library_keeps_its_own_limit() -> None:
+def test_decoding_leaves_the_pixel_limit_of_pillow_unchanged() -> None:
     before = Pillow.MAX_IMAGE_PIXELS
     decode(encoded(Pillow.fromarray(SQUARES), "PNG"))
     assert before == Pillow.MAX_IMAGE_PIXELS
@@ -199,8 +188,8 @@ def test_the_library_keeps_its_own_limit() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_damaged_bytes_are_decoded_or_refused(data: st.DataObject) -> None:
-    form = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP"]))
-    content = bytearray(encoded(Pillow.fromarray(SQUARES), form))
+    file_format = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP"]))
+    content = bytearray(encoded(Pillow.fromarray(SQUARES), file_format))
     for _ in range(data.draw(st.integers(1, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(BadInput):

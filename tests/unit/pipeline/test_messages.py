@@ -1,4 +1,4 @@
-"""The wire format: what is written is read back, and what is written is the contract."""
+"""The wire format: messages are read back as they were written, and they are written as the contract says."""
 
 import json
 import math
@@ -23,8 +23,8 @@ from tests.builders import RED, changed, crop_of, face, faces_message, frame
 
 few = settings(max_examples=50, deadline=None)
 
-#: Text that UTF-8 can hold.
-words = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+#: Text that UTF-8 can encode.
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 coordinates = st.floats(-1e4, 1e4, width=32)
 
 
@@ -38,38 +38,38 @@ def face_crops(draw: st.DrawFn) -> FaceCrop:
 
 faces_messages = st.builds(
     FacesMessage,
-    request_id=words,
-    filename=words,
-    preprocessing=words,
+    request_id=texts,
+    filename=texts,
+    preprocessing=texts,
     faces=st.lists(face_crops(), min_size=1, max_size=4).map(tuple),
     truncated=st.booleans(),
-    timings=st.dictionaries(words, st.floats(0, 1e6), max_size=4),
+    timings=st.dictionaries(texts, st.floats(0, 1e6), max_size=4),
 )
 
 
 @few
-@given(st.builds(FrameRequest, content=st.binary(min_size=1), request_id=words, filename=words))
-def test_a_request_comes_back_as_it_was_written(request: FrameRequest) -> None:
+@given(st.builds(FrameRequest, content=st.binary(min_size=1), request_id=texts, filename=texts))
+def test_a_request_is_read_as_it_was_written(request: FrameRequest) -> None:
     assert FrameRequest.from_json(request.to_json().encode()) == request
 
 
 @few
 @given(faces_messages)
-def test_faces_come_back_to_the_hundredth_of_a_pixel(message: FacesMessage) -> None:
+def test_faces_are_read_as_they_were_written_to_a_hundredth_of_a_pixel(message: FacesMessage) -> None:
     text = message.to_json()
     assert text.isascii()
-    back = FacesMessage.from_json(text)
+    read = FacesMessage.from_json(text)
     for field in ("request_id", "filename", "preprocessing", "truncated", "timings"):
-        assert getattr(back, field) == getattr(message, field)
-    for there, here in zip(back.faces, message.faces, strict=True):
-        assert there.jpeg == here.jpeg
-        assert there.face.box.dtype == there.face.landmarks.dtype == np.float32
-        np.testing.assert_allclose(there.face.box, here.face.box, atol=0.006)
-        np.testing.assert_allclose(there.face.landmarks, here.face.landmarks, atol=0.006)
-        assert math.isclose(there.face.score, here.face.score, abs_tol=1e-6)
+        assert getattr(read, field) == getattr(message, field)
+    for after, before in zip(read.faces, message.faces, strict=True):
+        assert after.jpeg == before.jpeg
+        assert after.face.box.dtype == after.face.landmarks.dtype == np.float32
+        np.testing.assert_allclose(after.face.box, before.face.box, atol=0.006)
+        np.testing.assert_allclose(after.face.landmarks, before.face.landmarks, atol=0.006)
+        assert math.isclose(after.face.score, before.face.score, abs_tol=1e-6)
 
 
-def test_a_request_is_the_three_keys_that_every_client_sends() -> None:
+def test_a_request_has_the_three_keys_that_every_client_sends() -> None:
     assert json.loads(FrameRequest(b"\0\xff", "id", "a.jpg").to_json()) == {
         "content": "AP8=",
         "request_id": "id",
@@ -77,7 +77,7 @@ def test_a_request_is_the_three_keys_that_every_client_sends() -> None:
     }
 
 
-def test_an_answer_has_the_two_keys_of_the_contract_and_says_nothing_it_does_not_know() -> None:
+def test_an_answer_has_the_two_keys_of_the_contract_and_no_value_that_is_not_known() -> None:
     answer = json.loads(RecognitionResult("id", "No-Face").to_json())
     assert answer == {
         "request_id": "id",
@@ -90,7 +90,7 @@ def test_an_answer_has_the_two_keys_of_the_contract_and_says_nothing_it_does_not
     }
 
 
-def test_an_answer_rounds_what_nobody_can_measure() -> None:
+def test_an_answer_rounds_its_numbers_to_their_precision() -> None:
     answer = RecognitionResult(
         "id",
         "Åsa 😀",
@@ -114,7 +114,7 @@ def test_an_answer_rounds_what_nobody_can_measure() -> None:
     assert fields["error"] == {"code": "c", "message": "m"}
 
 
-def test_a_face_as_json_is_plain_numbers() -> None:
+def test_a_face_in_json_has_plain_numbers() -> None:
     fields = face_fields(face(-1, -2, 3, 4, score=0.5))
     assert fields == {"box": [-1, -2, 3, 4], "score": 0.5, "landmarks": [[1, 1]] * 5}
     json.dumps(fields)
@@ -140,7 +140,7 @@ def test_a_face_as_json_is_plain_numbers() -> None:
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_a_broken_message_still_gives_its_request_id_if_that_is_whole(
+def test_the_request_id_of_a_broken_message_is_read_if_it_is_valid_itself(
     body: str | bytes, request_id: str | None
 ) -> None:
     assert request_id_of(body) == request_id
@@ -157,7 +157,7 @@ def test_a_broken_message_still_gives_its_request_id_if_that_is_whole(
     ],
     ids=["long id", "no preprocessing", "odd truncated", "unknown key", "no timings"],
 )
-def test_a_reader_is_strict_about_what_it_uses_and_lets_later_versions_add_keys(body: str, code: str | None) -> None:
+def test_a_reader_checks_the_keys_that_it_uses_and_ignores_keys_of_later_versions(body: str, code: str | None) -> None:
     if code is None:
         assert not FacesMessage.from_json(body).truncated
     else:

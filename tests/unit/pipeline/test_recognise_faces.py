@@ -1,4 +1,4 @@
-"""The function `face-recognition` with colours for faces and a queue in memory: one answer a frame, whatever comes."""
+"""The function `face-recognition` answers each frame once, whatever arrives. Faces are colours, queues in memory."""
 
 import base64
 import json
@@ -28,13 +28,13 @@ from tests.builders import (
     sqs_event,
     with_face,
 )
-from tests.fakes import ColourEmbedder, MemoryStore, UnreliableQueue, ticking
+from tests.fakes import ColourEmbedder, MemoryStore, UnreliableQueue, stepping_clock
 
-TWO = gallery_of({"Ada": RED, "Bo": GREEN})
+ADA_AND_BO = gallery_of({"Ada": RED, "Bo": GREEN})
 
 
 class FlakyEmbedder(ColourEmbedder):
-    """Fails as long as it has a problem."""
+    """Raises `problem` while it is set."""
 
     problem: Exception | None = None
 
@@ -45,43 +45,43 @@ class FlakyEmbedder(ColourEmbedder):
 
 
 class FlakyStore(MemoryStore):
-    """Cannot be reached as long as it is down."""
+    """A store that cannot be reached while it is `down`."""
 
     down = False
 
     def version(self, name: str) -> str | None:
         if self.down:
-            raise TransientError("store_unavailable", "The gallery is out of reach.")
+            raise TransientError("store_unavailable", "The gallery cannot be reached.")
         return super().version(name)
 
 
-def store_of(known: Gallery | None) -> FlakyStore:
+def store_of(gallery: Gallery | None) -> FlakyStore:
     store = FlakyStore()
-    if known is not None:
-        gallery_storage.save(store, known)
+    if gallery is not None:
+        gallery_storage.save(store, gallery)
     return store
 
 
 def function(
     store: ArtifactStore | None = None, embedder: FaceEmbedder | None = None, max_receive_count: int = 3
 ) -> tuple[Collaborators, UnreliableQueue]:
-    """The function with its gallery in a store, and the queue that it answers on."""
+    """The collaborators of the function, whose gallery is in `store`, and its response queue."""
     embedder = embedder or ColourEmbedder()
     responses = UnreliableQueue()
-    current = CurrentGallery(store or store_of(TWO), embedder.model, embedder.preprocessing)
-    return Collaborators(embedder, current, responses, ticking(), max_receive_count), responses
+    current = CurrentGallery(store or store_of(ADA_AND_BO), embedder.model, embedder.preprocessing)
+    return Collaborators(embedder, current, responses, stepping_clock(), max_receive_count), responses
 
 
 def answers(queue: UnreliableQueue) -> dict[str, dict[str, Any]]:
-    """What is on the queue by request id, taken off it; no frame has two answers."""
-    found: dict[str, dict[str, Any]] = {}
+    """Take all answers off the queue; return them by request id. No frame may have two."""
+    by_request_id: dict[str, dict[str, Any]] = {}
     while received := queue.receive():
         for message in received:
             answer = json.loads(message.body)
-            assert answer["request_id"] not in found
-            found[answer["request_id"]] = answer
+            assert answer["request_id"] not in by_request_id
+            by_request_id[answer["request_id"]] = answer
             queue.delete(message.receipt)
-    return found
+    return by_request_id
 
 
 def results(queue: UnreliableQueue) -> dict[str, str]:
@@ -105,16 +105,16 @@ def failed(response: dict[str, Any]) -> list[str]:
         ((BLUE, WHITE), "Unknown"),
     ],
 )
-def test_the_result_is_the_largest_face_that_is_recognised(colours: tuple[Any, ...], result: str) -> None:
-    parts, responses = function()
-    assert failed(recognise_faces.handle(sqs_event(faces_message(*colours)), parts)) == []
+def test_the_result_is_the_name_of_the_largest_recognised_face(colours: tuple[Any, ...], result: str) -> None:
+    collaborators, responses = function()
+    assert failed(recognise_faces.handle(sqs_event(faces_message(*colours)), collaborators)) == []
     assert results(responses) == {"frame-1": result}
 
 
-def test_an_answer_says_where_each_face_is_who_it_is_and_what_named_it() -> None:
-    parts, responses = function()
+def test_an_answer_contains_place_name_and_distance_of_each_face_and_the_versions_used() -> None:
+    collaborators, responses = function()
     body = faces_message(BLUE, RED, request_id="r", filename="f.png", truncated=True, timings={"detect": 12.5})
-    recognise_faces.handle(sqs_event(body), parts)
+    recognise_faces.handle(sqs_event(body), collaborators)
     answer = answers(responses)["r"]
     timings = answer.pop("timings")
     stranger, known = answer.pop("faces")
@@ -123,7 +123,7 @@ def test_an_answer_says_where_each_face_is_who_it_is_and_what_named_it() -> None
         "result": "Ada",
         "filename": "f.png",
         "model": "stand-in",
-        "gallery": TWO.version,
+        "gallery": ADA_AND_BO.version,
         "truncated": True,
     }
     assert (stranger["name"], known["name"]) == ("Unknown", "Ada")
@@ -140,31 +140,31 @@ def test_an_answer_says_where_each_face_is_who_it_is_and_what_named_it() -> None
     }
 
 
-@pytest.mark.parametrize("known", [None, gallery_of({})], ids=["absent", "empty"])
-def test_while_nobody_is_enrolled_everybody_is_unknown(known: Gallery | None) -> None:
-    parts, responses = function(store_of(known))
-    assert failed(recognise_faces.handle(sqs_event(faces_message(RED)), parts)) == []
+@pytest.mark.parametrize("gallery", [None, gallery_of({})], ids=["absent", "empty"])
+def test_all_faces_are_unknown_while_the_gallery_is_empty(gallery: Gallery | None) -> None:
+    collaborators, responses = function(store_of(gallery))
+    assert failed(recognise_faces.handle(sqs_event(faces_message(RED)), collaborators)) == []
     answer = answers(responses)["frame-1"]
     assert answer["result"] == "Unknown"
     assert (answer["faces"][0]["name"], answer["faces"][0]["distance"]) == ("Unknown", None)
-    assert answer["gallery"] == (None if known is None else known.version)
+    assert answer["gallery"] == (None if gallery is None else gallery.version)
 
 
-def test_who_is_enrolled_removed_or_cleared_counts_from_the_next_batch() -> None:
+def test_a_change_of_the_gallery_takes_effect_in_the_next_batch() -> None:
     store = store_of(None)
-    parts, responses = function(store)
-    seen = []
+    collaborators, responses = function(store)
+    named = []
     for change in (
         lambda: None,
-        lambda: gallery_storage.save(store, TWO),
-        lambda: gallery_storage.save(store, TWO.rename("Ada", "Grace")),
-        lambda: gallery_storage.save(store, TWO.remove("Ada")),
+        lambda: gallery_storage.save(store, ADA_AND_BO),
+        lambda: gallery_storage.save(store, ADA_AND_BO.rename("Ada", "Grace")),
+        lambda: gallery_storage.save(store, ADA_AND_BO.remove("Ada")),
         lambda: gallery_storage.clear(store),
     ):
         change()
-        recognise_faces.handle(sqs_event(faces_message(RED)), parts)
-        seen.append(results(responses)["frame-1"])
-    assert seen == ["Unknown", "Ada", "Grace", "Unknown", "Unknown"]
+        recognise_faces.handle(sqs_event(faces_message(RED)), collaborators)
+        named.append(results(responses)["frame-1"])
+    assert named == ["Unknown", "Ada", "Grace", "Unknown", "Unknown"]
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["first attempt", "last attempt"])
@@ -176,29 +176,30 @@ def test_who_is_enrolled_removed_or_cleared_counts_from_the_next_batch() -> None
     ],
     ids=["model", "preprocessing"],
 )
-def test_a_gallery_that_does_not_fit_is_an_error_with_its_reason_until_it_is_replaced(
+def test_frames_get_an_error_with_its_reason_while_the_gallery_does_not_fit_the_model(
     embedder: ColourEmbedder, code: str, advice: str, last: bool
 ) -> None:
-    store = store_of(TWO)
-    parts, responses = function(store, embedder)
+    store = store_of(ADA_AND_BO)
+    collaborators, responses = function(store, embedder)
     event = sqs_event(
-        faces_message(RED, preprocessing=embedder.preprocessing), receive_count=parts.max_receive_count if last else 1
+        faces_message(RED, preprocessing=embedder.preprocessing),
+        receive_count=collaborators.max_receive_count if last else 1,
     )
-    assert failed(recognise_faces.handle(event, parts)) == []
+    assert failed(recognise_faces.handle(event, collaborators)) == []
     answer = answers(responses)["frame-1"]
     assert answer["result"] == "Error"
     assert answer["error"]["code"] == code
     assert advice in answer["error"]["message"]
     gallery_storage.save(store, gallery_of({"Ada": RED}, embedder))
-    assert failed(recognise_faces.handle(event, parts)) == []
+    assert failed(recognise_faces.handle(event, collaborators)) == []
     assert results(responses) == {"frame-1": "Ada"}
 
 
-def test_a_broken_gallery_is_an_error_with_its_reason() -> None:
-    store = store_of(TWO)
+def test_frames_get_an_error_with_its_reason_while_the_gallery_is_broken() -> None:
+    store = store_of(ADA_AND_BO)
     store.write(gallery_storage.MANIFEST, b"{")
-    parts, responses = function(store)
-    assert failed(recognise_faces.handle(sqs_event(faces_message(RED)), parts)) == []
+    collaborators, responses = function(store)
+    assert failed(recognise_faces.handle(sqs_event(faces_message(RED)), collaborators)) == []
     assert answers(responses)["frame-1"]["error"]["code"] == "broken_gallery"
 
 
@@ -225,25 +226,25 @@ BAD_MESSAGES = {
     "no faces": (changed(GOOD, faces=[]), "wrong_type"),
     "faces no list": (changed(GOOD, faces={"0": 1}), "wrong_type"),
     "a face no object": (changed(GOOD, faces=[1]), "wrong_type"),
-    "endlessly many faces": (changed(GOOD, faces=json.loads(GOOD)["faces"] * 1001), "too_many_faces"),
+    "too many faces": (changed(GOOD, faces=json.loads(GOOD)["faces"] * 1001), "too_many_faces"),
     "timings no object": (changed(GOOD, timings=[]), "wrong_type"),
     "timing beyond float64": (changed(GOOD, timings={"a": 10**400}), "wrong_type"),
     "timing no number": (changed(GOOD, timings={"a": "fast"}), "wrong_type"),
     "no filename": (changed(GOOD, filename=...), "missing_key"),
     "no preprocessing": (changed(GOOD, preprocessing=...), "missing_key"),
     "another preprocessing": (changed(GOOD, preprocessing="dlib-160"), "other_preprocessing"),
-    "endless preprocessing": (changed(GOOD, preprocessing="é" * 400_000), "too_long"),
+    "very long preprocessing": (changed(GOOD, preprocessing="é" * 400_000), "too_long"),
 }
 
 
 @pytest.mark.parametrize(("body", "code"), BAD_MESSAGES.values(), ids=BAD_MESSAGES.keys())
-def test_a_frame_that_never_can_be_named_is_answered_while_its_batch_is_named(body: str, code: str) -> None:
-    parts, responses = function()
+def test_an_unusable_frame_is_answered_with_an_error_and_the_rest_of_its_batch_is_named(body: str, code: str) -> None:
+    collaborators, responses = function()
     before, after = faces_message(RED, request_id="before"), faces_message(BLUE, GREEN, request_id="after")
-    assert failed(recognise_faces.handle(sqs_event(before, body, after), parts)) == []
-    given = answers(responses)
-    assert given.pop("frame-1")["error"]["code"] == code
-    assert {request_id: answer["result"] for request_id, answer in given.items()} == {"before": "Ada", "after": "Bo"}
+    assert failed(recognise_faces.handle(sqs_event(before, body, after), collaborators)) == []
+    answered = answers(responses)
+    assert answered.pop("frame-1")["error"]["code"] == code
+    assert {request_id: answer["result"] for request_id, answer in answered.items()} == {"before": "Ada", "after": "Bo"}
 
 
 @pytest.mark.parametrize(
@@ -265,20 +266,20 @@ def test_a_frame_that_never_can_be_named_is_answered_while_its_batch_is_named(bo
     ],
     ids=lambda body: body[:20],
 )
-def test_a_message_that_nobody_can_be_told_about_is_left_for_the_dead_letter_queue(body: str) -> None:
+def test_a_message_without_a_readable_request_id_is_left_for_the_dead_letter_queue(body: str) -> None:
     for receive_count in (1, 3, 4):
-        parts, responses = function(max_receive_count=3)
+        collaborators, responses = function(max_receive_count=3)
         event = sqs_event(faces_message(RED, request_id="good"), body, receive_count=receive_count)
-        assert failed(recognise_faces.handle(event, parts)) == ["m1"]
+        assert failed(recognise_faces.handle(event, collaborators)) == ["m1"]
         assert results(responses) == {"good": "Ada"}
 
 
 @pytest.mark.parametrize(
     "problem", [TransientError("busy", "Out of memory."), RuntimeError("onnxruntime failed"), MemoryError()], ids=repr
 )
-def test_what_a_retry_may_mend_stays_on_the_queue_and_is_named_then(problem: Exception) -> None:
+def test_a_frame_stays_on_the_queue_if_a_retry_may_help_and_is_named_by_the_retry(problem: Exception) -> None:
     embedder = FlakyEmbedder()
-    parts, responses = function(embedder=embedder)
+    collaborators, responses = function(embedder=embedder)
     bodies = [
         faces_message(RED, request_id="a"),
         "garbage",
@@ -286,35 +287,38 @@ def test_what_a_retry_may_mend_stays_on_the_queue_and_is_named_then(problem: Exc
         faces_message(RED, request_id="b"),
     ]
     embedder.problem = problem
-    assert sorted(failed(recognise_faces.handle(sqs_event(*bodies), parts))) == ["m0", "m1", "m3"]
+    assert sorted(failed(recognise_faces.handle(sqs_event(*bodies), collaborators))) == ["m0", "m1", "m3"]
     assert results(responses) == {"frame-1": "Error"}
     embedder.problem = None
-    assert failed(recognise_faces.handle(sqs_event(bodies[0], bodies[3], receive_count=2), parts)) == []
+    assert failed(recognise_faces.handle(sqs_event(bodies[0], bodies[3], receive_count=2), collaborators)) == []
     assert results(responses) == {"a": "Ada", "b": "Ada"}
 
 
-def test_a_gallery_out_of_reach_is_tried_again() -> None:
-    store = store_of(TWO)
-    parts, responses = function(store)
+def test_a_frame_stays_on_the_queue_while_the_gallery_cannot_be_reached() -> None:
+    store = store_of(ADA_AND_BO)
+    collaborators, responses = function(store)
     store.down = True
-    assert failed(recognise_faces.handle(sqs_event(GOOD), parts)) == ["m0"]
+    assert failed(recognise_faces.handle(sqs_event(GOOD), collaborators)) == ["m0"]
     assert results(responses) == {}
     store.down = False
-    assert failed(recognise_faces.handle(sqs_event(GOOD, receive_count=2), parts)) == []
+    assert failed(recognise_faces.handle(sqs_event(GOOD, receive_count=2), collaborators)) == []
     assert results(responses) == {"frame-1": "Ada"}
 
 
 @pytest.mark.parametrize("receive_count", [3, 4])
-def test_on_the_last_attempt_the_client_is_told_before_the_message_is_given_up(receive_count: int) -> None:
+def test_on_the_last_attempt_the_client_gets_an_error_before_the_message_is_given_up(receive_count: int) -> None:
     embedder = FlakyEmbedder()
     embedder.problem = RuntimeError("out of order")
-    parts, responses = function(embedder=embedder, max_receive_count=3)
+    collaborators, responses = function(embedder=embedder, max_receive_count=3)
     event = sqs_event(GOOD, faces_message(BLUE, request_id="b"), receive_count=receive_count)
-    assert failed(recognise_faces.handle(event, parts)) == ["m0", "m1"]
-    given = answers(responses)
-    assert {request_id: answer["result"] for request_id, answer in given.items()} == {"frame-1": "Error", "b": "Error"}
-    assert given["b"]["error"]["code"] == "retries_exhausted"
-    assert "out of order" in given["b"]["error"]["message"]
+    assert failed(recognise_faces.handle(event, collaborators)) == ["m0", "m1"]
+    answered = answers(responses)
+    assert {request_id: answer["result"] for request_id, answer in answered.items()} == {
+        "frame-1": "Error",
+        "b": "Error",
+    }
+    assert answered["b"]["error"]["code"] == "retries_exhausted"
+    assert "out of order" in answered["b"]["error"]["message"]
 
 
 @pytest.mark.parametrize(
@@ -324,86 +328,88 @@ def test_on_the_last_attempt_the_client_is_told_before_the_message_is_given_up(r
         (RuntimeError("x" * 2_000_000), "x" * 300),
         (MemoryError(), "MemoryError"),
     ],
-    ids=["lines", "endless", "no text"],
+    ids=["several lines", "very long", "no text"],
 )
-def test_a_client_is_told_the_last_failure_in_one_short_line(problem: Exception, reason: str) -> None:
+def test_the_error_of_the_last_attempt_is_one_short_line(problem: Exception, reason: str) -> None:
     embedder = FlakyEmbedder()
     embedder.problem = problem
-    parts, responses = function(embedder=embedder, max_receive_count=3)
-    recognise_faces.handle(sqs_event(GOOD, receive_count=3), parts)
+    collaborators, responses = function(embedder=embedder, max_receive_count=3)
+    recognise_faces.handle(sqs_event(GOOD, receive_count=3), collaborators)
     assert answers(responses)["frame-1"]["error"]["message"] == f"The frame failed 3 times: {reason}"
 
 
 @pytest.mark.parametrize("receive_count", [1, 3], ids=["first attempt", "last attempt"])
-def test_while_the_response_queue_is_down_every_message_stays(receive_count: int) -> None:
-    parts, responses = function(max_receive_count=3)
+def test_every_message_stays_on_the_queue_while_the_response_queue_is_down(receive_count: int) -> None:
+    collaborators, responses = function(max_receive_count=3)
     responses.down = True
     bodies = [GOOD, "garbage", changed(GOOD, faces=[]), faces_message(BLUE, request_id="b")]
     event = sqs_event(*bodies, receive_count=receive_count)
-    assert sorted(failed(recognise_faces.handle(event, parts))) == ["m0", "m1", "m2", "m3"]
+    assert sorted(failed(recognise_faces.handle(event, collaborators))) == ["m0", "m1", "m2", "m3"]
     responses.down = False
     assert len(responses) == 0
 
 
-def test_an_answer_that_no_queue_takes_does_not_take_its_batch_with_it() -> None:
-    parts, responses = function(max_receive_count=3)
+def test_an_answer_too_long_for_the_queue_does_not_affect_the_rest_of_its_batch() -> None:
+    collaborators, responses = function(max_receive_count=3)
     huge = changed(GOOD, timings={f"{number}é": 1 for number in range(90_000)})
     event = sqs_event(huge, faces_message(RED, request_id="b"), receive_count=3)
-    assert failed(recognise_faces.handle(event, parts)) == ["m0"]
+    assert failed(recognise_faces.handle(event, collaborators)) == ["m0"]
     assert results(responses) == {"frame-1": "Error", "b": "Ada"}
 
 
-def test_an_environment_serves_batch_after_batch() -> None:
-    parts, responses = function()
+def test_one_environment_serves_batch_after_batch() -> None:
+    collaborators, responses = function()
     for number in range(3):
         bodies = [faces_message(RED, request_id=f"{number}-{frame}") for frame in range(10)]
-        assert failed(recognise_faces.handle(sqs_event(*bodies), parts)) == []
+        assert failed(recognise_faces.handle(sqs_event(*bodies), collaborators)) == []
         assert results(responses) == {f"{number}-{frame}": "Ada" for frame in range(10)}
 
 
 def test_a_message_that_is_delivered_twice_gets_the_same_answer_twice() -> None:
-    parts, responses = function()
-    given = []
+    collaborators, responses = function()
+    both = []
     for _ in range(2):
-        recognise_faces.handle(sqs_event(GOOD), parts)
+        recognise_faces.handle(sqs_event(GOOD), collaborators)
         answer = answers(responses)["frame-1"]
         del answer["timings"]
-        given.append(answer)
-    assert given[0] == given[1]
+        both.append(answer)
+    assert both[0] == both[1]
 
 
 def test_an_empty_batch_is_a_success() -> None:
-    parts, _ = function()
-    assert failed(recognise_faces.handle({"Records": []}, parts)) == []
+    collaborators, _ = function()
+    assert failed(recognise_faces.handle({"Records": []}, collaborators)) == []
 
 
-def test_one_line_a_frame_with_its_request_id(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_frame_is_logged_once_with_its_request_id(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "pipeline")
     embedder = FlakyEmbedder()
-    parts, _ = function(embedder=embedder)
+    collaborators, _ = function(embedder=embedder)
     bad = changed(faces_message(RED, request_id="bad"), faces=[])
-    recognise_faces.handle(sqs_event(faces_message(RED, request_id="good"), bad, "garbage"), parts)
+    recognise_faces.handle(sqs_event(faces_message(RED, request_id="good"), bad, "garbage"), collaborators)
     embedder.problem = RuntimeError("out of order")
-    recognise_faces.handle(sqs_event(faces_message(RED, request_id="again")), parts)
+    recognise_faces.handle(sqs_event(faces_message(RED, request_id="again")), collaborators)
     ids = [vars(record)["request_id"] for record in caplog.records]
     assert ids == ["bad", None, "good", "again"]
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR", "INFO", "ERROR"]
     good = vars(caplog.records[2])
-    assert (good["result"], good["faces"], good["gallery"]) == ("Ada", 1, TWO.version)
+    assert (good["result"], good["faces"], good["gallery"]) == ("Ada", 1, ADA_AND_BO.version)
     assert good["timings"].keys() == {"read", "embed", "match", "send"}
 
 
-def test_no_log_line_holds_a_crop_or_a_vector(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_log_line_contains_a_crop_or_a_vector(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "pipeline")
     embedder = FlakyEmbedder()
-    parts, responses = function(embedder=embedder, max_receive_count=1)
+    collaborators, responses = function(embedder=embedder, max_receive_count=1)
     odd = (211, 97, 43)
     body = faces_message(odd)
-    recognise_faces.handle(sqs_event(body, with_face(body, score="1"), with_face(body, box=[]), body[:-1]), parts)
+    recognise_faces.handle(
+        sqs_event(body, with_face(body, score="1"), with_face(body, box=[]), body[:-1]), collaborators
+    )
     embedder.problem = RuntimeError("out of order")
-    recognise_faces.handle(sqs_event(body), parts)
+    recognise_faces.handle(sqs_event(body), collaborators)
     responses.down = True
-    recognise_faces.handle(sqs_event(body), parts)
+    recognise_faces.handle(sqs_event(body), collaborators)
     written = caplog.text + "".join(str(vars(record)) for record in caplog.records)
     assert written.count("frame-1") >= 5
     crop = json.loads(body)["faces"][0]["crop"]
