@@ -301,10 +301,9 @@ def test_log_lines_can_be_filtered_by_function_time_and_frame(cloud: Cloud, log:
 
 def test_following_shows_each_line_once_even_one_that_arrives_late(cloud: Cloud, log: Callable[..., None]) -> None:
     """A line can reach CloudWatch after a later one of another environment."""
-    command = "import typer; import cli.deploy_logs_command as log; log.FOLLOW_SECONDS = 0.05; typer.run(log.logs)"
     log("face-detection", "first", ago=10)
     process = subprocess.Popen(
-        [sys.executable, "-c", command, "--follow", "--json"],
+        [sys.executable, "-m", "cli.main", "deploy", "logs", "--follow", "--json"],
         cwd=ROOT, env=cloud.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -349,7 +348,7 @@ def test_a_report_without_calls_suggests_a_longer_period(cloud: Cloud) -> None:
     ("options", "advice"),
     [
         (("--since", "yesterday"), "90s, 30m, 1h, 2d"),
-        (("--report", "--follow"), "leave out --follow"),
+        (("--report", "--follow"), "Leave out --follow"),
         (("--region", "eu-west-1"), "faceq deploy"),
         (("--region", "eu-west-1", "--report"), "faceq deploy"),
     ],
