@@ -1,4 +1,4 @@
-"""The contracts of FaceDetector and FaceEmbedder, held by every engine and by the stand-ins of unit tests."""
+"""Every engine, and the fakes of unit tests, keep the contracts of FaceDetector and FaceEmbedder."""
 
 import os
 from functools import cache
@@ -91,19 +91,22 @@ def grace_hopper() -> Image:
 
 
 def crops_for(embedder: FaceEmbedder, count: int) -> Image:
-    """Different pictures, some of a face, some not."""
+    """Different pictures; about half of them show a face."""
     size = PREPROCESSINGS[embedder.preprocessing].size
     face = Pillow.fromarray(astronaut()).crop((160, 30, 290, 220)).resize((size, size))
-    dim = [np.array(face.point(lambda level, part=part: level * (part + 2) // 8)) for part in range(count // 2)]
-    noise = RANDOM.integers(0, 256, (count - len(dim), size, size, 3), dtype=np.uint8)
-    return np.concatenate([np.array(dim, np.uint8).reshape(-1, size, size, 3), noise])
+    faces = [
+        np.array(face.point(lambda level, brightness=brightness: level * (brightness + 2) // 8))
+        for brightness in range(count // 2)
+    ]
+    noise = RANDOM.integers(0, 256, (count - len(faces), size, size, 3), dtype=np.uint8)
+    return np.concatenate([np.array(faces, np.uint8).reshape(-1, size, size, 3), noise])
 
 
 @every_detector
 @pytest.mark.parametrize(
     "shape", [(1, 1), (1, 40), (40, 1), (11, 11), (12, 500), (19, 19), (20, 20), (21, 33), (64, 48)]
 )
-def test_an_image_of_any_size_is_answered(detector: FaceDetector, shape: tuple[int, int]) -> None:
+def test_an_image_of_any_size_is_processed(detector: FaceDetector, shape: tuple[int, int]) -> None:
     for image in (
         np.zeros((*shape, 3), np.uint8),
         np.full((*shape, 3), 255, np.uint8),
@@ -119,7 +122,7 @@ def test_a_blank_frame_has_no_face(detector: FaceDetector) -> None:
 
 @every_detector
 def test_faces_have_the_shapes_and_the_order_of_the_contract(detector: FaceDetector) -> None:
-    """Two faces of different size, one of them cut by the frame's edge."""
+    """The image shows two faces of different size."""
     small = np.array(Pillow.fromarray(astronaut()).resize((256, 256)))
     image = np.zeros((512, 900, 3), np.uint8)
     image[:, :512] = astronaut()
@@ -139,7 +142,7 @@ def test_faces_have_the_shapes_and_the_order_of_the_contract(detector: FaceDetec
 
 
 @every_detector
-def test_the_image_is_not_changed_and_may_be_read_only(detector: FaceDetector) -> None:
+def test_detection_works_on_a_read_only_image_and_does_not_change_it(detector: FaceDetector) -> None:
     image = astronaut().copy()
     image.flags.writeable = False
     first, second = detector.detect(image), detector.detect(image)
@@ -149,7 +152,7 @@ def test_the_image_is_not_changed_and_may_be_read_only(detector: FaceDetector) -
 
 @real_detectors
 def test_the_face_of_a_photograph_is_found(detector: FaceDetector) -> None:
-    """scikit-image's astronaut: one face; eyes above the nose above the mouth, left and right as the viewer sees."""
+    """scikit-image's astronaut has one face. Left and right are the viewer's."""
     face = max(detector.detect(astronaut()), key=lambda face: face.score)
     assert face.score > 0.99
     assert np.abs(face.box - [181, 62, 268, 172]).max() < 4
@@ -161,8 +164,8 @@ def test_the_face_of_a_photograph_is_found(detector: FaceDetector) -> None:
 
 @real_detectors
 @pytest.mark.parametrize("seed", range(4))
-def test_crowded_and_noisy_frames_are_answered(detector: FaceDetector, seed: int) -> None:
-    """Faces over every edge and proposals outside the image, where facenet-pytorch by itself raises."""
+def test_crowded_and_noisy_frames_are_processed(detector: FaceDetector, seed: int) -> None:
+    """Faces across the edges and proposals outside the image, for which facenet-pytorch itself raises."""
     random = np.random.default_rng(seed)
     image = random.integers(0, 256, (90 + 13 * seed, 120 - 17 * seed, 3), dtype=np.uint8)
     tile = np.array(Pillow.fromarray(astronaut()).crop((170, 55, 275, 195)).resize((40, 52)))
@@ -175,14 +178,14 @@ def test_crowded_and_noisy_frames_are_answered(detector: FaceDetector, seed: int
 
 
 @every_embedder
-def test_the_embedder_says_what_it_is(embedder: FaceEmbedder) -> None:
+def test_an_embedder_states_its_model_its_preprocessing_and_its_threshold(embedder: FaceEmbedder) -> None:
     assert embedder.model
     assert embedder.preprocessing in PREPROCESSINGS
     assert embedder.threshold > 0
 
 
 @every_embedder
-def test_no_crops_give_no_vectors(embedder: FaceEmbedder) -> None:
+def test_an_empty_batch_gives_no_vectors(embedder: FaceEmbedder) -> None:
     vectors = embedder.embed(crops_for(embedder, 0))
     assert (vectors.shape, vectors.dtype) == ((0, embedder.dimensions), np.float32)
 
@@ -197,7 +200,7 @@ def test_vectors_have_the_shape_of_the_contract(embedder: FaceEmbedder) -> None:
 
 
 @every_embedder
-def test_a_vector_does_not_depend_on_its_batch(embedder: FaceEmbedder) -> None:
+def test_a_vector_does_not_depend_on_the_rest_of_its_batch(embedder: FaceEmbedder) -> None:
     crops = crops_for(embedder, 11)
     alone = np.concatenate([embedder.embed(crop[np.newaxis]) for crop in crops])
     assert np.abs(embedder.embed(crops) - alone).max() <= 1e-5
@@ -205,7 +208,7 @@ def test_a_vector_does_not_depend_on_its_batch(embedder: FaceEmbedder) -> None:
 
 
 @every_embedder
-def test_the_same_crops_give_the_same_vectors(embedder: FaceEmbedder) -> None:
+def test_the_same_crops_give_the_same_vectors_and_are_not_changed(embedder: FaceEmbedder) -> None:
     crops = crops_for(embedder, 4)
     before = crops.copy()
     assert np.array_equal(embedder.embed(crops), embedder.embed(crops))
@@ -213,19 +216,19 @@ def test_the_same_crops_give_the_same_vectors(embedder: FaceEmbedder) -> None:
 
 
 @real_embedders
-def test_another_picture_gives_another_vector(embedder: FaceEmbedder) -> None:
+def test_different_pictures_give_different_vectors(embedder: FaceEmbedder) -> None:
     vectors = embedder.embed(crops_for(embedder, 4))
     assert min(np.linalg.norm(vectors[i] - vectors[j]) for i in range(4) for j in range(i)) > 1e-3
 
 
 @pytest.mark.parametrize("embedder", [name for name in EMBEDDERS[1:] if "stand-in" not in str(name)], indirect=True)
-@pytest.mark.parametrize("change", ["smaller", "darker", "poorer", "mirrored", "cropped"])
-def test_a_person_is_known_in_other_pictures(embedder: FaceEmbedder, change: str) -> None:
-    """Two women's photographs, each changed: nearer to its own than the model's threshold, further from the other."""
+@pytest.mark.parametrize("change", ["smaller", "darker", "fewer colours", "mirrored", "cropped"])
+def test_a_person_is_recognised_in_a_changed_photograph(embedder: FaceEmbedder, change: str) -> None:
+    """Two women's photographs. Each changed one is within the threshold of its original and beyond it of the other."""
     changes = {
         "smaller": lambda picture: picture.resize((picture.width // 2, picture.height // 2)),
         "darker": lambda picture: picture.point(lambda level: level // 2),
-        "poorer": lambda picture: picture.quantize(48).convert("RGB"),
+        "fewer colours": lambda picture: picture.quantize(48).convert("RGB"),
         "mirrored": lambda picture: picture.transpose(Pillow.Transpose.FLIP_LEFT_RIGHT),
         "cropped": lambda picture: picture.crop(
             (picture.width // 10, 10, picture.width * 4 // 5, picture.height * 9 // 10)
@@ -241,18 +244,18 @@ def test_a_person_is_known_in_other_pictures(embedder: FaceEmbedder, change: str
     photos = [astronaut(), grace_hopper()]
     enrolled = [vector(photo) for photo in photos]
     for own, photo in enumerate(photos):
-        seen = vector(np.array(changes[change](Pillow.fromarray(photo))))
-        assert np.linalg.norm(seen - enrolled[own]) < embedder.threshold - 0.1
-        assert np.linalg.norm(seen - enrolled[1 - own]) > embedder.threshold
+        changed = vector(np.array(changes[change](Pillow.fromarray(photo))))
+        assert np.linalg.norm(changed - enrolled[own]) < embedder.threshold - 0.1
+        assert np.linalg.norm(changed - enrolled[1 - own]) > embedder.threshold
 
 
 @pytest.mark.parametrize("name", ["onnx stand-in", "dlib dlib", pytest.param("torch vggface2", marks=REFERENCE)])
-def test_a_broken_file_is_an_artifact_error(name: str, tmp_path: Path) -> None:
+def test_a_broken_model_file_is_a_setup_error_that_names_the_command_to_get_it_again(name: str, tmp_path: Path) -> None:
     engine, model = name.split()
-    whole = installed(model)
-    broken = {key: tmp_path / key for key in whole.files}
+    intact = installed(model)
+    broken = {key: tmp_path / key for key in intact.files}
     for path in broken.values():
         path.write_bytes(b"not a model")
-    fields = {name: getattr(whole, name) for name in whole.__dataclass_fields__}
+    fields = {name: getattr(intact, name) for name in intact.__dataclass_fields__}
     with pytest.raises(SetupError, match="faceq models get"):
         import_module(f"adapters.engine_{engine}").embedder(InstalledModel(**{**fields, "files": broken}), 1)

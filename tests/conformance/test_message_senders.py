@@ -1,4 +1,4 @@
-"""What every MessageSender promises, on each of them."""
+"""Every MessageSender keeps the contract of its port."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +43,7 @@ def test_a_body_arrives_as_it_was_sent(queue: Queue, body: str) -> None:
     assert queue.bodies() == [body]
 
 
-def test_the_longest_body_is_taken(queue: Queue) -> None:
+def test_the_longest_body_is_accepted(queue: Queue) -> None:
     queue.sender.send("x" * MAX_MESSAGE_BYTES)
     assert [len(body) for body in queue.bodies()] == [MAX_MESSAGE_BYTES]
 
@@ -51,22 +51,24 @@ def test_the_longest_body_is_taken(queue: Queue) -> None:
 @pytest.mark.parametrize(
     "body",
     ["", "x" * (MAX_MESSAGE_BYTES + 1), "€" * (MAX_MESSAGE_BYTES // 3 + 1)],
-    ids=["empty", "too long", "too many bytes in few characters"],
+    ids=["empty", "too long", "too many bytes"],
 )
-def test_what_no_queue_takes_is_a_value_error_and_nothing_is_sent(queue: Queue, body: str) -> None:
+def test_an_empty_or_too_long_body_is_a_value_error_and_is_not_sent(queue: Queue, body: str) -> None:
     with pytest.raises(ValueError, match="a message"):
         queue.sender.send(body)
     assert queue.bodies() == []
 
 
 @pytest.mark.parametrize("character", [0x00, 0x08, 0x0B, 0x1F, 0xFFFE, 0xFFFF, 0xD800, 0xDFFF])
-def test_a_character_that_sqs_refuses_is_a_value_error(queue: Queue, character: int) -> None:
+def test_a_body_with_a_character_that_sqs_refuses_is_a_value_error_and_is_not_sent(
+    queue: Queue, character: int
+) -> None:
     with pytest.raises(ValueError, match=f"U\\+{character:04X}"):
         queue.sender.send(f"before{chr(character)}after")
     assert queue.bodies() == []
 
 
-def test_messages_are_all_there_however_many_threads_send(queue: Queue) -> None:
+def test_no_message_is_lost_when_several_threads_send(queue: Queue) -> None:
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(queue.sender.send, [str(number) for number in range(10)]))
     received: list[str] = []

@@ -1,4 +1,4 @@
-"""A frame in, a name out: what a user of the service is promised, on the whole service."""
+"""The promises to users of the service, tested on the whole service: a frame in, a name out."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ from tests.functional.targets import ROOT, Service
 from tests.polling import eventually
 
 FIXTURES = ROOT.parent / "shared" / "fixtures"
-needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="../shared/fixtures is not here")
+needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="needs the photographs in ../shared/fixtures")
 
 
 def picture(size: tuple[int, int] = (320, 240), colour: str = "grey") -> bytes:
@@ -31,7 +31,7 @@ def picture(size: tuple[int, int] = (320, 240), colour: str = "grey") -> bytes:
 
 
 def test_each_known_person_is_named(running: Service, frame: Callable[[str], Frame]) -> None:
-    """Both people are recognised, and the answer says where, how surely, by what model and how long it took."""
+    """The answer also contains the place and score of each face, the model, the gallery and the timings."""
     outcomes = running.ask(frame(COLLINS), frame(HOPPER))
     results = [outcome.result for outcome in outcomes.values()]
     assert results == [COLLINS, HOPPER]
@@ -59,22 +59,22 @@ def test_a_stranger_is_unknown_until_enrolled_while_the_stack_runs(
     service: Start, photos: Mapping[str, Path], frame: Callable[[str], Frame], tmp_path: Path
 ) -> None:
     with service(tmp_path) as started:
-        nobody_enrolled = running_result(started, frame(COLLINS))
+        before = result_of(started, frame(COLLINS))
         started.home.faceq("people", "add", COLLINS, str(photos[COLLINS]))
-        assert [nobody_enrolled, running_result(started, frame(COLLINS))] == ["Unknown", COLLINS]
-        assert running_result(started, frame(HOPPER)) == "Unknown"
+        assert [before, result_of(started, frame(COLLINS))] == ["Unknown", COLLINS]
+        assert result_of(started, frame(HOPPER)) == "Unknown"
         started.home.faceq("people", "add", HOPPER, str(photos[HOPPER]))
-        assert running_result(started, frame(HOPPER)) == HOPPER
+        assert result_of(started, frame(HOPPER)) == HOPPER
         started.home.faceq("people", "remove", COLLINS, "--yes")
-        assert running_result(started, frame(COLLINS)) == "Unknown"
+        assert result_of(started, frame(COLLINS)) == "Unknown"
 
 
-def running_result(started: Service, sent: Frame) -> str | None:
-    return started.ask(sent)[sent.filename].result
+def result_of(service: Service, frame: Frame) -> str | None:
+    return service.ask(frame)[frame.filename].result
 
 
 def test_a_client_written_for_aws_works_unchanged(running: Service, photos: Mapping[str, Path]) -> None:
-    """The README's client, given nothing but what `faceq env` prints, and credentials of any kind."""
+    """The client of the README, with only the variables that `faceq env` prints, and with other credentials."""
     exports = running.home.faceq("env").stdout
     variables = dict(re.findall(r"^export (\w+)=(.*)$", exports, re.MULTILINE))
     assert {
@@ -89,13 +89,13 @@ def test_a_client_written_for_aws_works_unchanged(running: Service, photos: Mapp
         assert (client.stdout.strip(), client.stderr) == (HOPPER, "")
 
 
-def test_credentials_that_are_set_stay(running: Service) -> None:
+def test_env_does_not_replace_credentials_that_are_set(running: Service) -> None:
     printed = running.home.faceq("env", variables={"AWS_ACCESS_KEY_ID": "mine"}).stdout
     assert "AWS_ACCESS_KEY_ID" not in printed
 
 
-def test_send_prints_a_row_a_frame(running: Service, photos: Mapping[str, Path], tmp_path: Path) -> None:
-    """Files, a folder and a video; JSON rows for scripts."""
+def test_send_prints_one_row_per_frame(running: Service, photos: Mapping[str, Path], tmp_path: Path) -> None:
+    """Frames come from a file and a folder; the rows are JSON for scripts."""
     (tmp_path / "wall.jpg").write_bytes(picture())
     sent = running.home.faceq("send", "--json", str(photos[COLLINS]), str(tmp_path))
     rows = {row["filename"]: row for row in map(json.loads, sent.stdout.splitlines())}
@@ -104,7 +104,7 @@ def test_send_prints_a_row_a_frame(running: Service, photos: Mapping[str, Path],
     assert all(row["request_id"] for row in rows.values())
 
 
-def test_send_says_which_frame_got_no_answer(running: Service, tmp_path: Path) -> None:
+def test_send_names_the_frame_that_got_no_answer(running: Service, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("no picture")
     sent = running.home.faceq("send", "--json", str(tmp_path / "note.txt"))
     assert sent.returncode == 1
@@ -121,7 +121,7 @@ def test_fifty_parallel_posts_are_all_answered(running: Service, frame: Callable
 
 
 def test_several_clients_share_the_response_queue(running: Service, photos: Mapping[str, Path]) -> None:
-    """Each finds its own answers although all poll one queue."""
+    """Each client gets its own answers although all clients poll one queue."""
     clients = [
         subprocess.Popen(
             [sys.executable, "-m", "cli.main", "send", "--json", str(photos[name])],
@@ -134,7 +134,7 @@ def test_several_clients_share_the_response_queue(running: Service, photos: Mapp
 
 
 def test_every_frame_can_be_followed_in_the_logs(running: Service, frame: Callable[[str], Frame]) -> None:
-    """By its request id, from function to function; no picture and no embedding is in them."""
+    """Its request id is in the logs of both functions. The logs contain no picture and no embedding."""
     (outcome,) = running.ask(frame(HOPPER)).values()
     lines = running.home.faceq("logs", "--request-id", outcome.request_id).stdout.splitlines()
     assert any("face-detection" in line and '"detected"' in line for line in lines)
@@ -158,7 +158,7 @@ BAD_BODIES = {
 
 @pytest.mark.parametrize("code", BAD_BODIES)
 def test_bad_input_is_refused_over_http(running: Service, code: str) -> None:
-    """With a 4xx that says what is wrong; nothing is queued and the next frame is served."""
+    """The status is 4xx, the body says what is wrong, nothing is queued, and the next frame is processed."""
     answer = requests.post(running.stack.function_url, BAD_BODIES[code], timeout=30)
     assert 400 <= answer.status_code < 500
     assert set(answer.json()) == {"error", "message"}
@@ -168,7 +168,7 @@ def test_bad_input_is_refused_over_http(running: Service, code: str) -> None:
     assert running.ask(Frame("next.jpg", picture()))["next.jpg"].result == "No-Face"
 
 
-def test_accepted_frames_get_the_contracts_answer(running: Service) -> None:
+def test_the_response_and_the_answer_to_an_accepted_frame_are_those_of_the_contract(running: Service) -> None:
     body = {"content": base64.b64encode(picture()).decode(), "request_id": str(uuid4()), "filename": "a.jpg"}
     answer = requests.post(running.stack.function_url, json=body, timeout=30)
     assert (answer.status_code, answer.text) == (200, "Face detection completed")
@@ -178,10 +178,10 @@ def test_accepted_frames_get_the_contracts_answer(running: Service) -> None:
     sqs.delete_message(QueueUrl=running.stack.response_queue_url, ReceiptHandle=message["ReceiptHandle"])
 
 
-def test_garbage_on_the_request_queue_is_answered_or_dead_lettered(
+def test_garbage_on_the_request_queue_is_answered_or_moved_to_the_dead_letter_queue(
     service: Start, photos: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    """Never stuck: with a request id the client is told, without one the operator finds it."""
+    """With a request id, its client gets an error; without one, the operator finds it in the dead-letter queue."""
     quick = (
         "--parameter",
         "RecognitionTimeout=1",
@@ -195,13 +195,13 @@ def test_garbage_on_the_request_queue_is_answered_or_dead_lettered(
         sqs.send_message(QueueUrl=started.stack.request_queue_url, MessageBody='{"request_id": "mine", "faces": 1}')
         sqs.send_message(QueueUrl=started.stack.request_queue_url, MessageBody="garbage")
         (answer,) = sqs.receive_message(QueueUrl=started.stack.response_queue_url, WaitTimeSeconds=20)["Messages"]
-        told = json.loads(answer["Body"])
-        assert (told["request_id"], told["result"]) == ("mine", "Error")
-        assert told["error"]["code"] == "wrong_type"
+        error = json.loads(answer["Body"])
+        assert (error["request_id"], error["result"]) == ("mine", "Error")
+        assert error["error"]["code"] == "wrong_type"
         dead: list[str] = []
 
         def receive() -> bool:
-            # Short polls: ElasticMQ wakes no reader that waits already when a message moves to the dead-letter queue.
+            # Polls are short: ElasticMQ does not wake a waiting reader when a message moves to the dead-letter queue.
             received = sqs.receive_message(QueueUrl=started.stack.dead_letter_queue_url, WaitTimeSeconds=1)
             dead.extend(message["Body"] for message in received.get("Messages", []))
             return bool(dead)
@@ -212,8 +212,8 @@ def test_garbage_on_the_request_queue_is_answered_or_dead_lettered(
 
 @pytest.mark.fixtures
 @needs_fixtures
-def test_four_people_in_24_frames_and_five_strangers(service: Start, tmp_path: Path) -> None:
-    """12 frames enrolled, 24 others named right; the largest face of each stranger's photograph is Unknown."""
+def test_four_people_are_named_in_24_frames_and_five_strangers_are_unknown(service: Start, tmp_path: Path) -> None:
+    """12 frames are enrolled and 24 others sent. In a stranger's photograph, the largest face must be Unknown."""
     with service(tmp_path) as started:
         for person in sorted((FIXTURES / "people").iterdir()):
             enrolled = started.home.faceq("people", "add", "--largest", person.name, str(person / "enrol"))

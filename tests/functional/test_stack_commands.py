@@ -1,4 +1,4 @@
-"""`faceq up`, `down`, `status`, `doctor`: what a person at a terminal is promised."""
+"""The promises of `faceq up`, `down`, `status` and `doctor` to a user at a terminal."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import pytest
 from tests.functional.targets import Home
 from tests.polling import eventually
 
-pytestmark = pytest.mark.only("processes", "these are the commands that start and stop it without Docker")
+pytestmark = pytest.mark.only("processes", "these commands start and stop the stack without Docker")
 
 
 def processes_of(home: Home) -> list[psutil.Process]:
@@ -27,7 +27,7 @@ def processes_of(home: Home) -> list[psutil.Process]:
 
 
 def test_ctrl_c_stops_everything_and_leaves_no_process(home: Home) -> None:
-    """How long that takes, 3 s at most, is measured by `make bench`."""
+    """`make bench` measures how long this takes: at most 3 s."""
     up = home.begin("up", "--port", "0")
     eventually(home.running, 60)
     parts = processes_of(home)
@@ -42,7 +42,7 @@ def test_ctrl_c_stops_everything_and_leaves_no_process(home: Home) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_process_outlives_the_supervisor(home: Home, number: signal.Signals) -> None:
-    """Not even kill -9 of it leaves one, and the next `up` is not disturbed by what it left behind."""
+    """This also holds for `kill -9`, and whatever the supervisor left behind does not affect the next `up`."""
     assert home.faceq("up", "-d", "--port", "0").returncode == 0
     parts = processes_of(home)
     parts[0].send_signal(number)
@@ -53,7 +53,7 @@ def test_no_process_outlives_the_supervisor(home: Home, number: signal.Signals) 
     assert home.faceq("down").returncode == 0
 
 
-def test_ctrl_c_while_it_starts(home: Home) -> None:
+def test_ctrl_c_during_the_start_leaves_no_process(home: Home) -> None:
     up = home.begin("up", "--port", "0")
     eventually(lambda: psutil.Process(up.pid).children(), 30)
     parts = psutil.Process(up.pid).children(recursive=True)
@@ -63,8 +63,8 @@ def test_ctrl_c_while_it_starts(home: Home) -> None:
     assert "Traceback" not in printed
 
 
-def test_ctrl_c_while_a_detached_one_starts(home: Home) -> None:
-    """It runs in a session of its own, but whoever gave it up must not leave it behind."""
+def test_ctrl_c_during_a_detached_start_leaves_no_process(home: Home) -> None:
+    """The stack runs in a session of its own, but Ctrl-C during its start must stop it."""
     up = home.begin("up", "-d", "--port", "0")
     eventually(lambda: psutil.Process(up.pid).children(), 30)
     parts = psutil.Process(up.pid).children(recursive=True)
@@ -75,8 +75,8 @@ def test_ctrl_c_while_a_detached_one_starts(home: Home) -> None:
     assert "Traceback" not in printed
 
 
-def test_folders_that_are_called_like_ours_are_not_taken_for_ours(home: Home) -> None:
-    """Where a person stands when giving the command has nothing to do with what runs; its logs outlive it."""
+def test_folders_with_the_names_of_our_packages_are_not_imported(home: Home) -> None:
+    """The current folder does not affect what a command runs. The logs can be read after the stack has stopped."""
     for name in ("cli", "local", "adapters"):
         (home.folder / name).mkdir()
         (home.folder / name / "__init__.py").write_text("raise SystemExit('not ours')")
@@ -89,7 +89,7 @@ def test_folders_that_are_called_like_ours_are_not_taken_for_ours(home: Home) ->
         assert done.returncode == 0, done.stderr
 
 
-def test_a_second_up_says_what_is_running(home: Home) -> None:
+def test_a_second_up_names_the_running_stack(home: Home) -> None:
     assert home.faceq("up", "-d", "--port", "0").returncode == 0
     try:
         stack = home.running()
@@ -107,7 +107,7 @@ def test_a_second_up_says_what_is_running(home: Home) -> None:
     assert home.faceq("status").returncode == 1
 
 
-def test_a_taken_port_is_named_with_its_owner(home: Home) -> None:
+def test_up_names_a_port_that_is_in_use_and_the_process_that_uses_it(home: Home) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -116,7 +116,7 @@ def test_a_taken_port_is_named_with_its_owner(home: Home) -> None:
     assert re.fullmatch(rf"faceq: Port \d+ is taken by process {os.getpid()} .*--port 0.*\n", up.stderr)
 
 
-def test_a_stale_or_broken_state_file_is_healed(home: Home) -> None:
+def test_a_stale_or_broken_state_file_is_removed(home: Home) -> None:
     for content in ("{", '{"pid": 1}', ""):
         (home.folder / "state").mkdir(exist_ok=True)
         (home.folder / "state" / "stack.json").write_text(content)
@@ -124,7 +124,7 @@ def test_a_stale_or_broken_state_file_is_healed(home: Home) -> None:
         assert not (home.folder / "state" / "stack.json").exists()
 
 
-def test_nothing_listens_beyond_this_machine(home: Home) -> None:
+def test_no_process_listens_outside_this_machine(home: Home) -> None:
     assert home.faceq("up", "-d", "--port", "0").returncode == 0
     try:
         addresses = {
@@ -138,7 +138,7 @@ def test_nothing_listens_beyond_this_machine(home: Home) -> None:
         home.faceq("down")
 
 
-def test_a_missing_model_is_one_line_with_the_command_that_gets_it(home: Home) -> None:
+def test_a_missing_model_is_reported_in_one_line_with_the_command_that_gets_it(home: Home) -> None:
     for command in (("up", "--port", "0"), ("up", "-d", "--port", "0")):
         up = home.faceq(*command, variables={"FACEQ_MODELS_DIR": str(home.folder / "none")})
         assert up.returncode == 1
@@ -149,7 +149,7 @@ def test_a_missing_model_is_one_line_with_the_command_that_gets_it(home: Home) -
 @pytest.mark.parametrize(
     "command", [("up", "--port", "0"), ("up", "-d", "--port", "0"), ("status",), ("send", "a.jpg")]
 )
-def test_a_folder_that_cannot_be_one_is_one_line(home: Home, command: tuple[str, ...]) -> None:
+def test_an_unusable_state_folder_is_reported_in_one_line(home: Home, command: tuple[str, ...]) -> None:
     (home.folder / "file").touch()
     failed = home.faceq(*command, variables={"FACEQ_STATE_DIR": str(home.folder / "file" / "state")})
     assert failed.returncode == 1
@@ -158,19 +158,19 @@ def test_a_folder_that_cannot_be_one_is_one_line(home: Home, command: tuple[str,
 
 
 @pytest.mark.skipif(find_spec("torch") is not None, reason="torch is installed")
-def test_an_engine_without_its_packages_is_one_line_that_names_them(home: Home) -> None:
+def test_a_missing_engine_is_reported_in_one_line_with_the_command_that_installs_it(home: Home) -> None:
     up = home.faceq("up", "--port", "0", "--engine", "torch")
     assert (up.returncode, up.stderr.count("\n")) == (1, 1)
     assert "pip install '.[torch]'" in up.stderr
 
 
-def test_doctor_names_each_trouble_and_its_cure(home: Home) -> None:
-    well = home.faceq("doctor", "--json")
-    names = {check["name"] for check in json.loads(well.stdout)}
+def test_doctor_names_each_problem_and_the_command_that_fixes_it(home: Home) -> None:
+    healthy = home.faceq("doctor", "--json")
+    names = {check["name"] for check in json.loads(healthy.stdout)}
     assert {"stack", "versions", "detector", "model", "weights", "gallery", "template", "only on AWS"} <= names
-    ill = home.faceq("doctor", variables={"FACEQ_MODELS_DIR": str(home.folder / "none")})
-    assert ill.returncode == 1
-    assert "faceq models get" in ill.stdout
+    broken = home.faceq("doctor", variables={"FACEQ_MODELS_DIR": str(home.folder / "none")})
+    assert broken.returncode == 1
+    assert "faceq models get" in broken.stdout
 
 
 @pytest.mark.parametrize(
@@ -184,5 +184,5 @@ def test_doctor_names_each_trouble_and_its_cure(home: Home) -> None:
         ("up", "--engine", "x"),
     ],
 )
-def test_wrong_usage_is_exit_code_2(home: Home, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_exits_with_code_2(home: Home, arguments: tuple[str, ...]) -> None:
     assert home.faceq(*arguments).returncode == 2
