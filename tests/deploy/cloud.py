@@ -6,7 +6,6 @@ its standard input closes.
 """
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -18,23 +17,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import boto3
-
 from local.free_ports import free_ports
+from tests.aws_server import AwsServer
 from tests.deploy.aws_calls import Call
 from tests.polling import eventually
 
 ROOT = Path(__file__).parents[2]
 STORAGE = "registry"
-ACCOUNT, REGION = "123456789012", "us-east-1"
-#: Prefixes of the variables that could direct a call elsewhere.
-_PREFIXES = ("AWS_", "FACEQ_FUNCTION", "FUNCTION_URL", "REQUEST_QUEUE_URL", "RESPONSE_QUEUE_URL")
 NO_REGISTRY = "needs Debian's docker-registry (apt-get install docker-registry)"
 
 
 @dataclass(frozen=True)
-class Cloud:
-    """A running fake AWS account.
+class Cloud(AwsServer):
+    """A running fake AWS account. Its server records the calls of every client.
 
     Parameters
     ----------
@@ -45,38 +40,7 @@ class Cloud:
 
     """
 
-    endpoint: str
     registry: str
-
-    @property
-    def variables(self) -> dict[str, str]:
-        """The environment variables of this account's owner."""
-        return {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": "testing",
-            "AWS_SECRET_ACCESS_KEY": "testing",
-            "AWS_REGION": REGION,
-            "AWS_DEFAULT_REGION": REGION,
-            "AWS_EC2_METADATA_DISABLED": "true",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "NO_PROXY": "127.0.0.1",
-        }
-
-    @property
-    def environ(self) -> dict[str, str]:
-        """This process's environment with the variables of this account's owner, for a subprocess."""
-        return {
-            **{name: value for name, value in os.environ.items() if name not in variables_to_unset()},
-            **self.variables,
-        }
-
-    def client(self, service: str) -> Any:
-        """Return a boto3 client for the account, whatever the environment is. Its calls are recorded too."""
-        return boto3.client(
-            service, endpoint_url=self.endpoint, region_name=REGION, aws_access_key_id="testing",
-            aws_secret_access_key="testing",
-        )  # fmt: skip
 
     def calls(self) -> list[Call]:
         """Return the calls since the start or the last `forget_calls`, oldest first."""
@@ -181,7 +145,7 @@ def running_cloud(with_registry: bool = True) -> Iterator[Cloud]:
             line = process.stdout.readline()
             assert line, "the fake AWS did not start; its errors are above"
             ready = json.loads(line)
-            yield Cloud(f"http://127.0.0.1:{ready['port']}", ready["registry"])
+            yield Cloud(ready["endpoint"], ready["registry"])
         finally:
             process.stdin.close()
             process.wait(60)
@@ -223,11 +187,6 @@ def _answers(host: str) -> bool:
 def why_no_registry() -> str | None:
     """Return why this machine cannot run a registry; None if it can."""
     return None if shutil.which("docker-registry") else NO_REGISTRY
-
-
-def variables_to_unset() -> list[str]:
-    """Return the variables of this process that could direct a call elsewhere."""
-    return [name for name in os.environ if name.startswith(_PREFIXES)]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.deploy.cloud import Cloud, running_cloud, variables_to_unset, why_no_registry
+from tests.aws_server import misleading
+from tests.deploy.cloud import Cloud, running_cloud, why_no_registry
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +37,7 @@ def registry_cloud(_with_registry: Cloud, monkeypatch: pytest.MonkeyPatch) -> Cl
 
 def _signed_in(monkeypatch: pytest.MonkeyPatch, cloud: Cloud) -> Cloud:
     cloud.reset()
-    for name in variables_to_unset():
+    for name in misleading():
         monkeypatch.delenv(name)
     for name, value in cloud.variables.items():
         monkeypatch.setenv(name, value)

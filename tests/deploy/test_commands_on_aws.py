@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 
 from cli import bench_command, deploy_logs_command, doctor_command, queues_commands, send_command
 from pipeline.errors import BadInput, FaceqError, SetupError
+from tests.aws_server import ACCOUNT, REGION, misleading
 from tests.builders import RED, picture
-from tests.deploy.cloud import ACCOUNT, REGION, ROOT, Cloud, running_cloud, variables_to_unset
+from tests.deploy.cloud import ROOT, Cloud, running_cloud
 from tests.polling import eventually
 
 REQUESTS, RESPONSES, FAILED = "faceq-req-queue", "faceq-resp-queue", "faceq-req-dlq"
@@ -111,7 +112,7 @@ def run(
 ) -> Result:
     """Run a command as the account's owner. An error that `cli.main` would print is the result's exception."""
     environment = {
-        **dict.fromkeys(variables_to_unset()),
+        **dict.fromkeys(misleading()),
         **cloud.variables,
         "COLUMNS": "200",
         "TERM": "dumb",

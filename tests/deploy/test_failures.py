@@ -24,8 +24,9 @@ import pytest
 from adapters.artifacts_directory import DirectoryStore
 from pipeline import gallery_storage
 from pipeline.gallery import Gallery, Photo
+from tests.aws_server import ACCOUNT, REGION
 from tests.builders import RED, picture
-from tests.deploy.cloud import ACCOUNT, REGION, ROOT, Cloud
+from tests.deploy.cloud import ROOT, Cloud
 from tests.polling import eventually
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(240)]

@@ -13,8 +13,9 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from deploy.cloudformation import Stack
+from tests.aws_server import REGION
 from tests.deploy.aws_calls import read
-from tests.deploy.cloud import REGION, Cloud
+from tests.deploy.cloud import Cloud
 from tests.polling import eventually
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

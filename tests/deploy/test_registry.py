@@ -12,7 +12,8 @@ import pytest
 from deploy import registry
 from deploy.registry import PushedImage
 from pipeline.errors import SetupError
-from tests.deploy.cloud import ACCOUNT, Cloud
+from tests.aws_server import ACCOUNT
+from tests.deploy.cloud import Cloud
 
 pytestmark = pytest.mark.docker
 

@@ -6,9 +6,9 @@ closes.
 
 import io
 import json
+import logging
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +16,12 @@ from xml.sax.saxutils import escape
 
 from moto.moto_api._internal.models import moto_api_backend
 
+from tests.aws_server import ACCESS_KEY, REGION, SECRET_KEY, Application, running_aws_server
 from tests.deploy import aws_calls
 from tests.deploy.fake_aws import cloudformation_api, repositories, resource_types, stack_changes
 from tests.deploy.fake_aws.controls import CONTROLS, Break
 from tests.deploy.fake_aws.endpoints import Endpoints
 from tests.deploy.fake_aws.function_containers import ROLE_KEY
-
-ACCESS_KEY, SECRET_KEY = "testing", "testing"
 
 
 @dataclass
@@ -52,7 +51,7 @@ class Failure:
 class Recorder:
     """WSGI application in front of moto: records and checks each call, and fails those that a test wants to fail."""
 
-    moto: Any
+    moto: Application
     endpoints: Endpoints
     calls: list[aws_calls.Call] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -176,14 +175,9 @@ def main() -> None:
     """Serve until standard input closes. Arguments: the registry's host and port, and its folder; or none."""
     storage, folder = sys.argv[1:] or ("", "")
     os.environ.update(
-        AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY, AWS_DEFAULT_REGION="us-east-1",
+        AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY, AWS_DEFAULT_REGION=REGION,
         MOTO_LAMBDA_STUB_ECR="false",
     )  # fmt: skip
-    import logging
-
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-    from werkzeug.serving import make_server
-
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     endpoints = Endpoints(storage, SECRET_KEY)
     endpoints.start()
@@ -192,15 +186,13 @@ def main() -> None:
     CONTROLS.registry = f"127.0.0.1:{endpoints.registry_port}" if storage else ""
     for module in (cloudformation_api, resource_types, repositories):
         module.install()
-    app = Recorder(DomainDispatcherApplication(create_backend_app), endpoints)
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=MotoRequestHandler)
-    CONTROLS.endpoint = f"http://127.0.0.1:{server.port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    sys.stdout.write(json.dumps({"port": server.port, "registry": CONTROLS.registry}) + "\n")
-    sys.stdout.flush()
-    sys.stdin.read()
-    endpoints.stop()
-    os._exit(0)  # threads with open connections would keep the process alive
+    with running_aws_server(around=lambda moto: Recorder(moto, endpoints), threaded=True) as server:
+        CONTROLS.endpoint = server.endpoint
+        sys.stdout.write(json.dumps({"endpoint": server.endpoint, "registry": CONTROLS.registry}) + "\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+        endpoints.stop()
+        os._exit(0)  # threads with open connections would keep the process alive
 
 
 if __name__ == "__main__":
