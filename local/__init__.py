@@ -1,1 +1,1 @@
-"""What AWS does around the functions, played on a laptop, and nothing else. docs/emulation.md says how exactly."""
+"""Emulate what AWS does around the functions, on a laptop. docs/emulation.md lists how exactly."""

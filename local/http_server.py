@@ -1,4 +1,4 @@
-"""What the local HTTP endpoints share: how they listen, and how they read a body without trusting its sender."""
+"""What the local HTTP endpoints share: they listen on this machine and read a body without trusting its sender."""
 
 import asyncio
 import logging
@@ -8,42 +8,45 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from local.runtimes.function_runtime import RequestTooLarge
+from pipeline.errors import BadInput
 
 LOOPBACK: Final = "127.0.0.1"
 
-#: Longest time for a request's body to arrive, seconds.
+#: How long we wait for the whole body of a request, seconds.
 BODY_SECONDS: Final = 60.0
 
 
-class BrokenRequestError(Exception):
-    """The body is not whole: its client has gone, or did not keep to HTTP."""
+class IncompleteBodyError(BadInput):
+    """The body is incomplete: its client disconnected or violated HTTP."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__("incomplete", f"The request's body is incomplete: {reason}")
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
-    """Leave out what clients do wrong: they are told, with a 400."""
+def _is_our_fault(record: logging.LogRecord) -> bool:
+    """Leave mistakes of clients out of the log; the client gets a 400 that names the mistake."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 _log = logging.getLogger(__name__)
-_log.addFilter(_is_ours)
+_log.addFilter(_is_our_fault)
 
 
 async def listen(application: web.Application, port: int, host: str = LOOPBACK) -> tuple[web.AppRunner, int]:
-    """Serve, on this machine only unless told otherwise.
+    """Serve an application, by default to clients on this machine only.
 
     Parameters
     ----------
     application : web.Application
-        What answers.
     port : int
-        0 for any free one.
+        0 for any free port.
     host : str
         Address to listen on.
 
     Returns
     -------
     web.AppRunner, int
-        `await runner.cleanup()` ends it within a second; the port it listens on.
+        The server, which `await runner.cleanup()` ends within a second, and the port it listens on.
 
     Raises
     ------
@@ -56,7 +59,7 @@ async def listen(application: web.Application, port: int, host: str = LOOPBACK) 
         access_log=None,
         logger=_log,
         shutdown_timeout=0.25,
-        auto_decompress=False,  # bodies belong to the functions, as they were sent
+        auto_decompress=False,  # the function gets the body as the client sent it
     )
     await runner.setup()
     try:
@@ -68,16 +71,16 @@ async def listen(application: web.Application, port: int, host: str = LOOPBACK) 
 
 
 async def read_body(request: web.BaseRequest, limit: int) -> bytes:
-    """Return the body, whether its length was announced or not.
+    """Return the body of a request, with or without a Content-Length.
 
     Raises
     ------
     RequestTooLarge
-        It is over `limit` bytes; no more than these were kept.
-    BrokenRequestError
-        It did not arrive whole.
+        The body is over `limit` bytes; reading stopped there.
+    IncompleteBodyError
+        The client disconnected or violated HTTP before the body was complete.
     TimeoutError
-        It did not arrive within `BODY_SECONDS`.
+        The body did not arrive within `BODY_SECONDS`.
 
     """
     if (request.content_length or 0) > limit:
@@ -90,5 +93,5 @@ async def read_body(request: web.BaseRequest, limit: int) -> bytes:
                 if len(content) > limit:
                     raise RequestTooLarge(f"the payload is too large (limit {limit} bytes)")
     except (ConnectionError, HttpProcessingError, web.RequestPayloadError) as error:
-        raise BrokenRequestError(str(error)) from None
+        raise IncompleteBodyError(str(error)) from None
     return bytes(content)

@@ -1,9 +1,9 @@
-"""What the Lambda API tells of functions, URLs, mappings and permissions: from the template to the API's JSON.
+"""Describe functions, URLs, mappings and permissions of the template in the JSON of the Lambda API.
 
 The names and formats are those of the Lambda API reference, data types FunctionConfiguration, FunctionCodeLocation,
-FunctionUrlConfig and EventSourceMappingConfiguration; which of them AWS sends for a function from an image, and the
-values of those that a template leaves open, are as recorded on AWS (LocalStack, `test_lambda_api.snapshot.json`).
-What only AWS knows (CodeSize, RevisionId, the digest of an image given by tag, ...) is left out.
+FunctionUrlConfig and EventSourceMappingConfiguration. Which fields AWS sends for a function from an image, and their
+defaults, is as recorded on AWS (LocalStack, `test_lambda_api.snapshot.json`). Fields whose value only AWS knows
+(CodeSize, RevisionId, the digest of an image given by tag, ...) are left out.
 """
 
 import json
@@ -19,8 +19,8 @@ from template.values import Value
 #: Fields that ListFunctions does not send. (Lambda API reference, ListFunctions)
 _NOT_LISTED: Final = ("State", "LastUpdateStatus")
 
-#: Operator and key of a policy's condition by the property that sets it. (Recorded on AWS; the last: Lambda developer
-#: guide, "Control access to Lambda function URLs")
+#: Operator and key of a policy's condition, by the property of AWS::Lambda::Permission that sets it. (Recorded on AWS;
+#: the last: Lambda developer guide, "Control access to Lambda function URLs")
 _CONDITIONS: Final = {
     "SourceArn": ("ArnLike", "AWS:SourceArn"),
     "SourceAccount": ("StringEquals", "AWS:SourceAccount"),
@@ -38,60 +38,60 @@ def function_configuration(function: Function, arn: str, modified: datetime) -> 
     ----------
     function : Function
     arn : str
-        With the qualifier, if one was asked for.
+        Qualified if the request is.
     modified : datetime
-        What `LastModified` says.
+        The value of `LastModified`.
 
     """
-    told = function.unplayed_properties
+    properties = function.unplayed_properties
     digest = _digest(function)
-    logging = told.get("LoggingConfig", {})
+    logging = properties.get("LoggingConfig", {})
     fields: dict[str, Value] = {
         "FunctionName": function.name,
         "FunctionArn": arn,
-        "Role": told.get("Role"),
+        "Role": properties.get("Role"),
         "CodeSha256": digest,  # of an image: its digest
-        "Description": told.get("Description", ""),
+        "Description": properties.get("Description", ""),
         "Timeout": function.timeout_seconds,
         "MemorySize": function.memory_mb,
         "LastModified": timestamp(modified),
         "Version": "$LATEST",
         "Environment": {"Variables": dict(function.environment)} if function.environment else None,
-        "KMSKeyArn": told.get("KmsKeyArn"),
-        "TracingConfig": told.get("TracingConfig", {"Mode": "PassThrough"}),
+        "KMSKeyArn": properties.get("KmsKeyArn"),
+        "TracingConfig": properties.get("TracingConfig", {"Mode": "PassThrough"}),
         "State": "Active",
         "LastUpdateStatus": "Successful",
         "PackageType": "Image",
         "ImageConfigResponse": {"ImageConfig": {"Command": [function.handler]}},
-        "Architectures": told.get("Architectures", ["x86_64"]),
-        "EphemeralStorage": told.get("EphemeralStorage", {"Size": 512}),
+        "Architectures": properties.get("Architectures", ["x86_64"]),
+        "EphemeralStorage": properties.get("EphemeralStorage", {"Size": 512}),
         "SnapStart": {"ApplyOn": "None", "OptimizationStatus": "Off"},
         "LoggingConfig": {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{function.name}", **logging}
         if isinstance(logging, dict)
         else None,
     }
-    return _known(fields)
+    return _without_none(fields)
 
 
 def function_summary(function: Function, arn: str, modified: datetime) -> dict[str, Value]:
-    """Return FunctionConfiguration, as ListFunctions sends it; parameters as of `function_configuration`."""
+    """Return FunctionConfiguration, as ListFunctions sends it; with the parameters of `function_configuration`."""
     fields = function_configuration(function, arn, modified)
     return {name: value for name, value in fields.items() if name not in _NOT_LISTED}
 
 
 def function_description(function: Function, arn: str, modified: datetime) -> dict[str, Value]:
-    """Return what GetFunction sends; parameters as of `function_configuration`."""
+    """Return what GetFunction sends; with the parameters of `function_configuration`."""
     image, digest = _image(function), _digest(function)
     reserved = function.reserved_concurrency
     fields: dict[str, Value] = {
         "Configuration": function_configuration(function, arn, modified),
-        "Code": _known(
+        "Code": _without_none(
             {"RepositoryType": "ECR", "ImageUri": image, "ResolvedImageUri": image if digest is not None else None}
         ),
         "Tags": _tags(function),
         "Concurrency": {"ReservedConcurrentExecutions": reserved} if reserved is not None else None,
     }
-    return _known(fields)
+    return _without_none(fields)
 
 
 def url_configuration(url: FunctionUrl, address: str, arn: str, modified: datetime) -> dict[str, Value]:
@@ -101,11 +101,11 @@ def url_configuration(url: FunctionUrl, address: str, arn: str, modified: dateti
     ----------
     url : FunctionUrl
     address : str
-        Where it is reached on this machine.
+        The URL on this machine.
     arn : str
-        Its function's.
+        The ARN of its function.
     modified : datetime
-        When it was created and changed last.
+        The values of `CreationTime` and `LastModifiedTime`.
 
     """
     fields: dict[str, Value] = {
@@ -117,7 +117,7 @@ def url_configuration(url: FunctionUrl, address: str, arn: str, modified: dateti
         "LastModifiedTime": timestamp(modified),
         "InvokeMode": "BUFFERED",
     }
-    return _known(fields)
+    return _without_none(fields)
 
 
 def mapping_configuration(mapping: EventSourceMapping, account: str, modified: datetime) -> dict[str, Value]:
@@ -127,13 +127,13 @@ def mapping_configuration(mapping: EventSourceMapping, account: str, modified: d
     ----------
     mapping : EventSourceMapping
     account : str
-        What its ARNs say.
+        The account in its ARNs.
     modified : datetime
-        What `LastModified` says: here a number, seconds since 1970.
+        The value of `LastModified`, which this data type has as a number: seconds since 1970.
 
     """
     prefix = f"arn:aws:lambda:{mapping.region}:{account}"
-    # AWS draws it; here the same template gives the same one, so that a script can keep it.
+    # AWS chooses it at random. Here it follows from the template, so that a script can rely on it.
     identifier = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{prefix}:event-source-mapping:{mapping.logical_id}"))
     most = mapping.maximum_concurrency
     fields: dict[str, Value] = {
@@ -149,18 +149,17 @@ def mapping_configuration(mapping: EventSourceMapping, account: str, modified: d
         "StateTransitionReason": "USER_INITIATED",
         "LastModified": round(modified.timestamp(), 3),
     }
-    return _known(fields)
+    return _without_none(fields)
 
 
 def policy(permissions: Iterable[Permission], arn: str) -> str:
-    """Return the resource policy of the function `arn` as GetPolicy sends it, JSON in a text."""
-    return json.dumps(
-        {"Version": "2012-10-17", "Id": "default", "Statement": [_statement(each, arn) for each in permissions]}
-    )
+    """Return the resource policy of the function `arn` as GetPolicy sends it, a string of JSON."""
+    statements = [_statement(permission, arn) for permission in permissions]
+    return json.dumps({"Version": "2012-10-17", "Id": "default", "Statement": statements})
 
 
 def timestamp(moment: datetime) -> str:
-    """Return a moment as the API writes it in texts: `2026-11-25T01:02:03.000+0000`."""
+    """Return a time in the API's text format: `2026-11-25T01:02:03.000+0000`."""
     utc = moment.astimezone(UTC)
     return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}+0000"
 
@@ -170,9 +169,9 @@ def _statement(permission: Permission, arn: str) -> dict[str, Value]:
     for name, value in permission.conditions.items():
         operator, key = _CONDITIONS[name]
         conditions.setdefault(operator, {})[key] = value
-    return _known(
+    return _without_none(
         {
-            "Sid": permission.logical_id,  # CloudFormation makes up a name around it
+            "Sid": permission.logical_id,  # CloudFormation generates a longer name from it
             "Effect": "Allow",
             "Principal": _principal(permission.principal),
             "Action": permission.action,
@@ -183,7 +182,7 @@ def _statement(permission: Permission, arn: str) -> dict[str, Value]:
 
 
 def _principal(principal: str) -> Value:
-    """Return who may, in the form that AWS gives an account, an ARN, a service or everybody (recorded on AWS)."""
+    """Return the policy's principal for an account, an ARN, a service or everybody (recorded on AWS)."""
     if principal == "*":
         return principal
     if re.fullmatch(r"\d{12}", principal):
@@ -205,10 +204,10 @@ def _image(function: Function) -> str | None:
 
 
 def _digest(function: Function) -> str | None:
-    """Return the image's SHA-256 in hexadecimal if its URI says it; what a tag stands for, only the registry knows."""
+    """Return the image's SHA-256 in hexadecimal if its URI has it; only the registry can resolve a tag."""
     match = re.search(r"@sha256:([0-9a-f]{64})$", _image(function) or "")
     return match[1] if match else None
 
 
-def _known(fields: dict[str, Value]) -> dict[str, Value]:
+def _without_none(fields: dict[str, Value]) -> dict[str, Value]:
     return {name: value for name, value in fields.items() if value is not None}

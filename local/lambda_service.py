@@ -80,7 +80,7 @@ class LambdaService:
             The port is taken.
 
         """
-        urls = {function_url.function: url for function_url in self._template.function_urls}
+        urls = {each.function: url for each in self._template.function_urls}
         api = lambda_api.application(
             self._runtime, self._template, urls, region=self._region, account=ACCOUNT, wait_seconds=wait_seconds
         )

@@ -1,4 +1,4 @@
-"""The template's queues on an SQS endpoint: creating them, or giving existing ones the template's attributes."""
+"""Create the template's queues on an SQS endpoint."""
 
 import json
 from typing import TYPE_CHECKING
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 def create_queues(client: "BaseClient", queues: "Mapping[str, Queue]") -> None:
-    """Make the template's queues, dead-letter queues first; a queue that exists gets the template's attributes."""
+    """Create the template's queues, dead-letter queues first. An existing queue gets the template's attributes."""
     arns: dict[str, str] = {}
     for queue in sorted(queues.values(), key=has_redrive):
-        # Created by name alone and then set: creating with attributes fails where the queue exists with others.
+        # Two calls, because CreateQueue with attributes fails if the queue exists with other attributes.
         url = client.create_queue(QueueName=queue.name)["QueueUrl"]
         arn = arns[queue.redrive.dead_letter_queue] if queue.redrive is not None else ""
         client.set_queue_attributes(QueueUrl=url, Attributes=queue_attributes(queue, arn))
@@ -25,12 +25,12 @@ def create_queues(client: "BaseClient", queues: "Mapping[str, Queue]") -> None:
 
 
 def has_redrive(queue: "Queue") -> bool:
-    """Tell whether the queue has a dead-letter queue; sorting by it puts dead-letter queues first."""
+    """Tell whether the queue has a dead-letter queue. As a sort key it puts dead-letter queues first."""
     return queue.redrive is not None
 
 
 def queue_attributes(queue: "Queue", dead_letter_arn: str) -> dict[str, str]:
-    """Return a queue's attributes as SQS takes them."""
+    """Return the queue's attributes in the form of SQS's CreateQueue and SetQueueAttributes."""
     attributes = {
         "VisibilityTimeout": str(queue.visibility_timeout),
         "ReceiveMessageWaitTimeSeconds": str(queue.receive_wait),

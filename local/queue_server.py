@@ -1,19 +1,19 @@
 """The SQS endpoint of a laptop without Docker: `python -m local.queue_server --port P` serves moto's SQS on 127.0.0.1.
 
-The server is moto's backend behind a small HTTP front of our own, for three measured reasons:
+We put a small HTTP server of our own in front of moto's backend, for three measured reasons:
 
-- werkzeug's server closes every connection and takes a thread for each; keep-alive saves 1 to 2 ms of every call,
-  of which a frame makes six;
-- moto changes its lists without a lock around them: two readers can be given one message (seen with 4 readers and
-  4 writers), and by its code a send that meets a delete can be lost. Here one lock covers every request, and a long
-  poll lets go of it while it waits;
-- a long poll whose reader has died goes on waiting in moto and swallows the next message for a whole visibility
-  timeout. Here it ends when it is woken and finds nobody at the other end, as on SQS.
+- werkzeug's server closes every connection and starts a thread for each. Keep-alive saves 1 to 2 ms of every call, and
+  a frame takes six calls.
+- moto changes its lists without a lock. Two readers can receive the same message (seen with 4 readers and 4 writers),
+  and by its code a send can be lost when a delete runs at the same time. Here one lock covers every request; a long
+  poll releases it while it waits.
+- In moto, a long poll whose reader has died keeps waiting and takes the next message for a whole visibility timeout.
+  Here the poll ends when a message wakes it and its reader has disconnected, as on SQS.
 
-What remains different from SQS: messages live in memory and are gone when the process ends; a message whose visibility
-lapses during a long poll is noticed up to 0.5 s late; a message moves to the dead-letter queue on the first receive
-after its last allowed one; cost grows with the backlog (1 ms a call when empty, about 20 ms with 200 messages);
-a queue exists only in the region that created it; retention, policies and encryption are stored and not acted upon.
+The remaining differences from SQS: messages are in memory and lost when the process ends; a long poll returns a message
+whose visibility timeout lapses up to 0.5 s late; a message moves to the dead-letter queue on the first receive after
+its last allowed one; cost grows with the backlog (1 ms a call when empty, about 20 ms with 200 messages); a queue
+exists only in the region that created it; retention, policies and encryption are stored but have no effect.
 """
 
 import argparse
@@ -39,24 +39,24 @@ if TYPE_CHECKING:
 
     from template.model import Queue
 
-#: Shortest and longest time until a waiting reader looks for messages whose visibility lapsed, seconds.
-LAPSE_SECONDS: Final = (0.1, 0.5)
+#: Shortest and longest pause between two looks of a long poll for messages that became visible again, seconds.
+RECHECK_SECONDS: Final = (0.1, 0.5)
 
 
 # The server process
 
 
 def command(port: int, queues: "Iterable[Queue]" = (), region: str = "us-east-1") -> list[str]:
-    """Return the arguments that start the server; it lives as long as the pipe that is its standard input.
+    """Return the arguments that start the server, which ends when its standard input is closed.
 
     Parameters
     ----------
     port : int
-        0 for any free one.
+        0 for any free port.
     queues : iterable of Queue
-        What it makes before it says that it is ready.
+        The server creates them before it reports that it is ready.
     region : str
-        Where these queues are.
+        The region of these queues.
 
     """
     arguments = [sys.executable, "-m", "local.queue_server", "--region", region]
@@ -67,43 +67,43 @@ def command(port: int, queues: "Iterable[Queue]" = (), region: str = "us-east-1"
     return [*arguments, "--port", str(port)]
 
 
-#: Held by the request that is being served, and let go by a long poll while it waits.
-_gate = threading.RLock()
+#: Held while a request is served; a long poll releases it while it waits.
+_request_lock = threading.RLock()
 #: `connection`: the socket of the request that this thread serves.
-_serving = threading.local()
+_current_request = threading.local()
 
 
-class _HungUpError(BaseException):
-    """The reader of a long poll is gone. Not an Exception, so that Flask does not report it as a failure."""
+class _DisconnectedError(BaseException):
+    """The client has disconnected. Not an Exception, so that Flask does not report it as a failure."""
 
 
 class _Arrival(threading.Condition):
-    """What moto's queues wait on for messages: shares the gate, and ends the poll of a reader that has hung up."""
+    """The condition on which moto's queues wait for messages: uses our lock, and ends polls of disconnected readers."""
 
     def __init__(self) -> None:
-        super().__init__(_gate)
+        super().__init__(_request_lock)
 
     def notify_all(self) -> None:
-        """Wake one reader where moto asks for all: one can take what came, each other would cost 1 ms or 2."""
+        """Wake one reader, though moto asks for all: one takes the message, and each other would cost 1 to 2 ms."""
         self.notify()
 
     def wait_for(self, predicate: Callable[[], object], timeout: float | None = None) -> object:  # type: ignore[override]
-        # moto looks once a second for messages whose visibility lapsed. Of two clients with a visibility timeout of
-        # 1 s, the one that took the other's answer then always looks first and takes it again, for ever. At random
-        # moments each has its chance, as on SQS.
-        moment = random.uniform(*LAPSE_SECONDS)  # noqa: S311 - a moment, not a secret
-        result = super().wait_for(predicate, moment if timeout is None else min(moment, timeout))
-        if _has_hung_up(_serving.connection):
-            self.notify()  # somebody else's turn
-            raise _HungUpError
+        # moto looks once a second for messages that became visible again. Suppose two clients wait with a visibility
+        # timeout of 1 s, and one has received the other's answer. That one would always look first and receive the
+        # answer again and again. Random pauses give each client a chance, as on SQS.
+        pause = random.uniform(*RECHECK_SECONDS)  # noqa: S311 - a pause, not a secret
+        result = super().wait_for(predicate, pause if timeout is None else min(pause, timeout))
+        if _has_disconnected(_current_request.connection):
+            self.notify()  # let another reader take the message
+            raise _DisconnectedError
         return result
 
 
-def _has_hung_up(connection: socket.socket) -> bool:
+def _has_disconnected(connection: socket.socket) -> bool:
     try:
         return not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except BlockingIOError:
-        return False  # there, and silent
+        return False  # connected, and has sent nothing more
     except OSError:
         return True
 
@@ -113,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    wbufsize = 65_536  # headers and body leave as one write
+    wbufsize = 65_536  # headers and body are sent together
 
     app: "WSGIApplication"
 
@@ -148,13 +148,13 @@ class _Handler(BaseHTTPRequestHandler):
             answer.append((status, headers))
             return lambda _data: None
 
-        _serving.connection = self.connection
+        _current_request.connection = self.connection
         try:
-            if _has_hung_up(self.connection):
-                raise _HungUpError
-            with _gate:
-                body = b"".join(self.app(environ, _start(start_response)))
-        except _HungUpError:
+            if _has_disconnected(self.connection):
+                raise _DisconnectedError
+            with _request_lock:
+                body = b"".join(self.app(environ, _as_start_response(start_response)))
+        except _DisconnectedError:
             self.close_connection = True
             return
         status, headers = answer[-1]
@@ -170,10 +170,10 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST  # noqa: N815
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-        """Say nothing: the queue's users log."""
+        """Log no calls: the clients of the queues log what matters."""
 
 
-def _start(function: Callable[..., Callable[..., None]]) -> "StartResponse":
+def _as_start_response(function: Callable[..., Callable[..., None]]) -> "StartResponse":
     return function
 
 
@@ -181,28 +181,28 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of a client that went away; report the rest."""
+        """Ignore clients that disconnect; report other errors."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
-def _moto(region: str, creations: Iterable[str]) -> "WSGIApplication":
-    """Return moto's application with queues in it; `creations` are inputs of SQS's CreateQueue, as JSON."""
+def _moto_application(region: str, creations: Iterable[str]) -> "WSGIApplication":
+    """Return moto's application after creating queues; `creations` are inputs of SQS's CreateQueue, as JSON."""
     os.environ["MOTO_ACCOUNT_ID"] = ACCOUNT
-    # Closed by default: no page of a browser may read the queues.
+    # Closed by default: no web page may read the queues.
     os.environ["MOTO_DISABLE_GLOBAL_CORS"] = "true"
-    # AWS allows one purge a minute because a purge takes it that long; here it is done at once.
+    # AWS allows one purge a minute because its purge takes that long; ours is immediate.
     os.environ["MOTO_SQS_ENFORCE_STRICT_QUEUE_PURGE_BEHAVIOUR"] = "false"
     import moto.core.responses
     import moto.sqs.models
     from moto.moto_server.werkzeug_app import create_backend_app
 
     moto.sqs.models.Condition = _Arrival  # type: ignore[attr-defined, assignment]
-    # Pure functions that each call asks some twenty times the same; remembered, a frame is 1 ms to 2 ms sooner.
+    # Pure functions that each request calls some twenty times with the same arguments. Caching saves 1 to 2 ms a frame.
     moto.sqs.models.camelcase_to_underscores = cache(moto.sqs.models.camelcase_to_underscores)  # type: ignore[attr-defined]
     moto.core.responses.method_names_from_class = cache(moto.core.responses.method_names_from_class)  # type: ignore[attr-defined]
     app = create_backend_app("sqs")
-    # The first request imports and parses for 0.1 s; that belongs to the start, not to the first frame.
+    # The first request imports and parses for 0.1 s, which should delay the start and not the first frame.
     for action, data in [("ListQueues", "{}"), *(("CreateQueue", creation) for creation in creations)]:
         headers = {
             "X-Amz-Target": f"AmazonSQS.{action}",
@@ -216,11 +216,13 @@ def _moto(region: str, creations: Iterable[str]) -> "WSGIApplication":
 
 
 def main() -> int:
-    """Serve until standard input closes or SIGTERM comes."""
+    """Serve until standard input is closed or SIGTERM comes."""
     parser = argparse.ArgumentParser(prog="python -m local.queue_server", description="An SQS endpoint on 127.0.0.1.")
-    parser.add_argument("--port", type=int, default=9324, help="0 takes a free one")
-    parser.add_argument("--region", default="us-east-1", help="of the queues that it makes")
-    parser.add_argument("--queue", action="append", default=[], help="CreateQueue's input, JSON; there from the start")
+    parser.add_argument("--port", type=int, default=9324, help="0 takes a free port")
+    parser.add_argument("--region", default="us-east-1", help="of the queues that --queue creates")
+    parser.add_argument(
+        "--queue", action="append", default=[], help="input of CreateQueue, JSON: a queue to create at the start"
+    )
     arguments = parser.parse_args()
     port = arguments.port
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -231,12 +233,12 @@ def main() -> int:
         why = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
         sys.stderr.write(f"Port {port} {why}. Choose another with --port, or --port 0 for a free one.\n")
         return 1
-    # The port is open and nobody is served yet: who comes now waits, and then finds the queues.
-    _Handler.app = staticmethod(_moto(arguments.region, arguments.queue))
+    # The port is open but no request is served yet: a client that connects now waits until the queues exist.
+    _Handler.app = staticmethod(_moto_application(arguments.region, arguments.queue))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdout.write(json.dumps({"ready": True, "port": server.server_address[1]}) + "\n")
     sys.stdout.flush()
-    # The parent holds the other end: when it dies, however it dies, this read ends. Works on every Unix.
+    # The parent has the other end of the pipe. This read ends when the parent ends, however it ends, on every Unix.
     while sys.stdin.buffer.read(4096):
         pass
     return 0

@@ -496,7 +496,7 @@ async def test_nothing_is_changed_and_the_rest_is_said_not_to_be_played(
 ) -> None:
     code, message = await api.refusal(operation, **arguments)
     assert code == "UnknownOperationException"
-    assert "is not played here" in message
+    assert "is not emulated" in message
 
 
 async def test_every_answer_was_held_against_the_model(api: Api) -> None:
