@@ -6,7 +6,6 @@
 
 import argparse
 import json
-import logging
 import os
 import signal
 import sys
@@ -15,8 +14,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
-
-from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
 
 from local.event_source_mapping_rules import MOST_POLLERS
 from template.model import EventSourceMapping
@@ -51,6 +48,9 @@ def command(mappings: Sequence[EventSourceMapping], concurrency: Mapping[str, in
 
 def main() -> int:
     """Run the mappings until standard input is closed or SIGTERM comes."""
+    # Here and in `_pollers`, because the supervisor imports this module for `command` and must not wait for boto3.
+    from adapters import json_log
+
     parser = argparse.ArgumentParser(prog="python -m local.event_source_mapping", description=__doc__.splitlines()[0])
     parser.add_argument("--mapping", action="append", default=[], help="an EventSourceMapping as JSON")
     parser.add_argument("--concurrency", default="{}", help="how many environments each function has, as JSON")
@@ -62,7 +62,7 @@ def main() -> int:
             sys.stderr.write(f"Set {variable}: event source mappings run against local endpoints only.\n")
             return 1
 
-    _log_to_standard_error()
+    json_log.set_up("event-source-mapping", sys.stderr)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -82,19 +82,9 @@ def main() -> int:
     return 0
 
 
-def _log_to_standard_error() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(LambdaPowertoolsFormatter(service="event-source-mapping"))
-    logger = logging.getLogger("local")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    logger.propagate = False
-
-
 def _pollers(
     mapping: EventSourceMapping, concurrency: Mapping[str, int], stopping: threading.Event
 ) -> "MappingPollers":
-    # Imported here, because the supervisor imports this module for `command` and must not wait for boto3.
     from local.event_source_mapping_pollers import POLL_SECONDS, MappingPollers
 
     environments = concurrency.get(mapping.function, MOST_POLLERS)

@@ -318,7 +318,8 @@ class MappingPollers:
                 )
 
     def _log(self, level: int, message: str, **fields: object) -> None:
-        _log.log(level, message, extra={"function": self._mapping.function, "queue": self._mapping.queue, **fields})
+        extra = {"function": self._mapping.function, "queue": self._mapping.queue, **fields}
+        _log.log(level, message, extra=extra, stacklevel=2)
 
 
 def _numbered(items: Sequence[str]) -> Iterator[tuple[str, str]]:

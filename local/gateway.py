@@ -14,6 +14,7 @@ the queues, the same calls create them on any SQS endpoint, and a changed templa
 import argparse
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from typing import Final
 from aiohttp import web
 from botocore.exceptions import BotoCoreError, ClientError
 
+from adapters import json_log
 from adapters.models.installed import installed_model
 from adapters.queue_sqs import client
 from adapters.settings import (
@@ -45,11 +47,12 @@ from local.child_process import SupervisedProcess
 from local.http_server import LOOPBACK
 from local.lambda_service import WAIT_SECONDS, LambdaService
 from local.queue_creation import create_queues
-from local.runtimes.function_runtime import FunctionInitError
 from local.runtimes.replica_pool import REFRESH_SECONDS
 from local.runtimes.rie import RieRuntime
 from local.stack import StackError, gallery_notice, queue_urls, read_template
 from pipeline.errors import FaceqError
+
+_log = logging.getLogger("local.gateway")  # `__name__` is `__main__` here
 
 #: The ports that the gateway listens on, in its container.
 URL_PORT: Final = 8000
@@ -180,9 +183,8 @@ async def _container(address: str) -> str:
 
 
 def notify(sentence: str) -> None:
-    """Write a sentence for the user to standard error, where `docker compose logs` finds it."""
-    sys.stderr.write(f"{sentence}\n")
-    sys.stderr.flush()
+    """Log a sentence for the user, who finds it with `docker compose logs gateway` or `faceq logs gateway`."""
+    _log.info("%s", sentence, stacklevel=2)
 
 
 async def _run(gateway: Gateway) -> None:
@@ -209,13 +211,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m local.gateway", description=__doc__.splitlines()[0])
     parser.add_argument("--host", default=LOOPBACK, help="address to listen on; in a container, 0.0.0.0")
     arguments = parser.parse_args()
+    json_log.set_up("gateway", sys.stderr)
     try:
         asyncio.run(_run(Gateway(os.environ, arguments.host)))
-    except (StackError, FunctionInitError, FaceqError) as error:
-        notify(f"faceq: {error}")
+    except FaceqError as error:
+        _log.error("%s", error.message, extra={"code": error.code})
         return 1
     except OSError as error:
-        notify(f"faceq: {error.strerror or error}")
+        _log.error("%s", error.strerror or error)
         return 1
     return 0
 

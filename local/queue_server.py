@@ -20,6 +20,7 @@ import argparse
 import errno
 import io
 import json
+import logging
 import os
 import random
 import signal
@@ -31,6 +32,7 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Final
 
+from adapters import json_log
 from local.addresses import ACCOUNT
 from local.queue_creation import has_redrive, queue_attributes
 
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
     from template.model import Queue
+
+_log = logging.getLogger("local.queue_server")  # `__name__` is `__main__` here
 
 #: Shortest and longest pause between two looks of a long poll for messages that became visible again, seconds.
 RECHECK_SECONDS: Final = (0.1, 0.5)
@@ -180,10 +184,10 @@ def _as_start_response(function: Callable[..., Callable[..., None]]) -> "StartRe
 class _Server(ThreadingHTTPServer):
     request_queue_size = 128
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Ignore clients that disconnect; report other errors."""
+    def handle_error(self, _request: object, _client_address: object) -> None:
+        """Ignore clients that disconnect; log other errors."""
         if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
+            _log.exception("A request could not be served.")
 
 
 def _moto_application(region: str, creations: Iterable[str]) -> "WSGIApplication":
@@ -225,6 +229,7 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     port = arguments.port
+    json_log.set_up("queue-server", sys.stderr)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     try:

@@ -10,6 +10,7 @@ queues.
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from adapters import json_log
 from adapters.models.installed import installed_detector, installed_model
 from adapters.settings import (
     DEFAULT_REGION,
@@ -42,14 +44,15 @@ from local.free_ports import free_port, port_owner
 from local.lambda_service import LambdaService
 from local.reload import reload_on_change
 from local.runtimes.embedded import EmbeddedRuntime
-from local.runtimes.function_runtime import FunctionInitError
 from local.stack import ROOT, StackError, gallery_notice, queue_urls, read_template
 
 if TYPE_CHECKING:
     from template.model import ServiceTemplate
 
+_log = logging.getLogger(__name__)
+
 #: What the user loses when the queue server dies.
-_QUEUE_LOSS: Final = "Its messages were in memory and are lost. Send the frames again that were in the queues."
+_QUEUE_LOSS: Final = "Its messages were in memory and are lost; send the frames that were in the queues again."
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Stack:
 
     def __init__(self, options: Options, notify: Callable[[str], None]) -> None:
         self._options = options
-        self._notify = notify
+        self._notify_user = notify
         self._logs = options.state_folder / stack_state.LOGS
         #: Closed by `stop`: it ends everything in the opposite order of the start.
         self._cleanup = AsyncExitStack()
@@ -124,9 +127,6 @@ class Stack:
         self._cleanup.callback(lock.release)
         try:
             return await self._check_and_start()
-        except FunctionInitError as error:
-            await self.stop()
-            raise StackError(str(error)) from None
         except BaseException:
             await self.stop()
             raise
@@ -152,6 +152,7 @@ class Stack:
         region = DEFAULT_REGION
         template = self.template = read_template(options.parameters, sqs_endpoint)
         _rotate_logs(self._logs)
+        json_log.set_up("supervisor", cleanup.enter_context((self._logs / "supervisor.log").open("a")))
         variables = {**function_variables(options, model), "AWS_ENDPOINT_URL_SQS": sqs_endpoint}
         if options.reload:
             variables["PYTHONDONTWRITEBYTECODE"] = "1"  # see local.reload
@@ -199,11 +200,18 @@ class Stack:
             logs=str(self._logs),
         )
         stack_state.write_record(running, options.state_folder)
+        _log.info("The stack is ready.", extra={"function_url": function_url})
         return running
+
+    def _notify(self, sentence: str) -> None:
+        """Tell the user, and keep the sentence in the log."""
+        _log.info("%s", sentence, stacklevel=2)
+        self._notify_user(sentence)
 
     async def stop(self) -> None:
         """Stop everything, in order; nothing is left running."""
         if self.running is not None:
+            _log.info("The stack is stopping.")
             stack_state.remove_record(self._options.state_folder)
             self.running = None
         await self._cleanup.aclose()

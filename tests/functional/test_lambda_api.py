@@ -172,10 +172,10 @@ async def test_a_dry_run_runs_nothing(api: Api) -> None:
     assert not record.exists()
 
 
-async def test_other_operations_are_said_not_to_be_played(api: Api) -> None:
+async def test_an_operation_that_is_not_emulated_is_refused_with_that_reason(api: Api) -> None:
     with pytest.raises(ClientError) as caught:
         await asyncio.to_thread(api.client.list_layers)
-    assert "not played" in caught.value.response["Error"]["Message"]
+    assert "is not emulated" in caught.value.response["Error"]["Message"]
 
 
 async def test_an_invalid_client_context_or_type_is_refused(api: Api) -> None:
