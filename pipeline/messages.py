@@ -1,6 +1,6 @@
 """The wire format: the HTTP request, the message between the two functions, and the answer.
 
-Every message is a frozen dataclass. Only its `from_json` and `to_json` read and write its JSON.
+Every message is a frozen dataclass. The service reads and writes JSON only here, in `from_json` and `to_json`.
 """
 
 import base64
@@ -231,12 +231,12 @@ class RecognitionResult:
         return json.dumps(fields)
 
 
-def request_id_of(body: str | bytes) -> str | None:
+def read_request_id(body: str | bytes) -> str | None:
     """Return the request id of a message that may otherwise be broken; None if it has no valid one."""
     return _text_or_none(body, "request_id", MAX_REQUEST_ID_CHARS)
 
 
-def filename_of(body: str | bytes) -> str:
+def read_filename(body: str | bytes) -> str:
     """Return the file name of a message that may otherwise be broken; an empty text if it has no valid one."""
     return _text_or_none(body, "filename", MAX_FILENAME_CHARS) or ""
 

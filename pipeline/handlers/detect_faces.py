@@ -18,7 +18,7 @@ from pipeline.messages import (
     FrameRequest,
     Json,
     RecognitionResult,
-    request_id_of,
+    read_request_id,
 )
 from pipeline.ports import MAX_MESSAGE_BYTES, Face, FaceDetector, Image, MessageSender
 
@@ -66,7 +66,7 @@ def handle(event: Mapping[str, Json], collaborators: Collaborators) -> dict[str,
         body = aws_events.posted_body(event)
         request = FrameRequest.from_json(body)
     except BadInput as error:
-        log.warning("refused", extra={"request_id": request_id_of(body), "error": error.code})
+        log.warning("refused", extra={"request_id": read_request_id(body), "error": error.code})
         return aws_events.refusal(error.status, error)
     try:
         log_fields = _process(request, collaborators)

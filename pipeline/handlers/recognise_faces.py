@@ -3,8 +3,8 @@
 If a retry cannot help, the client immediately gets the answer `Error`. If it may help, a partial batch response keeps
 the message on the queue; on the last attempt the client gets `Error` before the message goes to the dead-letter queue.
 
-Three decisions have one function each: `result_of` (which face of several names the frame), `_embed` (how the faces of
-a batch share one call of the network) and `_keep_on_queue` (what happens to a frame that failed).
+Three decisions have one function each: `choose_result` (which of several faces names the frame), `_embed_batch` (how
+the faces of a batch share one call of the network) and `_keep_on_queue` (what happens to a frame that failed).
 """
 
 import logging
@@ -27,8 +27,8 @@ from pipeline.messages import (
     Json,
     RecognisedFace,
     RecognitionResult,
-    filename_of,
-    request_id_of,
+    read_filename,
+    read_request_id,
 )
 from pipeline.ports import FaceEmbedder, MessageSender
 
@@ -114,7 +114,7 @@ def _recognise(frames: Sequence[_Frame], collaborators: Collaborators) -> list[s
     started = collaborators.clock()
     try:
         gallery = collaborators.gallery()
-        vectors_of_frames = _embed(frames, collaborators.embedder)
+        vectors_of_frames = _embed_batch(frames, collaborators.embedder)
     except SetupError as error:
         return [frame.record.message_id for frame in frames if not _answer_error(frame.record, error, collaborators)]
     except Exception as error:  # noqa: BLE001 - no error, whatever it is, may lose the frames
@@ -142,13 +142,13 @@ def _recognise(frames: Sequence[_Frame], collaborators: Collaborators) -> list[s
     return failed
 
 
-def _embed(frames: Sequence[_Frame], embedder: FaceEmbedder) -> list[NDArray[np.float32]]:
+def _embed_batch(frames: Sequence[_Frame], embedder: FaceEmbedder) -> list[NDArray[np.float32]]:
     """Embed the crops of all frames in one call; return the vectors of each frame, (faces, dimensions) float32."""
     vectors = embedder.embed(np.concatenate([frame.crops for frame in frames]))
     return np.split(vectors, np.cumsum([len(frame.crops) for frame in frames])[:-1])
 
 
-def result_of(faces: Sequence[RecognisedFace]) -> str:
+def choose_result(faces: Sequence[RecognisedFace]) -> str:
     """Return the `result` of a frame with these faces, largest first: the name of the largest one that was recognised.
 
     `Unknown` if none was.
@@ -167,7 +167,7 @@ def _answer(
     )
     return RecognitionResult(
         frame.message.request_id,
-        result_of(faces),
+        choose_result(faces),
         frame.message.filename,
         faces,
         model=collaborators.embedder.model,
@@ -187,7 +187,7 @@ def _answer_error(record: SqsRecord, error: FaceqError, collaborators: Collabora
 
     Returns False if the answer was not sent: the queue failed, or the message has no readable request id.
     """
-    request_id = request_id_of(record.body)
+    request_id = read_request_id(record.body)
     log_fields = {
         "request_id": request_id,
         "message_id": record.message_id,
@@ -201,7 +201,7 @@ def _answer_error(record: SqsRecord, error: FaceqError, collaborators: Collabora
     answer = RecognitionResult(
         request_id,
         ERROR,
-        filename_of(record.body),
+        read_filename(record.body),
         model=collaborators.embedder.model,
         error={"code": error.code, "message": error.message},
     )
@@ -225,6 +225,6 @@ def _keep_on_queue(records: Sequence[SqsRecord], error: Exception, collaborators
             log.error(
                 "failed; the queue will deliver the message again",
                 exc_info=error,
-                extra={"request_id": request_id_of(record.body), "receive_count": record.receive_count},
+                extra={"request_id": read_request_id(record.body), "receive_count": record.receive_count},
             )
     return [record.message_id for record in records]

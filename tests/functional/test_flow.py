@@ -59,17 +59,17 @@ def test_a_stranger_is_unknown_until_enrolled_while_the_stack_runs(
     service: Start, photos: Mapping[str, Path], frame: Callable[[str], Frame], tmp_path: Path
 ) -> None:
     with service(tmp_path) as started:
-        before = result_of(started, frame(COLLINS))
+        before = result_for(started, frame(COLLINS))
         started.home.faceq("people", "add", COLLINS, str(photos[COLLINS]))
-        assert [before, result_of(started, frame(COLLINS))] == ["Unknown", COLLINS]
-        assert result_of(started, frame(HOPPER)) == "Unknown"
+        assert [before, result_for(started, frame(COLLINS))] == ["Unknown", COLLINS]
+        assert result_for(started, frame(HOPPER)) == "Unknown"
         started.home.faceq("people", "add", HOPPER, str(photos[HOPPER]))
-        assert result_of(started, frame(HOPPER)) == HOPPER
+        assert result_for(started, frame(HOPPER)) == HOPPER
         started.home.faceq("people", "remove", COLLINS, "--yes")
-        assert result_of(started, frame(COLLINS)) == "Unknown"
+        assert result_for(started, frame(COLLINS)) == "Unknown"
 
 
-def result_of(service: Service, frame: Frame) -> str | None:
+def result_for(service: Service, frame: Frame) -> str | None:
     return service.ask(frame)[frame.filename].result
 
 

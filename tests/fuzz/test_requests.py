@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.embed import PREPROCESSINGS
 from pipeline.handlers import detect_faces, recognise_faces
-from pipeline.messages import FrameRequest, request_id_of
+from pipeline.messages import FrameRequest, read_request_id
 from tests.builders import BLUE, GREEN, RED, faces_message, frame, gallery_of, picture, post, sqs_event
 from tests.fakes import ColourEmbedder, PatchDetector, UnreliableQueue, stepping_clock
 
@@ -159,7 +159,7 @@ def test_garbage_on_the_queue_is_answered_or_reported_and_does_not_affect_other_
         return
     results = {answer["request_id"]: answer["result"] for answer in answers}
     assert len(results) == len(answers)
-    request_id = request_id_of(body)
+    request_id = read_request_id(body)
     assert results.pop("good") == "Ada"
     assert "m0" not in failed
     if request_id is None:

@@ -16,7 +16,7 @@ from pipeline.messages import (
     RecognisedFace,
     RecognitionResult,
     face_fields,
-    request_id_of,
+    read_request_id,
 )
 from pipeline.ports import Face
 from tests.builders import RED, changed, crop_of, face, faces_message, frame
@@ -143,7 +143,7 @@ def test_a_face_in_json_has_plain_numbers() -> None:
 def test_the_request_id_of_a_broken_message_is_read_if_it_is_valid_itself(
     body: str | bytes, request_id: str | None
 ) -> None:
-    assert request_id_of(body) == request_id
+    assert read_request_id(body) == request_id
 
 
 @pytest.mark.parametrize(
