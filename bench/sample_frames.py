@@ -7,7 +7,8 @@ from typing import Final
 
 from PIL import Image, ImageOps
 
-from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
+from adapters.models.fetch import package_file
+from adapters.models.published import ASTRONAUT, GRACE_HOPPER
 from client.frames import Frame
 
 ONE_FACE: Final = "640x480, 1 face"

@@ -18,7 +18,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
+from adapters.models.fetch import package_file
+from adapters.models.published import ASTRONAUT, GRACE_HOPPER
 from adapters.settings import Paths
 from cli.progress import counting
 from cli.target_options import Profile, Region, StackName, Target, Where, service_client

@@ -24,8 +24,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
+from adapters.models.fetch import package_file
 from adapters.models.installed import installed_model
+from adapters.models.published import ASTRONAUT, GRACE_HOPPER
 from adapters.settings import FACEQ_GALLERY_DIR, FACEQ_STATE_DIR, ModelSettings
 from cli.model_notes import model_note
 from cli.send_command import cells

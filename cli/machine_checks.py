@@ -15,8 +15,7 @@ from typing import Final
 
 import requests
 
-from adapters.models.install import is_right
-from adapters.models.installed import DETECTOR, installed_detector, installed_model
+from adapters.models.installed import DETECTOR, installed_detector, installed_model, is_intact
 from adapters.settings import ModelSettings
 from adapters.wiring import checked_gallery
 from cli.model_notes import model_note
@@ -91,7 +90,7 @@ def _weights(settings: ModelSettings) -> str:
     """Read every byte of the networks. The functions only compare the sizes of the files when they start."""
     model = installed_model(settings.model, settings.models).id
     for part in (DETECTOR, model):
-        if not is_right(part, settings.models):
+        if not is_intact(part, settings.models):
             raise SetupError("wrong_weights", f"A file of {part} was changed. Run: faceq models get {model}")
     return "every file has the SHA-256 that it was installed with"
 

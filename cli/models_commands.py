@@ -14,6 +14,7 @@ from rich.table import Table
 
 from adapters.models.catalogue import AUTO, CATALOGUE
 from adapters.models.installed import InstalledModel, installed_model
+from adapters.models.published import PUBLISHED, Sources
 from adapters.settings import ENGINES, Paths
 from pipeline.errors import SetupError
 
@@ -41,6 +42,7 @@ class _Row:
 
 @app.command("get", epilog="Example: faceq models get vggface2")
 def get(
+    context: typer.Context,
     name: Annotated[
         str,
         typer.Argument(
@@ -54,7 +56,7 @@ def get(
 
     What is there and right is kept; what is not whole is made again.
     """
-    model = _get(name, _cache())
+    model = _get(name, _cache(), context.find_object(Sources) or PUBLISHED)
     print(f"{model.id} is installed ({model.dimensions} dimensions, threshold {model.threshold}, {model.licence})")
     if model.note:
         print(f"note: {model.note}")
@@ -101,7 +103,7 @@ def bundle(
     """Copy what a function needs of an installed model, and no more, as an image holds it. Print the model's id."""
     if engine not in ENGINES:
         raise typer.BadParameter(f"choose one of {', '.join(ENGINES)}", param_hint="--engine")
-    from adapters.models.install import bundle
+    from adapters.models.bundle import bundle
 
     print(bundle(name, _cache(), engine, folder).id)
 
@@ -113,7 +115,7 @@ def where(as_json: _Json = False) -> None:
     print(json.dumps({"folder": folder}) if as_json else folder)
 
 
-def _get(name: str, cache: Path) -> InstalledModel:
+def _get(name: str, cache: Path, sources: Sources) -> InstalledModel:
     """Get a model with a bar on the terminal while a release file comes in; pip draws its own."""
     console = Console(stderr=True)
     from adapters.models.install import install  # its onnx, NumPy and requests are for this command only
@@ -135,7 +137,7 @@ def _get(name: str, cache: Path) -> InstalledModel:
         bar.update(task, completed=done)
 
     try:
-        return install(name, cache, show, lambda: console.print("waiting for another `faceq models get`"))
+        return install(name, cache, show, lambda: console.print("waiting for another `faceq models get`"), sources)
     finally:
         bar.stop()
 

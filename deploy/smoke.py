@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from adapters.models.fetch import ASTRONAUT, package_file
+from adapters.models.fetch import package_file
 from adapters.models.installed import installed_model
+from adapters.models.published import ASTRONAUT
 from adapters.settings import FACEQ_MODEL, ModelSettings, Paths
 from client.deployed_stack import Deployed
 from client.frames import Frame, frames

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
+from adapters.models.fetch import package_file
 from adapters.models.installed import installed_model
+from adapters.models.published import ASTRONAUT, GRACE_HOPPER
 from adapters.settings import Paths
 from client.frames import Frame
 from local.runtimes.embedded import EmbeddedRuntime

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from adapters.models.fetch import RIE, package_files
+from adapters.models.fetch import package_files
+from adapters.models.published import RIE
 from adapters.settings import Paths
 from local.free_ports import free_ports
 from local.runtimes.function_runtime import FunctionRuntime, Invocation

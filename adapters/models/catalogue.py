@@ -3,7 +3,6 @@
 Functions import this when they start, so it needs the standard library only.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from adapters.models.checksums import sha256_of
 from pipeline.errors import SetupError
 
 AUTO: Final = "auto"
@@ -25,18 +25,24 @@ _FILE_ID = re.compile("file-[0-9a-f]{8}")
 
 @dataclass(frozen=True)
 class KnownModel:
-    """What is known of a recogniser before it is fetched.
+    """What we know of a recogniser before it is downloaded.
 
     Parameters
     ----------
+    id : str
+        What settings and galleries call it.
     preprocessing : str
         A key of `pipeline.embed.PREPROCESSINGS`.
     dimensions : int
-        Length of a vector.
+        Length of an embedding.
     threshold : float
-        Euclidean distance beyond which a face is nobody we know.
+        Largest Euclidean distance between two embeddings of one person.
+    licence, source : str
+        Of the weights.
     download_bytes : int
-        Size of what is fetched.
+        Size of the download.
+    description : str
+        A few words for lists.
 
     """
 
@@ -52,16 +58,16 @@ class KnownModel:
 
 _RELEASE = "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9"
 
-#: Thresholds, for one person against many, where a wrong name costs more than an `Unknown`:
+#: The thresholds are for comparing one face with many people, where a wrong name costs more than an `Unknown`:
 #:
-#: vggface2: of 50 photos of 8 people the same person's are at most 0.682 apart, other people's at least 0.718, and
-#: strangers who look alike 0.78; the thresholds about 1.04 to 1.18 that other projects publish for these weights are
-#: for one against one, and let 4 to 17 of 100 pairs of strangers pass.
-#: casia-webface: the most alike strangers of facenet-pytorch's test table are 0.993 apart, for vggface2 0.886; raised
-#: by less than that ratio, since its own accuracy is lower.
-#: dlib: its author publishes 0.6 for one against one; against 14 photos of 6 people, 3 of 46 strangers' faces come
-#: within that and 1 within 0.5. Own photos are at most 0.28 apart there.
-#: stand-in: one crop at two JPEG qualities is at most 0.05 apart, moved by two pixels 0.06, another face 0.7.
+#: vggface2: in 50 photos of 8 people, the same person's photos are at most 0.682 apart, different people's at least
+#: 0.718, and those of strangers who look alike 0.78. Other projects publish thresholds of about 1.04 to 1.18 for these
+#: weights. They are for comparing two faces, and accept 4 to 17 of 100 pairs of strangers.
+#: casia-webface: the two most similar strangers in facenet-pytorch's test table are 0.993 apart, with vggface2 0.886.
+#: This threshold is higher than vggface2's by less than that ratio, because casia-webface is less accurate.
+#: dlib: its author publishes 0.6 for comparing two faces. Compared with 14 photos of 6 people, 3 of 46 strangers' faces
+#: come within 0.6 and 1 within 0.5. The same person's photos are at most 0.28 apart there.
+#: stand-in: one crop at two JPEG qualities is at most 0.05 apart, one moved by two pixels 0.06, another face 0.7.
 CATALOGUE: Final[Mapping[str, KnownModel]] = MappingProxyType(
     {
         model.id: model
@@ -102,7 +108,7 @@ CATALOGUE: Final[Mapping[str, KnownModel]] = MappingProxyType(
                 dimensions=512,
                 threshold=0.1,
                 licence="MIT",
-                source="random numbers of a fixed seed",
+                source="random numbers from a fixed seed",
                 download_bytes=0,
                 description="random weights, for tests only",
             ),
@@ -112,7 +118,11 @@ CATALOGUE: Final[Mapping[str, KnownModel]] = MappingProxyType(
 
 
 def model_id(name: str) -> str:
-    """Return the id that a model's name or weight file stands for. Raises SetupError if there is none such."""
+    """Return the id of a model, given its id or the path of its weight file.
+
+    The id of a weight file is `file-` and the first 8 hex digits of its SHA-256. Raises SetupError if there is no such
+    model or the file cannot be read.
+    """
     if name in CATALOGUE or _FILE_ID.fullmatch(name):
         return name
     if not name.endswith((".pt", ".pth")):
@@ -121,8 +131,7 @@ def model_id(name: str) -> str:
             f"There is no model {name!r}. Take one of {', '.join(CATALOGUE)}, or the path of a .pt or .pth file.",
         )
     try:
-        with Path(name).open("rb") as file:
-            return f"file-{hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
+        return f"file-{sha256_of(Path(name))[:8]}"
     except OSError as error:
         raise SetupError("not_readable", f"The weights {name} cannot be read: {error.strerror}.") from error
 

@@ -1,86 +1,62 @@
-"""Putting a model into the cache: fetch, verify, build the graphs, write the manifest last."""
+"""Install a model into the cache: fetch the weights, verify them, build the graphs, and write the manifest last.
 
-import json
+The builders of graphs import onnx and NumPy; each is imported only when it has something to build.
+"""
+
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from adapters import atomic_file, file_lock
-from adapters.models.catalogue import (
-    AUTO,
-    CASIA_WEBFACE,
-    CATALOGUE,
-    DLIB,
-    STAND_IN,
-    VGGFACE2,
-    KnownModel,
-    check_dlib,
-    model_id,
-)
-from adapters.models.fetch import (
-    FACE_RECOGNITION_MODELS,
-    FACENET_PYTORCH,
-    FILE_MODE,
-    PinnedFile,
-    Progress,
-    difference,
-    digest,
-    download,
-    is_whole,
-    package_files,
-)
+from adapters import file_lock
+from adapters.models.catalogue import AUTO, CATALOGUE, DLIB, STAND_IN, VGGFACE2, check_dlib, model_id
+from adapters.models.checksums import sha256_of
+from adapters.models.fetch import Progress, difference, download, package_files
 from adapters.models.installed import (
-    BUILDER,
     DETECTOR,
     FILES,
     MANIFEST,
     InstalledModel,
     installed_detector,
     installed_model,
-    read_manifest,
+    is_intact,
+    recogniser_facts,
+    write_file,
+    write_manifest,
 )
+from adapters.models.published import PUBLISHED, Sources
 from pipeline.errors import SetupError
 
 _LOCK: Final = ".lock"
-#: The detector's, in the order of the package's files.
+#: MTCNN's networks, in the order of the files of `Sources.detector`.
 _NETWORKS: Final[tuple[Literal["pnet", "rnet", "onet"], ...]] = ("pnet", "rnet", "onet")
-#: facenet-pytorch publishes no checksums. These, and the sizes, are what other projects found and pin for the same
-#: release files (the first in eight repositories, the second in one, whose size is right to the byte for the first
-#: file's with 10,575 people instead of 8,631); a file that differs is refused.
-RELEASE_FILES: Final = {
-    VGGFACE2: PinnedFile(
-        CATALOGUE[VGGFACE2].source,
-        CATALOGUE[VGGFACE2].download_bytes,
-        "281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b",
-    ),
-    CASIA_WEBFACE: PinnedFile(
-        CATALOGUE[CASIA_WEBFACE].source,
-        CATALOGUE[CASIA_WEBFACE].download_bytes,
-        "7a67afdbbc995fce5e10128675e318799a70698c2f433ba75dd7eb9a2f096e7d",
-    ),
-}
 
 
 def install(
-    name: str, cache: Path, progress: Progress | None = None, on_wait: Callable[[], None] | None = None
+    name: str,
+    cache: Path,
+    progress: Progress | None = None,
+    on_wait: Callable[[], None] | None = None,
+    sources: Sources = PUBLISHED,
 ) -> InstalledModel:
-    """Fetch, verify and build a model and the detector, as far as they are not in the cache.
+    """Fetch, verify and build a model and the detector, unless they are in the cache and intact.
 
-    `auto` keeps the model that is installed; where there is none it is vggface2, or dlib if vggface2 cannot be
-    fetched: `note` says why. Safe to call from several processes.
+    `auto` keeps the model that is installed. If there is none, it installs vggface2, or dlib if vggface2 cannot be
+    fetched; `InstalledModel.note` then gives the reason. Several processes may call this at the same time.
 
     Parameters
     ----------
     name : str
-        An id, `auto`, or the path of a .pt or .pth file with the weights of facenet-pytorch's InceptionResnetV1.
+        An id, `auto`, or the path of a .pt or .pth file with weights of facenet-pytorch's InceptionResnetV1.
     cache : Path
     progress : callable, optional
-        Told how far a download is.
+        Called while a download proceeds.
     on_wait : callable, optional
-        Called once if another process gets into this folder, before waiting until it is done.
+        Called once if another process is installing into this folder, before waiting for it.
+    sources : Sources
+        Where the published files come from.
 
     Raises
     ------
@@ -88,190 +64,134 @@ def install(
         With what to do about it.
 
     """
-    report = progress or (lambda _name, _done, _total: None)
+    installation = _Installation(cache, progress or (lambda _name, _done, _total: None), sources)
     try:
-        with _alone(cache, on_wait):
-            _ensure(DETECTOR, cache, lambda: _make_detector(cache))
-            return _auto(cache, report) if name == AUTO else _model(name, cache, report)
+        with _exclusive(cache, on_wait):
+            installation.ensure_detector()
+            return installation.auto() if name == AUTO else installation.ensure(name)
     except OSError as error:
         raise SetupError(
             "not_writable", f"The models' folder {cache} cannot be written: {error.strerror or error}."
         ) from error
 
 
-def _auto(cache: Path, progress: Progress) -> InstalledModel:
-    """Keep what is there, for a gallery fits one model only; else vggface2 if it can be fetched, else dlib."""
-    for choice in (VGGFACE2, DLIB):
-        if (cache / choice / MANIFEST).exists():
-            _model(choice, cache, progress)
-            return installed_model(AUTO, cache)
-    try:
-        return _model(VGGFACE2, cache, progress)
-    except SetupError as error:
-        if error.code not in ("cannot_download", "wrong_file"):
-            raise
-        unreachable = error
-    try:
-        return replace(_model(DLIB, cache, progress), note=f"dlib is used, for vggface2 is out of reach: {unreachable}")
-    except SetupError as error:
-        raise SetupError(error.code, f"{unreachable} Or take dlib: {error}") from error
+@dataclass(frozen=True)
+class _Installation:
+    cache: Path
+    progress: Progress
+    sources: Sources
 
+    def auto(self) -> InstalledModel:
+        """Keep the installed model, because a gallery fits only one; otherwise try vggface2, then dlib."""
+        for choice in (VGGFACE2, DLIB):
+            if (self.cache / choice / MANIFEST).exists():
+                self.ensure(choice)
+                return installed_model(AUTO, self.cache)
+        try:
+            return self.ensure(VGGFACE2)
+        except SetupError as error:
+            if error.code not in ("cannot_download", "wrong_file"):
+                raise
+            problem = error
+        try:
+            return replace(self.ensure(DLIB), note=f"dlib is used because vggface2 cannot be fetched: {problem}")
+        except SetupError as error:
+            raise SetupError(error.code, f"{problem} Or use dlib: {error}") from error
 
-def _model(name: str, cache: Path, progress: Progress) -> InstalledModel:
-    model = model_id(name)
-    if model == DLIB:
-        check_dlib()
-        _ensure(model, cache, lambda: _make_dlib(cache))
-    elif model == STAND_IN:
-        _ensure(model, cache, lambda: _make_stand_in(cache))
-    elif model in RELEASE_FILES:
-        _ensure(model, cache, lambda: _make_facenet(model, _fetch_release(model, cache, progress), cache))
-    else:
-        _ensure(model, cache, lambda: _make_from_file(model, name, cache))
-    return installed_model(model, cache)
+    def ensure(self, name: str) -> InstalledModel:
+        """Install a recogniser, unless it is in the cache and intact."""
+        model = model_id(name)
+        if model == DLIB:
+            check_dlib()
+            self._build_unless_intact(model, self._build_dlib)
+        elif model == STAND_IN:
+            self._build_unless_intact(model, self._build_stand_in)
+        elif model in self.sources.releases:
+            self._build_unless_intact(model, lambda: self._build_facenet(model, self._fetch_release(model)))
+        else:
+            self._build_unless_intact(model, lambda: self._build_from_file(model, name))
+        return installed_model(model, self.cache)
 
+    def ensure_detector(self) -> None:
+        """Install the detector, unless it is in the cache and intact."""
+        self._build_unless_intact(DETECTOR, self._build_detector)
 
-def _ensure(model: str, cache: Path, make: Callable[[], None]) -> None:
-    """Make a model unless it is there, of this version, and every byte of it right."""
-    try:
-        _ = installed_detector(cache) if model == DETECTOR else installed_model(model, cache)
-        if is_right(model, cache):
-            return
-    except SetupError:  # not installed
-        pass
-    (cache / model / MANIFEST).unlink(missing_ok=True)
-    make()
+    def _build_unless_intact(self, model: str, build: Callable[[], None]) -> None:
+        try:
+            _ = installed_detector(self.cache) if model == DETECTOR else installed_model(model, self.cache)
+            if is_intact(model, self.cache):
+                return
+        except SetupError:  # not installed
+            pass
+        (self.cache / model / MANIFEST).unlink(missing_ok=True)
+        build()
 
+    def _build_detector(self) -> None:
+        from adapters.models import mtcnn_graph
+        from adapters.models.weights import read
 
-def bundle(name: str, cache: Path, engine: str, folder: Path) -> InstalledModel:
-    """Copy what a function needs of a model and of the detector into `folder`, which then serves as a cache.
+        package = self.sources.detector
+        graphs: dict[str, Path] = {}
+        for network, path in zip(_NETWORKS, package_files(package, self.cache), strict=True):
+            graphs[network] = self.cache / DETECTOR / f"{network}.onnx"
+            write_file(graphs[network], mtcnn_graph.build(network, read(path)).SerializeToString())
+        facts = {"source": f"{package.name} {package.version}", "licence": "MIT"}
+        write_manifest(DETECTOR, facts, graphs, self.cache)
 
-    Parameters
-    ----------
-    name : str
-        An installed model, as `adapters.models.installed` takes it.
-    cache : Path
-    engine : str
-        `onnx` leaves out the published weights, `torch` the graph that was made of them.
-    folder : Path
-        Made if it is not there.
+    def _build_facenet(self, model: str, weights: Path, source: str | None = None) -> None:
+        from adapters.models import facenet_graph
+        from adapters.models.weights import read
 
-    Raises
-    ------
-    SetupError
-        The model is not installed, or the engine has no weights of it to load.
+        graph = self.cache / model / "embedder.onnx"
+        write_file(graph, facenet_graph.build(read(weights)).SerializeToString())
+        known = CATALOGUE.get(model) or replace(CATALOGUE[VGGFACE2], id=model, licence="unknown", source=source or "")
+        write_manifest(model, recogniser_facts(known, weights), {"onnx": graph, "weights": weights}, self.cache)
 
-    """
-    model = installed_model(name, cache)
-    installed_detector(cache)
-    unused = {"onnx": "weights", "torch": "onnx"}[engine]
-    if model.files.keys() == {unused}:
-        raise SetupError("no_weights", f"The engine {engine} cannot load the model '{model.id}': take another one.")
-    for kept in (DETECTOR, model.id):
-        manifest = read_manifest(kept, cache)
-        manifest["files"].pop(unused, None)
-        for file in manifest["files"].values():
-            _write(folder / file["path"], (cache / file["path"]).read_bytes())
-        _write(folder / kept / MANIFEST, f"{json.dumps(manifest, indent=2)}\n".encode())
-    return installed_model(model.id, folder)
+    def _build_from_file(self, model: str, name: str) -> None:
+        weights = self.cache / FILES / f"{model}.pt"
+        if name != model:
+            write_file(weights, Path(name).read_bytes())
+        elif not weights.exists():
+            raise SetupError(
+                "not_installed", f"The weights of {model} are no longer in the cache. Run: faceq models get FILE.pt"
+            )
+        self._build_facenet(model, weights, source=Path(name).name)
 
+    def _build_stand_in(self) -> None:
+        from adapters.models import facenet_graph
 
-def is_right(model: str, cache: Path) -> bool:
-    """Return whether each file of an installed model, or of `DETECTOR`, has the SHA-256 that its manifest tells.
+        graph = self.cache / STAND_IN / "embedder.onnx"
+        write_file(graph, facenet_graph.build(facenet_graph.stand_in_weights()).SerializeToString())
+        write_manifest(STAND_IN, recogniser_facts(CATALOGUE[STAND_IN], graph), {"onnx": graph}, self.cache)
 
-    Raises SetupError if it is not installed.
-    """
-    try:
-        files = read_manifest(model, cache)["files"].values()
-        return all(is_whole(cache / file["path"], file["size"], file["sha256"]) for file in files)
-    except KeyError:  # a manifest without hashes
-        return False
+    def _build_dlib(self) -> None:
+        recognition, landmarks = package_files(self.sources.dlib, self.cache)
+        files = {"recognition": recognition, "landmarks": landmarks}
+        write_manifest(DLIB, recogniser_facts(CATALOGUE[DLIB], recognition), files, self.cache)
 
-
-def _make_detector(cache: Path) -> None:
-    from adapters.models import mtcnn_graph
-    from adapters.models.weights import read
-
-    weights = package_files(FACENET_PYTORCH, cache)
-    graphs: dict[str, Path] = {}
-    for network, path in zip(_NETWORKS, weights, strict=True):
-        graphs[network] = cache / DETECTOR / f"{network}.onnx"
-        _write(graphs[network], mtcnn_graph.build(network, read(path)).SerializeToString())
-    about = {"source": f"{FACENET_PYTORCH.name} {FACENET_PYTORCH.version}", "licence": "MIT"}
-    _write_manifest(DETECTOR, about, graphs, cache)
-
-
-def _make_facenet(model: str, weights: Path, cache: Path, source: str | None = None) -> None:
-    from adapters.models import facenet_graph
-    from adapters.models.weights import read
-
-    graph = cache / model / "embedder.onnx"
-    _write(graph, facenet_graph.build(read(weights)).SerializeToString())
-    known = CATALOGUE.get(model) or replace(CATALOGUE[VGGFACE2], id=model, licence="unknown", source=source or "")
-    _write_manifest(model, _about(known, weights), {"onnx": graph, "weights": weights}, cache)
-
-
-def _make_from_file(model: str, name: str, cache: Path) -> None:
-    weights = cache / FILES / f"{model}.pt"
-    if name != model:
-        _write(weights, Path(name).read_bytes())
-    elif not weights.exists():
-        raise SetupError("not_installed", f"The weights of {model} are gone. Run: faceq models get FILE.pt")
-    _make_facenet(model, weights, cache, source=Path(name).name)
-
-
-def _make_stand_in(cache: Path) -> None:
-    from adapters.models import facenet_graph
-
-    graph = cache / STAND_IN / "embedder.onnx"
-    _write(graph, facenet_graph.build(facenet_graph.stand_in_weights()).SerializeToString())
-    _write_manifest(STAND_IN, _about(CATALOGUE[STAND_IN], graph), {"onnx": graph}, cache)
-
-
-def _make_dlib(cache: Path) -> None:
-    recognition, landmarks = package_files(FACE_RECOGNITION_MODELS, cache)
-    files = {"recognition": recognition, "landmarks": landmarks}
-    _write_manifest(DLIB, _about(CATALOGUE[DLIB], recognition), files, cache)
-
-
-def _fetch_release(model: str, cache: Path, progress: Progress) -> Path:
-    file = RELEASE_FILES[model]
-    target = cache / FILES / file.name
-    try:
-        download(file, target, progress)
-    except SetupError as error:
-        there = ""
-        if target.exists():
-            how = difference(target.stat().st_size, digest(target), file)
-            there = f" (the file that lies there is another one: {how})"
-        raise SetupError(
-            error.code,
-            f"{error}. Bring {file.path} ({file.size:,} bytes) into {cache / FILES}{there}, "
-            f"then run: faceq models get {model}",
-        ) from error
-    return target
-
-
-def _about(known: KnownModel, weights: Path) -> dict[str, str | int | float]:
-    fields = asdict(known)
-    del fields["download_bytes"], fields["description"]
-    return fields | {"sha256": digest(weights)}
-
-
-def _write_manifest(model: str, about: Mapping[str, str | int | float], files: Mapping[str, Path], cache: Path) -> None:
-    records = {
-        key: {"path": path.relative_to(cache).as_posix(), "size": path.stat().st_size, "sha256": digest(path)}
-        for key, path in files.items()
-    }
-    manifest = {"builder": BUILDER, "id": model, **about, "files": records}
-    _write(cache / model / MANIFEST, f"{json.dumps(manifest, indent=2)}\n".encode())
+    def _fetch_release(self, model: str) -> Path:
+        file = self.sources.releases[model]
+        target = self.cache / FILES / file.name
+        try:
+            download(file, target, self.progress)
+        except SetupError as error:
+            existing = ""
+            if target.exists():
+                how = difference(target.stat().st_size, sha256_of(target), file)
+                existing = f" (the file there is a different one: {how})"
+            raise SetupError(
+                error.code,
+                f"{error}. Copy {file.path} ({file.size:,} bytes) into {target.parent}{existing}, "
+                f"then run: faceq models get {model}",
+            ) from error
+        return target
 
 
 @contextmanager
-def _alone(cache: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
-    """Wait until no other process fetches into this folder, and keep others waiting until the block ends.
+def _exclusive(cache: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
+    """Keep other processes from installing into this folder until the block ends; wait for one that does.
 
-    A folder that cannot be written has no lock and needs none: faceq only reads what is installed there.
+    A folder that cannot be written has no lock and needs none, because `install` then only reads it.
     """
     cache.mkdir(parents=True, exist_ok=True)
     try:
@@ -281,7 +201,3 @@ def _alone(cache: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
         return
     with lock:
         yield
-
-
-def _write(path: Path, content: bytes) -> None:
-    atomic_file.write(path, content, mode=FILE_MODE)

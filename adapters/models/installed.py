@@ -1,9 +1,9 @@
 """The models in the cache folder: which of them are installed, and where their files are.
 
-Functions import this when they start, so it needs the standard library only; fetching and building are in `install`.
+Functions import this module when they start, so it needs the standard library only. `install` downloads and builds.
 
-The folder holds `files/`, the published weights as they were fetched or brought, and a folder for each model with its
-graphs and `manifest.json`, which is written last: a model without it is not installed.
+The folder contains `files/` with the published weights, which faceq downloaded or the user copied there, and a folder
+for each model with its graphs and `manifest.json`. The manifest is written last: a model without one is not installed.
 """
 
 import json
@@ -13,16 +13,22 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from adapters.models.catalogue import AUTO, DLIB, VGGFACE2, check_dlib, model_id
+from adapters import atomic_file
+from adapters.models.catalogue import AUTO, DLIB, VGGFACE2, KnownModel, check_dlib, model_id
+from adapters.models.checksums import matches, sha256_of
 from pipeline.errors import SetupError
 
+#: The folder of MTCNN, the face detector that all recognisers share.
 DETECTOR: Final = "detector"
 FILES: Final = "files"
 MANIFEST: Final = "manifest.json"
-#: Raised with every change to the graphs, the manifest or the catalogue: `get` makes again what another one made.
+#: Version of what `install` builds. Increase it when the graphs, the manifest or the catalogue change: `install` then
+#: rebuilds older models.
 BUILDER: Final = 2
+#: Permissions of the files in the folder: a container's user reads them too.
+FILE_MODE: Final = 0o644
 
-_DLIB_NOTE = "dlib is used, for vggface2 is not installed; to change that, run: faceq models get vggface2"
+_DLIB_NOTE = "dlib is used because vggface2 is not installed; to install it, run: faceq models get vggface2"
 
 
 @dataclass(frozen=True)
@@ -32,17 +38,17 @@ class InstalledModel:
     Parameters
     ----------
     id : str
-        `vggface2`, `casia-webface`, `dlib`, `stand-in`, or `file-` and 8 hex digits of the file's SHA-256.
+        `vggface2`, `casia-webface`, `dlib`, `stand-in`, or `file-` and 8 hex digits of the weight file's SHA-256.
     preprocessing, dimensions, threshold
-        As `pipeline.ports.FaceEmbedder` says.
+        As in `pipeline.ports.FaceEmbedder`.
     licence, source : str
         Of the weights.
     sha256 : str
-        Of the weights, 64 hex digits; of the graph where there is no weight file.
+        Of the weights, 64 hex digits; of the graph if the model has no weight file.
     files : Mapping of str to Path
         InceptionResnetV1: `onnx`, and `weights` (a .pt file; the stand-in has none). dlib: `recognition`, `landmarks`.
     note : str
-        Why `auto` is not vggface2, and what to do about it, in one line; else empty.
+        One line that says why `auto` did not choose vggface2 and what to do about it; empty if it did.
 
     """
 
@@ -59,7 +65,15 @@ class InstalledModel:
 
 @dataclass(frozen=True)
 class InstalledDetector:
-    """MTCNN, ready to load: `files` holds the graphs `pnet`, `rnet` and `onet`, all in `folder`."""
+    """MTCNN, ready to load.
+
+    Parameters
+    ----------
+    folder : Path
+    files : Mapping of str to Path
+        The graphs `pnet`, `rnet` and `onet`, all in `folder`.
+
+    """
 
     folder: Path
     files: Mapping[str, Path]
@@ -71,13 +85,13 @@ def installed_model(name: str, cache: Path) -> InstalledModel:
     Parameters
     ----------
     name : str
-        An id, the path of a weight file that `get` was given, or `auto`: vggface2 if it is installed, else dlib.
+        An id, the path of a weight file that was installed, or `auto`: vggface2 if it is installed, otherwise dlib.
     cache : Path
 
     Raises
     ------
     SetupError
-        It is not installed, or not whole; the message names the command that mends it.
+        The model is not installed or is damaged; the message names the command that repairs it.
 
     """
     if name == AUTO:
@@ -105,16 +119,72 @@ def installed_model(name: str, cache: Path) -> InstalledModel:
 
 
 def installed_detector(cache: Path) -> InstalledDetector:
-    """Find MTCNN in the cache. Raises SetupError if it is not installed or not whole."""
+    """Find MTCNN in the cache. Raises SetupError if it is not installed or is damaged."""
     return InstalledDetector(cache / DETECTOR, _paths(read_manifest(DETECTOR, cache), cache))
 
 
+def is_intact(model: str, cache: Path) -> bool:
+    """Read every byte of an installed model, or of `DETECTOR`; return whether its files have the manifest's SHA-256.
+
+    Raises SetupError if it is not installed.
+    """
+    try:
+        files = read_manifest(model, cache)["files"].values()
+        return all(matches(cache / file["path"], file["size"], file["sha256"]) for file in files)
+    except KeyError:  # a manifest without hashes
+        return False
+
+
+def write_manifest(model: str, facts: Mapping[str, str | int | float], files: Mapping[str, Path], cache: Path) -> None:
+    """Record a model as installed, after all its files.
+
+    Parameters
+    ----------
+    model : str
+        The model's id, or `DETECTOR`.
+    facts : Mapping
+        What the manifest says about the model; see `recogniser_facts`.
+    files : Mapping of str to Path
+        The files to load, all in `cache`.
+    cache : Path
+
+    """
+    records = {
+        key: {"path": path.relative_to(cache).as_posix(), "size": path.stat().st_size, "sha256": sha256_of(path)}
+        for key, path in files.items()
+    }
+    manifest = {"builder": BUILDER, "id": model, **facts, "files": records}
+    write_file(cache / model / MANIFEST, f"{json.dumps(manifest, indent=2)}\n".encode())
+
+
+def recogniser_facts(known: KnownModel, weights: Path) -> dict[str, str | int | float]:
+    """Return what a recogniser's manifest says about it."""
+    return {
+        "preprocessing": known.preprocessing,
+        "dimensions": known.dimensions,
+        "threshold": known.threshold,
+        "licence": known.licence,
+        "source": known.source,
+        "sha256": sha256_of(weights),
+    }
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file of the cache atomically."""
+    atomic_file.write(path, content, mode=FILE_MODE)
+
+
 def read_manifest(model: str, cache: Path) -> dict[str, Any]:
-    """Return a manifest whose files are there in their size. Raises SetupError if there is none."""
+    """Return the manifest of a model or of `DETECTOR` whose files exist and have the right size.
+
+    Raises SetupError if there is none.
+    """
     try:
         manifest = json.loads((cache / model / MANIFEST).read_text("utf-8"))
         if manifest["builder"] != BUILDER:
-            raise SetupError("older_model", f"The model '{model}' was made by another version. Run: {_command(model)}")
+            raise SetupError(
+                "older_model", f"Another version of faceq built the model '{model}'. Run: {_command(model)}"
+            )
         if any((cache / file["path"]).stat().st_size != file["size"] for file in manifest["files"].values()):
             raise _broken(model)
     except FileNotFoundError:
@@ -131,9 +201,9 @@ def _paths(manifest: dict[str, Any], cache: Path) -> Mapping[str, Path]:
 
 
 def _broken(model: str) -> SetupError:
-    return SetupError("broken_model", f"The files of the model '{model}' are not whole. Run: {_command(model)}")
+    return SetupError("broken_model", f"Files of the model '{model}' are damaged or missing. Run: {_command(model)}")
 
 
 def _command(model: str) -> str:
-    """Return what mends a model; each `get` also mends the detector."""
+    """Return the command that repairs a model; installing any model also repairs the detector."""
     return "faceq models get" if model == DETECTOR else f"faceq models get {model}"

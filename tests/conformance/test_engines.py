@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
+from adapters.models.fetch import package_file
 from adapters.models.installed import InstalledModel, installed_detector, installed_model
+from adapters.models.published import ASTRONAUT, GRACE_HOPPER
 from adapters.settings import Paths
 from pipeline.embed import PREPROCESSINGS, cut
 from pipeline.errors import SetupError

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.models.fetch import ASTRONAUT, package_file
+from adapters.models.fetch import package_file
+from adapters.models.published import ASTRONAUT
 from adapters.settings import Paths
 from tests.deploy.cloud import Cloud
 from tests.deploy.rehearsal import CALLS, DEPLOY, REHEARSAL, ROOT, Terminal, commands, write_into

@@ -19,7 +19,9 @@ import pytest
 import requests
 
 from adapters.models.catalogue import DLIB, STAND_IN
-from adapters.models.fetch import RIE, digest, package_files
+from adapters.models.checksums import sha256_of
+from adapters.models.fetch import package_files
+from adapters.models.published import RIE
 from adapters.settings import Paths
 from deploy.function_image import PROMISED_BYTES, revision
 from local.free_ports import free_ports
@@ -215,7 +217,7 @@ def test_a_wrong_handler_gives_a_message_of_one_line(built: Built, command: tupl
 
 def test_the_emulator_is_the_pinned_one(built: Built) -> None:
     cache = Paths.from_environment({}).models
-    pinned = {digest(path) for path in package_files(RIE, cache)}
+    pinned = {sha256_of(path) for path in package_files(RIE, cache)}
     inside = built.run("/usr/local/bin/aws-lambda-rie", options=("--entrypoint", "sha256sum")).stdout.split()[0]
     assert inside in pinned
 

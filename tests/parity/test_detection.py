@@ -9,8 +9,9 @@ import pytest
 from PIL import Image as Pillow
 
 from adapters import engine_onnx
-from adapters.models.fetch import ASTRONAUT, GRACE_HOPPER, package_file
+from adapters.models.fetch import package_file
 from adapters.models.installed import installed_detector
+from adapters.models.published import ASTRONAUT, GRACE_HOPPER
 from pipeline.images import decode
 from pipeline.ports import Face, FaceDetector, Image
 

