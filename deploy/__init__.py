@@ -1,1 +1,1 @@
-"""Promotion to AWS. `template.yaml` is the one description of the service that AWS and `local` both read."""
+"""Promotion to AWS: plan, deploy, roll back. `template.yaml` describes the service, for AWS and for `local` alike."""

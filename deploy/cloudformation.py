@@ -8,7 +8,6 @@ already, because an earlier command was interrupted or someone else deploys, thi
 Statuses: CloudFormation user guide, "Stack status codes".
 """
 
-import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -216,12 +215,6 @@ class Stack:
     def exists(self) -> bool:
         """Return whether the stack exists, in whatever state. Raises FaceqError."""
         return self._describe() is not None
-
-    def template(self) -> str:
-        """Return the template that the stack was last deployed with. Raises FaceqError."""
-        with translated_aws_errors():
-            body: object = self._client.get_template(StackName=self.name, TemplateStage="Original")["TemplateBody"]
-        return body if isinstance(body, str) else json.dumps(body)
 
     def wait_until_stable(self, on_event: Callable[[StackEvent], None]) -> StackDescription | None:
         """Wait until no change of the stack is in progress, and return its state then.

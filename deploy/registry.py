@@ -69,19 +69,13 @@ class PushedImage:
     ----------
     repository : str
         The repository's URI, `<account>.dkr.ecr.<region>.amazonaws.com/<name>`.
-    tag : str
-        First 12 hex digits of the image's id.
     digest : str
         Digest of the manifest, `sha256:` and 64 hex digits.
-    was_present : bool
-        Whether the repository had the image already, so that nothing was pushed.
 
     """
 
     repository: str
-    tag: str
     digest: str
-    was_present: bool
 
     @property
     def uri(self) -> str:
@@ -130,11 +124,10 @@ def push(image: str, repository_uri: str, ecr: "BaseClient", progress: PushProgr
         local = _image(client, image)
         tag = tag_of(str(local.id))
         digest = _digest_of(tag, repository_uri, ecr)
-        was_present = digest is not None
         if digest is None:
             digest = _push(client, local, repository_uri, tag, ecr, progress)
         _verify(str(local.id), digest, repository_uri, ecr)
-        return PushedImage(repository_uri, tag, digest, was_present)
+        return PushedImage(repository_uri, digest)
 
 
 def tag_of(image_id: str) -> str:
