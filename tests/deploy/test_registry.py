@@ -1,9 +1,7 @@
 """Pushing an image to a real registry, which is behind the fake AWS's ECR."""
 
-import io
 import json
 import subprocess
-import tarfile
 import uuid
 from collections.abc import Iterator
 
@@ -14,6 +12,7 @@ from deploy.registry import PushedImage
 from pipeline.errors import SetupError
 from tests.aws_server import ACCOUNT
 from tests.deploy.cloud import Cloud
+from tests.deploy.tiny_images import build_image, remove_image
 
 pytestmark = pytest.mark.docker
 
@@ -33,8 +32,8 @@ class RecordedProgress:
         return {status for _, status, _, _ in self.messages}
 
 
-def docker(*arguments: str, content: bytes | None = None) -> str:
-    done = subprocess.run(["docker", *arguments], input=content, capture_output=True, check=True)
+def docker(*arguments: str) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, check=True)
     return done.stdout.decode().strip()
 
 
@@ -46,15 +45,9 @@ def image_id(image: str) -> str:
 def image() -> Iterator[str]:
     """A tiny image of one file, which no other test uses."""
     tag = f"faceq-test-{uuid.uuid4().hex[:8]}:one"
-    context = io.BytesIO()
-    with tarfile.open(fileobj=context, mode="w") as archive:
-        for name, text in {"Dockerfile": "FROM scratch\nCOPY file /file\n", "file": tag}.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(text)
-            archive.addfile(entry, io.BytesIO(text.encode()))
-    docker("build", "--quiet", "--provenance=false", "--sbom=false", "--tag", tag, "-", content=context.getvalue())
+    build_image(tag)
     yield tag
-    docker("image", "rm", "--force", tag)
+    remove_image(tag)
 
 
 @pytest.fixture
