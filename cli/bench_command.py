@@ -21,7 +21,7 @@ from rich.table import Table
 from adapters.models.fetch import package_file
 from adapters.models.published import ASTRONAUT, GRACE_HOPPER
 from adapters.settings import Paths
-from cli.progress import counting
+from cli.progress import progress_bar
 from cli.target_options import Profile, Region, StackName, Target, Where, service_client
 from client.deployed_stack import STACK
 from client.frames import Frame, frames
@@ -97,7 +97,7 @@ def bench(
         )
     outcomes: list[Outcome] = []
     began = time.monotonic()
-    with counting() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("sending", total=count)
         for outcome in client.send(islice(cycle(sent), count), concurrency, timeout):
             outcomes.append(outcome)

@@ -1,10 +1,8 @@
-"""`faceq people`: who is recognised."""
+"""`faceq people`: enrol, list, rename and remove the people that faceq recognises."""
 
 import json
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -15,12 +13,20 @@ from rich.table import Table
 
 from adapters.artifacts_directory import DirectoryStore
 from adapters.settings import ModelSettings, Paths
-from cli.progress import counting
+from cli.people_view import (
+    difference_as_json,
+    gallery_as_json,
+    photos,
+    show_difference,
+    show_enrolments,
+    show_warning,
+    summary,
+)
 from cli.target_options import Profile, Region, StackName, Target, Where, deployed_gallery
 from client.deployed_stack import STACK
-from client.enrolment import Enrolment, GalleryStore, course_gallery, enrol, import_gallery, photo_files
-from client.enrolment import renew as renewed
-from client.gallery_transfer import Changes, changes, copy
+from client.enrolment import GalleryStore, enrol, gallery_from_file, import_gallery, photo_files
+from client.enrolment import renew as enrol_again
+from client.gallery_transfer import copy_gallery, difference
 from pipeline import gallery_storage
 from pipeline.errors import BadInput, FaceqError
 from pipeline.gallery import Gallery, person_name
@@ -28,7 +34,7 @@ from pipeline.gallery_storage import PHOTO_PREFIX
 from pipeline.ports import FaceDetector, FaceEmbedder
 
 app = typer.Typer(
-    help="Enrol, list, rename and remove the people that are recognised, here or on AWS.",
+    help="Enrol, list, rename and remove the people that faceq recognises, on this machine or on AWS.",
     epilog="Start with: faceq people add 'Grace Hopper' grace.jpg more-photos/",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -36,17 +42,18 @@ app = typer.Typer(
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+_Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 
 @app.command("add", epilog="Example: faceq people add 'Grace Hopper' grace.jpg more-photos/")
 def add(
     name: _Name,
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PHOTO...", help="Photos, and folders of them.", show_default=False)
+        list[Path], typer.Argument(metavar="PHOTO...", help="Photos, or folders of photos.", show_default=False)
     ],
     largest: Annotated[
-        bool, typer.Option("--largest", help="Of several faces in a photo, take the largest; else it is refused.")
+        bool,
+        typer.Option("--largest", help="Enrol the largest face of a photo that shows several, instead of refusing it."),
     ] = False,
     keep_photos: Annotated[
         bool, typer.Option("--keep-photos", help="Keep a copy of each photo with the gallery, until NAME is removed.")
@@ -56,11 +63,11 @@ def add(
     region: Region = None,
     profile: Profile = None,
 ) -> None:
-    """Enrol a person, or add photos to one.
+    """Enrol a person, or add photos to a person.
 
-    A photo that cannot be used is named with the reason, the others go on. Exit code 1 if there was one.
+    If a photo cannot be used, faceq says why and continues with the others. Exit code 1 if it refused a photo.
     """
-    from adapters import wiring  # the networks' runtime: the other commands do without
+    from adapters import wiring  # loads the networks' runtime, which the other commands do not need
 
     person = person_name(name)
     files = photo_files(paths)
@@ -91,17 +98,17 @@ def add_photos(
     largest: bool,
     keep_photos: bool,
 ) -> int:
-    """Enrol `files`, telling how it goes; return how many were refused."""
-    outcomes = enrol(
+    """Enrol `files` and show the progress; return how many were refused."""
+    enrolments = enrol(
         person, files, store, detector, embedder, max_pixels=max_pixels, largest=largest, keep_photos=keep_photos
     )
-    added, had, refused = _told(f"enrolling {person}", len(files), outcomes)
-    counts = [f"{_photos(added)} enrolled"]
-    counts += [f"{had} enrolled before"] if had else []
-    counts += [f"{refused} refused"] if refused else []
-    print(f"{person}: {', '.join(counts)} (model {embedder.model})")
-    _warn(gallery_storage.load(store))
-    return refused
+    counts = show_enrolments(f"enrolling {person}", len(files), enrolments)
+    parts = [f"{photos(counts.added)} enrolled"]
+    parts += [f"{counts.enrolled_before} enrolled before"] if counts.enrolled_before else []
+    parts += [f"{counts.refused} refused"] if counts.refused else []
+    print(f"{person}: {', '.join(parts)} (model {embedder.model})")
+    show_warning(gallery_storage.load(store))
+    return counts.refused
 
 
 @app.command("renew", epilog="Example: FACEQ_MODEL=vggface2 faceq people renew")
@@ -111,9 +118,9 @@ def renew(
     region: Region = None,
     profile: Profile = None,
 ) -> None:
-    """Enrol everybody again with the model that is set now, from the photos that were kept (add --keep-photos).
+    """Enrol everyone again with the current model, from the photos that were kept (see `add --keep-photos`).
 
-    If a photo cannot be used, nothing is changed, and the exit code is 1.
+    If a photo cannot be used, faceq changes nothing and exits with code 1.
     """
     from adapters import wiring
 
@@ -124,14 +131,15 @@ def renew(
 
 
 def renew_photos(store: GalleryStore, detector: FaceDetector, embedder: FaceEmbedder, *, max_pixels: int) -> int:
-    """Enrol everybody again, telling how it goes; return how many photos were refused."""
+    """Enrol everyone again and show the progress; return how many photos were refused."""
     total = len(_gallery(store).photos)
-    added, _, refused = _told("enrolling again", total, renewed(store, detector, embedder, max_pixels=max_pixels))
-    if refused:
-        print(f"faceq: nothing is changed: {refused} of {_photos(total)} were refused", file=sys.stderr)
+    counts = show_enrolments("enrolling again", total, enrol_again(store, detector, embedder, max_pixels=max_pixels))
+    if counts.refused:
+        refused = f"{counts.refused} of {photos(total)} were refused"
+        print(f"faceq: The gallery is unchanged, because {refused}.", file=sys.stderr)
     else:
-        print(f"{_photos(added)} enrolled again (model {embedder.model})")
-    return refused
+        print(f"{photos(counts.added)} enrolled again (model {embedder.model})")
+    return counts.refused
 
 
 @app.command("import", epilog="Example: faceq people import people.json")
@@ -140,7 +148,7 @@ def import_(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="What `faceq people export` wrote, or a .pt file of the form [embeddings, names].",
+            help="A file from `faceq people export`, or a .pt file of the form [embeddings, names].",
             show_default=False,
         ),
     ],
@@ -149,21 +157,12 @@ def import_(
     region: Region = None,
     profile: Profile = None,
 ) -> None:
-    """Add everybody of another gallery."""
+    """Add everyone in another gallery."""
     store = _store(target, stack, region, profile)
-    content = _read(file)
-    if content.lstrip()[:1] == b"{":
-        other = gallery_storage.import_json(content)
-    else:
-        from adapters.models.catalogue import CATALOGUE, VGGFACE2
-        from adapters.models.weights import read_gallery_file
-
-        vectors, names = read_gallery_file(content, file.name)
-        threshold = CATALOGUE[VGGFACE2].threshold
-        other = course_gallery(vectors, names, file.name, threshold)
-    joined = import_gallery(store, other)
-    print(f"{len(other.people)} people with {_photos(len(other.photos))} imported; {_summary(joined)}")
-    _warn(joined)
+    imported = gallery_from_file(_read(file), file.name)
+    joined = import_gallery(store, imported)
+    print(f"{len(imported.people)} people with {photos(len(imported.photos))} imported; {summary(joined)}")
+    show_warning(joined)
 
 
 @app.command("list", epilog="Example: faceq people list --json")
@@ -174,13 +173,10 @@ def list_(
     profile: Profile = None,
     as_json: _Json = False,
 ) -> None:
-    """List who is enrolled."""
+    """List the people who are enrolled."""
     current = gallery_storage.load(_store(target, stack, region, profile))
     if as_json:
-        people = {} if current is None else current.people
-        rows = [{"name": name, "photos": count} for name, count in people.items()]
-        about = {} if current is None else _about(current)
-        print(json.dumps({**about, "people": rows}, ensure_ascii=False))
+        print(json.dumps({"people": []} if current is None else gallery_as_json(current), ensure_ascii=False))
         return
     if current is None or not current.photos:
         print("Nobody is enrolled. Start with: faceq people add NAME PHOTO...")
@@ -189,8 +185,8 @@ def list_(
     for name, count in current.people.items():
         table.add_row(escape(name), str(count))
     Console().print(table)
-    print(f"{_summary(current)} (model {current.model}, preprocessing {current.preprocessing}, {current.version})")
-    _warn(current)
+    print(f"{summary(current)} (model {current.model}, preprocessing {current.preprocessing}, {current.version})")
+    show_warning(current)
 
 
 @app.command("show", epilog="Example: faceq people show 'Grace Hopper'")
@@ -202,22 +198,22 @@ def show(
     profile: Profile = None,
     as_json: _Json = False,
 ) -> None:
-    """Show a person's photos."""
+    """Show the photos of a person."""
     store = _store(target, stack, region, profile)
     current = _gallery(store)
     person = current.enrolled_name(name)
-    kept = set(store.names())
-    photos = [photo for photo in current.photos if photo.person == person]
+    stored = set(store.names())
+    rows = [
+        {"source": photo.source, "sha256": photo.sha256, "kept": PHOTO_PREFIX + photo.sha256 in stored}
+        for photo in current.photos
+        if photo.person == person
+    ]
     if as_json:
-        rows = [
-            {"source": photo.source, "sha256": photo.sha256, "kept": PHOTO_PREFIX + photo.sha256 in kept}
-            for photo in photos
-        ]
         print(json.dumps({"name": person, "photos": rows}, ensure_ascii=False))
         return
     table = Table("photo", "SHA-256", "kept", title=escape(person))
-    for photo in photos:
-        table.add_row(escape(photo.source), photo.sha256[:12], "yes" if PHOTO_PREFIX + photo.sha256 in kept else "no")
+    for row in rows:
+        table.add_row(escape(str(row["source"])), str(row["sha256"])[:12], "yes" if row["kept"] else "no")
     Console().print(table)
 
 
@@ -226,28 +222,28 @@ def rename(
     old: Annotated[str, typer.Argument(metavar="OLD", show_default=False)],
     new: Annotated[str, typer.Argument(metavar="NEW", show_default=False)],
     merge: Annotated[
-        bool, typer.Option("--merge", help="If somebody is called NEW already, make the two one person.")
+        bool, typer.Option("--merge", help="If someone is called NEW already, merge the two people.")
     ] = False,
     target: Target = Where.LOCAL,
     stack: StackName = STACK,
     region: Region = None,
     profile: Profile = None,
 ) -> None:
-    """Give a person another name."""
+    """Rename a person."""
     store = _store(target, stack, region, profile)
     with store.exclusive():
         current = _gallery(store)
         renamed = current.rename(old, new, merge)
         gallery_storage.save(store, renamed)
     person = person_name(new)
-    print(f"{current.enrolled_name(old)} is {person} now, with {_photos(renamed.people[person])}")
+    print(f"{current.enrolled_name(old)} is {person} now, with {photos(renamed.people[person])}")
 
 
 @app.command("remove", epilog="Example: faceq people remove 'Grace Hopper' --yes")
 def remove(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", show_default=False)] = None,
-    everybody: Annotated[
-        bool, typer.Option("--all", help="Remove the whole gallery, also one that is broken or of another model.")
+    everyone: Annotated[
+        bool, typer.Option("--all", help="Remove the whole gallery, even if it is broken or of another model.")
     ] = False,
     yes: _Yes = False,
     target: Target = Where.LOCAL,
@@ -255,17 +251,17 @@ def remove(
     region: Region = None,
     profile: Profile = None,
 ) -> None:
-    """Remove people with their vectors and kept photos."""
-    if bool(names) == everybody:
+    """Remove people, with their vectors and kept photos."""
+    if bool(names) == everyone:
         raise typer.BadParameter("Give the names of the people to remove, or --all.")
     store = _store(target, stack, region, profile)
     place = "" if target is Where.LOCAL else f" from the stack {stack} on AWS"
-    if everybody:
+    if everyone:
         if not yes:
-            typer.confirm(f"Remove everybody{place}?", abort=True)
+            typer.confirm(f"Remove everyone{place}?", abort=True)
         with store.exclusive():
             gallery_storage.clear(store)
-        print("Everybody is removed")
+        print("Everyone is removed")
         return
     people = [_gallery(store).enrolled_name(name) for name in names or ()]
     if not yes:
@@ -275,7 +271,7 @@ def remove(
         for person in dict.fromkeys(people):
             current = current.remove(person)
         gallery_storage.save(store, current)
-    print(f"{', '.join(dict.fromkeys(people))} removed; {_summary(current)}")
+    print(f"{', '.join(dict.fromkeys(people))} removed; {summary(current)}")
 
 
 @app.command("export", epilog="Example: faceq people export people.json")
@@ -287,13 +283,15 @@ def export(
     region: Region = None,
     profile: Profile = None,
 ) -> None:
-    """Write everybody into one portable file, without photos; `faceq people import` reads it."""
+    """Write everyone to one portable file, without photos. `faceq people import` reads it."""
     content = gallery_storage.export_json(_gallery(_store(target, stack, region, profile)))
     try:
         with file.open("wb" if force else "xb") as opened:
             opened.write(content)
     except FileExistsError:
-        raise BadInput("file_exists", f"{file} exists. Take another name, or replace it with --force.") from None
+        raise BadInput(
+            "file_exists", f"{file} exists already. Choose another name, or replace it with --force."
+        ) from None
     except OSError as error:
         raise BadInput("not_writable", f"{file} cannot be written: {error.strerror}.") from error
     print(f"{file} written")
@@ -301,123 +299,75 @@ def export(
 
 @app.command("push", epilog="Example: faceq people push --stack faceq")
 def push(stack: StackName = STACK, region: Region = None, profile: Profile = None, yes: _Yes = False) -> None:
-    """Make the gallery on AWS the same as the one here; the functions take it within a minute.
+    """Copy the gallery of this machine to AWS. The functions use it within a minute.
 
-    Asks before anybody there is changed or removed. A gallery of another model than the one there needs --yes.
+    faceq asks before it changes or removes anyone on AWS. Replacing a gallery of another model needs --yes.
     """
-    store = _here()
+    store = _local_gallery()
     _transfer(store, _gallery(store), deployed_gallery(stack, region, profile), f"the stack {stack} on AWS", yes)
 
 
 @app.command("pull", epilog="Example: faceq people pull --stack faceq")
 def pull(stack: StackName = STACK, region: Region = None, profile: Profile = None, yes: _Yes = False) -> None:
-    """Make the gallery here the same as the one on AWS.
+    """Copy the gallery on AWS to this machine.
 
-    Asks before anybody here is changed or removed. A gallery of another model than the one here needs --yes.
+    faceq asks before it changes or removes anyone here. Replacing a gallery of another model needs --yes.
     """
     store = deployed_gallery(stack, region, profile)
     current = gallery_storage.load(store)
     if current is None:
-        raise BadInput("nobody_enrolled", f"The stack {stack} has no gallery yet. Send yours with: faceq people push")
-    _transfer(store, current, _here(), "this machine", yes)
+        raise BadInput(
+            "nobody_enrolled", f"The stack {stack} has no gallery yet. Copy yours there with: faceq people push"
+        )
+    _transfer(store, current, _local_gallery(), "this machine", yes)
 
 
-def _transfer(source: GalleryStore, wanted: Gallery, target: GalleryStore, place: str, yes: bool) -> None:
-    shown = gallery_storage.load(target)
-    difference = changes(shown, wanted)
-    if shown is not None and difference.other_model and not yes:
+def _transfer(source: GalleryStore, gallery: Gallery, target: GalleryStore, place: str, yes: bool) -> None:
+    replaced = gallery_storage.load(target)
+    change = difference(replaced, gallery)
+    if replaced is not None and change.is_other_model and not yes:
         raise BadInput(
             "other_model",
-            f"The gallery of {place} was made with {shown.model} ({shown.preprocessing}), this one with {wanted.model} "
-            f"({wanted.preprocessing}); functions take only the one of their own model. Replace it with --yes.",
+            f"The gallery of {place} was made with {replaced.model} ({replaced.preprocessing}), this one with "
+            f"{gallery.model} ({gallery.preprocessing}). The functions accept only a gallery of their own model. "
+            "Replace it with --yes.",
         )
-    _tell(difference)
-    if difference.loses and not yes:
-        typer.confirm(f"Change the gallery of {place} so?", abort=True)
-    kept = copy(source, wanted, target, shown)
-    same = "" if difference or kept else "unchanged: "
-    copied = f"; {_photos(kept)} kept with the gallery copied" if kept else ""
-    print(f"{place}: {same}{_summary(wanted)}{copied} (model {wanted.model}, {wanted.version})")
-    _warn(wanted)
+    show_difference(change)
+    if change.is_loss and not yes:
+        typer.confirm(f"Make these changes to the gallery of {place}?", abort=True)
+    copied = copy_gallery(source, gallery, target, replaced)
+    unchanged = "" if change or copied else "unchanged: "
+    kept = f"; kept photos copied: {copied}" if copied else ""
+    print(f"{place}: {unchanged}{summary(gallery)}{kept} (model {gallery.model}, {gallery.version})")
+    show_warning(gallery)
 
 
 @app.command("diff", epilog="Example: faceq people diff --json")
 def diff(stack: StackName = STACK, region: Region = None, profile: Profile = None, as_json: _Json = False) -> None:
     """Show what `faceq people push` would change on AWS.
 
-    Exit code 0 if nothing, 1 if something, 2 if it cannot be told, as diff(1) has it.
+    Exit code 0 if it would change nothing, 1 if it would change something, 2 on failure, as diff(1) has it.
     """
     try:
-        difference = changes(
-            gallery_storage.load(deployed_gallery(stack, region, profile)), gallery_storage.load(_here())
+        change = difference(
+            gallery_storage.load(deployed_gallery(stack, region, profile)), gallery_storage.load(_local_gallery())
         )
     except FaceqError as error:
         print(f"faceq: {error.message}", file=sys.stderr)
         raise typer.Exit(2) from None
     if as_json:
-        print(json.dumps(_difference(difference), ensure_ascii=False))
+        print(json.dumps(difference_as_json(change), ensure_ascii=False))
     else:
-        _tell(difference)
-    if difference:
+        show_difference(change)
+    if change:
         raise typer.Exit(1)
 
 
-def _tell(difference: Changes) -> None:
-    """Print a line for each person and setting that changes."""
-    for name, (before, after) in difference.settings.items():
-        if before is not None and after is not None:
-            print(f"~ {name}: {before} -> {after}")
-    counts = {
-        "added": Counter(photo.person for photo in difference.photos_added),
-        "removed": Counter(photo.person for photo in difference.photos_removed),
-        "changed": Counter(person for pair in difference.photos_changed for person in {p.person for p in pair}),
-    }
-    people = [("+", difference.people_added), ("-", difference.people_removed), ("~", difference.people_changed)]
-    for sign, names in people:
-        for name in names:
-            parts = [f"{_photos(count[name])} {verb}" for verb, count in counts.items() if count[name]]
-            print(f"{sign} {name}: {', '.join(parts)}")
-
-
-def _difference(difference: Changes) -> dict[str, object]:
-    return {
-        "same": not difference,
-        "settings": {name: {"before": before, "after": after} for name, (before, after) in difference.settings.items()},
-        "people": {
-            "added": difference.people_added,
-            "removed": difference.people_removed,
-            "changed": difference.people_changed,
-        },
-        "photos": {
-            "added": [vars(photo) for photo in difference.photos_added],
-            "removed": [vars(photo) for photo in difference.photos_removed],
-            "changed": [{"before": vars(before), "after": vars(after)} for before, after in difference.photos_changed],
-        },
-    }
-
-
-def _told(title: str, total: int, outcomes: Iterable[Enrolment]) -> tuple[int, int, int]:
-    """Show the progress and name what is refused; return how many were added, were there before, were refused."""
-    added = had = refused = 0
-    with counting() as progress:
-        task = progress.add_task(escape(title), total=total)
-        for photo in outcomes:
-            progress.advance(task)
-            if photo.problem is not None:
-                refused += 1
-                print(f"faceq: {str(photo.file)!r} refused: {photo.problem}", file=sys.stderr)
-            elif photo.added:
-                added += 1
-            else:
-                had += 1
-    return added, had, refused
-
-
 def _store(target: Where, stack: str, region: str | None, profile: str | None) -> GalleryStore:
-    return _here() if target is Where.LOCAL else deployed_gallery(stack, region, profile)
+    return _local_gallery() if target is Where.LOCAL else deployed_gallery(stack, region, profile)
 
 
-def _here() -> DirectoryStore:
+def _local_gallery() -> DirectoryStore:
     return DirectoryStore(Paths.from_environment(os.environ).gallery)
 
 
@@ -433,25 +383,3 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise BadInput("not_readable", f"{file} cannot be read: {error.strerror}.") from error
-
-
-def _about(current: Gallery) -> dict[str, str | float]:
-    return {
-        "model": current.model,
-        "preprocessing": current.preprocessing,
-        "threshold": current.threshold,
-        "version": current.version,
-    }
-
-
-def _summary(current: Gallery) -> str:
-    return f"{len(current.people)} people with {_photos(len(current.photos))} are enrolled"
-
-
-def _photos(count: int) -> str:
-    return f"{count} photo" if count == 1 else f"{count} photos"
-
-
-def _warn(current: Gallery | None) -> None:
-    if current is not None and current.warning is not None:
-        print(f"faceq: warning: {current.warning}", file=sys.stderr)

@@ -1,11 +1,11 @@
-"""The bar that counts what is done."""
+"""The progress bar that counts frames or photos."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 
-def counting() -> Progress:
-    """Return a bar on the terminal that goes when it is done; nothing is shown where standard error is no terminal."""
+def progress_bar() -> Progress:
+    """Return a bar that disappears when it is complete, and that shows nothing if standard error is not a terminal."""
     console = Console(stderr=True)
     return Progress(
         SpinnerColumn(),

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.progress import counting
+from cli.progress import progress_bar
 from cli.target_options import Profile, Region, StackName, Target, Where, service_client
 from client.deployed_stack import STACK
 from client.frames import Frame, frames
@@ -45,7 +45,7 @@ def send(
     client = service_client(target, stack, region, profile)
     unanswered = 0
     table = Table("frame", "result", "faces", "distance", "ms")
-    with counting() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("sending", total=None)
 
         def counted() -> Iterator[Frame]:

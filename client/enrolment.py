@@ -1,4 +1,7 @@
-"""People into the gallery: from photos, from an exported gallery, from a file of the course's format."""
+"""Add people to a gallery: from photos, from an exported gallery, or from the original service's gallery file.
+
+The original service saved its gallery with `torch.save([embeddings, names])`, a `.pt` file.
+"""
 
 import hashlib
 import os
@@ -19,31 +22,31 @@ from pipeline.gallery import UNKNOWN_PREPROCESSING, Gallery, Photo, person_name
 from pipeline.gallery_storage import PHOTO_PREFIX
 from pipeline.ports import ArtifactStore, FaceDetector, FaceEmbedder
 
-#: Looked for in folders besides the pictures that can be read, so that they are refused aloud instead of left out.
+#: Suffixes of pictures that we cannot read. We look for them in folders too, so that we refuse and not ignore them.
 _UNREADABLE_SUFFIXES = frozenset({".heic", ".heif"})
-#: How far from 1 the length of a facenet vector may be: float32 rounding, with room for files that were converted.
+#: Largest difference from 1 of the length of a facenet vector. It covers float32 rounding and converted files.
 _UNIT_TOLERANCE = 1e-3
 
 
 class GalleryStore(ArtifactStore, Protocol):
-    """A store whose writers can keep each other out."""
+    """A store with a lock for its writers."""
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Keep every other writer out until the block ends; may be nested. Raises TransientError if that fails."""
+        """Lock out other writers until the block ends. Blocks may be nested. Raises TransientError on failure."""
         ...
 
 
 @dataclass(frozen=True)
 class Enrolment:
-    """What became of one photo.
+    """The result for one photo.
 
     Parameters
     ----------
     file : Path
     added : bool
-        False if it was refused, or if the person had it already.
+        False if the photo was refused, or was enrolled before.
     problem : str or None
-        Why it was refused and what to do, in one line.
+        Why the photo was refused and what to do, in one line; None if it was not refused.
 
     """
 
@@ -53,9 +56,9 @@ class Enrolment:
 
 
 def photo_files(paths: Iterable[Path]) -> list[Path]:
-    """Return the files among `paths`, and the pictures in the folders among them, at any depth, by name.
+    """Return the files among `paths`, and the pictures in the folders among them, at any depth, sorted by name.
 
-    Raises BadInput for a folder that holds no picture. A path that does not exist is returned: `enrol` refuses it.
+    A path that does not exist is returned too; `enrol` refuses it. Raises BadInput if a folder contains no picture.
     """
     files: list[Path] = []
     for path in paths:
@@ -66,7 +69,7 @@ def photo_files(paths: Iterable[Path]) -> list[Path]:
             file for file in sorted(path.rglob("*")) if file.suffix.lower() in PICTURE_SUFFIXES | _UNREADABLE_SUFFIXES
         ]
         if not inside:
-            raise BadInput("no_photos", f"The folder {path} holds no picture. Name another one.")
+            raise BadInput("no_photos", f"The folder {path} contains no picture. Name another one.")
         files += inside
     return files
 
@@ -82,56 +85,60 @@ def enrol(
     largest: bool = False,
     keep_photos: bool = False,
 ) -> Iterator[Enrolment]:
-    """Enrol `files` one by one; each that is taken is in the gallery when it is yielded.
+    """Enrol photos of a person one by one, and yield the result of each.
+
+    When the result is yielded, the gallery in the store contains the photo.
 
     Parameters
     ----------
+    max_pixels : int
+        Refuse pictures with more pixels than this.
     largest : bool
-        Where a photo shows several faces, take the largest instead of refusing the photo.
+        If a photo shows several faces, enrol the largest instead of refusing the photo.
     keep_photos : bool
-        Keep the photo's bytes beside the gallery, until its person is removed.
+        Also keep the photo itself in the store, until its person is removed.
 
     Raises
     ------
     BadInput
-        `person` cannot be a name.
+        `person` is not a valid name.
     SetupError
-        The gallery is broken, or made with another model.
+        The gallery is broken, or was made with another model.
     TransientError
         The gallery cannot be read or written.
 
     """
     person = person_name(person)
-    known = _fitting(store, embedder)
+    current = _compatible_gallery(store, embedder)
     for file in files:
         try:
             content = file.read_bytes()
         except OSError as error:
             yield Enrolment(file, False, f"It cannot be read: {error.strerror}.")
             continue
-        photo = Photo(person, _text(file.name), hashlib.sha256(content).hexdigest())
+        photo = Photo(person, _printable(file.name), hashlib.sha256(content).hexdigest())
         try:
-            had = known.has(photo)
-            vector = None if had else embed_photo(content, detector, embedder, largest, max_pixels)
+            enrolled_before = current.has(photo)
+            vector = None if enrolled_before else embed_photo(content, detector, embedder, largest, max_pixels)
             with store.exclusive():
                 if keep_photos:
                     store.write(PHOTO_PREFIX + photo.sha256, content)
                 if vector is not None:
-                    known = _fitting(store, embedder).add([photo], vector[np.newaxis])
-                    gallery_storage.save(store, known)
+                    current = _compatible_gallery(store, embedder).add([photo], vector[np.newaxis])
+                    gallery_storage.save(store, current)
         except BadInput as error:
             yield Enrolment(file, False, error.message)
         else:
-            yield Enrolment(file, not had)
+            yield Enrolment(file, not enrolled_before)
 
 
 def renew(
     store: GalleryStore, detector: FaceDetector, embedder: FaceEmbedder, *, max_pixels: int
 ) -> Iterator[Enrolment]:
-    """Make every vector again with another model, from the photos that were kept.
+    """Compute every vector again with another model, from the photos that were kept, and yield the result of each.
 
-    Yields what became of each photo. After the last one the gallery is replaced, unless one was refused: then nothing
-    is changed. Other writers wait until then. Raises as `enrol` does, except that the gallery may be of any model.
+    After the last result we replace the gallery, or leave it as it is if any photo was refused. Other writers are
+    locked out meanwhile. Raises as `enrol` does, except that the gallery may have been made with any model.
     """
     with store.exclusive():
         current = gallery_storage.load(store)
@@ -143,7 +150,11 @@ def renew(
                 content = store.read(PHOTO_PREFIX + photo.sha256)
                 vectors.append(embed_photo(content, detector, embedder, largest=True, max_pixels=max_pixels))
             except FileNotFoundError:
-                yield Enrolment(Path(photo.source), False, f"It was not kept. Remove {photo.person}, or start anew.")
+                yield Enrolment(
+                    Path(photo.source),
+                    False,
+                    f"The photo was not kept. Remove {photo.person}, or start with a new gallery.",
+                )
             except BadInput as error:
                 yield Enrolment(Path(photo.source), False, error.message)
             else:
@@ -154,7 +165,7 @@ def renew(
 
 
 def import_gallery(store: GalleryStore, other: Gallery) -> Gallery:
-    """Add everybody of `other` to the gallery and return it. Raises as `Gallery.join`, `load` and `save` do."""
+    """Add everyone in `other` to the gallery and return the result. Raises as `Gallery.join`, `load` and `save` do."""
     with store.exclusive():
         current = gallery_storage.load(store)
         joined = other if current is None else current.join(other)
@@ -162,32 +173,60 @@ def import_gallery(store: GalleryStore, other: Gallery) -> Gallery:
     return joined
 
 
-def course_gallery(vectors: NDArray[np.float32], names: Sequence[str], source: str, threshold: float) -> Gallery:
-    """Make a gallery of what a file of the course's format holds: vectors of the vggface2 network and their names.
-
-    The format does not say how faces were cut and normalised, so the preprocessing is `unknown`. A vector that a person
-    has twice is taken once.
+def gallery_from_file(content: bytes, name: str) -> Gallery:
+    """Read an exported gallery, or the original service's gallery file.
 
     Parameters
     ----------
-    vectors : (n, 512) float32
-    names : sequence of str
-        n names; one that comes several times has several photos.
-    source : str
-        The file's name, for messages and as the photos' source.
-    threshold : float
-        Euclidean distance up to which the nearest photo gives its name.
+    content : bytes
+        The file.
+    name : str
+        The file's name, for messages.
 
     Raises
     ------
     BadInput
-        The vectors are not facenet's, a name cannot be one, or one vector has two names.
+        The file is an exported gallery that cannot be read, or its vectors are not facenet's.
+    SetupError
+        The `.pt` file is damaged, or contains something else.
+
+    """
+    if content.lstrip()[:1] == b"{":
+        return gallery_storage.import_json(content)
+    from adapters.models.catalogue import CATALOGUE, VGGFACE2
+    from adapters.models.weights import read_gallery_file
+
+    vectors, names = read_gallery_file(content, name)
+    return gallery_from_vectors(vectors, names, name, CATALOGUE[VGGFACE2].threshold)
+
+
+def gallery_from_vectors(vectors: NDArray[np.float32], names: Sequence[str], source: str, threshold: float) -> Gallery:
+    """Make a gallery from the content of the original service's file: vectors of the vggface2 network and their names.
+
+    The file does not say how faces were cropped and normalised, so the gallery's preprocessing is `unknown`. If a
+    person has the same vector twice, the gallery has it once.
+
+    Parameters
+    ----------
+    vectors : (n, 512) float32
+        Of length 1.
+    names : sequence of str
+        n names; a person with several photos has several rows.
+    source : str
+        The file's name, for messages and as the photos' source.
+    threshold : float
+        Largest Euclidean distance at which a face gets the name of the nearest photo.
+
+    Raises
+    ------
+    BadInput
+        The vectors are not facenet's, a name is not valid, or one vector has two names.
 
     """
     lengths = np.linalg.norm(vectors, axis=1)
     if vectors.shape[1:] != (512,) or not (np.abs(lengths - 1) <= _UNIT_TOLERANCE).all():
         raise BadInput(
-            "other_vectors", f"{source} does not hold 512-d vectors of length 1, so no facenet network made them."
+            "other_vectors", f"{source} does not contain 512-d vectors of length 1, so no facenet network made them."
         )
     photos = [
         Photo(name, f"{source}#{row}", hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest())
@@ -196,8 +235,8 @@ def course_gallery(vectors: NDArray[np.float32], names: Sequence[str], source: s
     return Gallery.empty("vggface2", UNKNOWN_PREPROCESSING, threshold, vectors.shape[1]).add(photos, vectors)
 
 
-def _fitting(store: GalleryStore, embedder: FaceEmbedder) -> Gallery:
-    """Return the gallery that `embedder`'s vectors can join, an empty one where nobody is enrolled."""
+def _compatible_gallery(store: GalleryStore, embedder: FaceEmbedder) -> Gallery:
+    """Return the gallery in the store, or an empty one; raise SetupError if `embedder`'s vectors do not fit in."""
     current = gallery_storage.load(store)
     if current is None or not current.photos:
         return Gallery.empty(embedder.model, embedder.preprocessing, embedder.threshold, embedder.dimensions)
@@ -205,6 +244,6 @@ def _fitting(store: GalleryStore, embedder: FaceEmbedder) -> Gallery:
     return current
 
 
-def _text(name: str) -> str:
-    """Return a file name as text that can be printed and stored, whatever bytes it is made of."""
+def _printable(name: str) -> str:
+    """Return a file name as text that can be printed and stored, even if its bytes are not UTF-8."""
     return os.fsencode(name).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Frames from what a person points at: pictures, folders of them, videos."""
+"""Frames from pictures, folders and videos."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,12 +12,16 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v"})
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture to send: its encoded bytes and the name its answer goes by.
+    """One picture to send.
 
     Parameters
     ----------
+    filename : str
+        The name under which the answer is shown; a frame of a video has its number behind it.
+    content : bytes
+        The encoded picture.
     problem : str or None
-        Why there is nothing to send in its place; `content` is empty then.
+        Why the file could not be read; then `content` is empty.
 
     """
 
@@ -27,20 +31,20 @@ class Frame:
 
 
 def frames(paths: Iterable[Path], every: int = 1) -> Iterator[Frame]:
-    """Yield the frames of each path in order: a file, each picture and video of a folder by name, a video's frames.
+    """Yield the frames of each path in order. A folder gives its pictures and videos, at any depth, sorted by name.
 
-    Every path is looked at before the first frame. A file that cannot be read is a frame with a problem, so that the
-    others are sent.
+    All paths are checked before the first frame. A file that cannot be read gives a frame with a problem, so that the
+    other files are still sent.
 
     Parameters
     ----------
     every : int
-        Of a video, take each `every`-th frame, at least 1.
+        Take every `every`-th frame of a video; at least 1.
 
     Raises
     ------
     BadInput
-        A path does not exist, or a folder holds nothing to send.
+        A path does not exist, or a folder contains no picture and no video.
 
     """
     files: list[tuple[Path, str]] = []
@@ -52,7 +56,7 @@ def frames(paths: Iterable[Path], every: int = 1) -> Iterator[Frame]:
                 if file.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES and file.is_file()
             ]
             if not inside:
-                raise BadInput("no_frames", f"The folder {path} holds no picture and no video.")
+                raise BadInput("no_frames", f"The folder {path} contains no picture and no video.")
             files += [(file, str(file.relative_to(path))) for file in inside]
         elif path.is_file():
             files.append((path, path.name))
@@ -77,21 +81,21 @@ def _file(path: Path, name: str, every: int) -> Iterator[Frame]:
 
 
 def _video(path: Path, name: str, every: int) -> Iterator[Frame]:
-    import cv2  # only videos need it here
+    import cv2  # only videos need it
 
     video = cv2.VideoCapture(str(path))
     try:
-        found = False
+        has_frame = False
         number = 0
         while video.grab():
             if number % every == 0:
                 decoded, picture = video.retrieve()
                 encoded, jpeg = cv2.imencode(".jpg", picture) if decoded else (False, None)
                 if encoded and jpeg is not None:
-                    found = True
+                    has_frame = True
                     yield Frame(f"{name}#{number}", jpeg.tobytes())
             number += 1
-        if not found:
+        if not has_frame:
             raise BadInput("no_frames", f"No frame of the video {path} can be read.")
     finally:
         video.release()

@@ -1,4 +1,4 @@
-"""A gallery from one store to another: what differs, and the copy."""
+"""Transfer a gallery from one store to another: show the difference, and copy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ from pipeline.ports import ArtifactStore
 
 
 @dataclass(frozen=True)
-class Changes:
-    """What a copy of one gallery over another does to the other.
+class GalleryDifference:
+    """What changes if one gallery replaces another.
 
     Parameters
     ----------
     people_added, people_removed, people_changed : tuple of str
-        By name, in alphabetical order; changed is who keeps the name and gets or loses photos.
+        Names in alphabetical order. People who are in both galleries, but not with the same photos, are changed.
     photos_added, photos_removed : tuple of Photo
     photos_changed : tuple of (Photo, Photo)
         Before and after: the same photo with another person, source or vector.
     settings : mapping of str to (before, after)
-        Which of model, preprocessing, threshold and dimensions change; `before` is None where there is no gallery.
+        Those of model, preprocessing, threshold and dimensions that change. A value is None if there is no gallery.
 
     """
 
@@ -43,18 +43,18 @@ class Changes:
         return bool(self.photos_added or self.photos_removed or self.photos_changed or self.settings)
 
     @property
-    def loses(self) -> bool:
-        """Return whether anything that is there goes or becomes something else."""
-        return bool(self.photos_removed or self.photos_changed or self.other_model)
+    def is_loss(self) -> bool:
+        """Whether any photo of the replaced gallery is lost or changed."""
+        return bool(self.photos_removed or self.photos_changed or self.is_other_model)
 
     @property
-    def other_model(self) -> bool:
-        """Return whether there is a gallery already, and of another model."""
+    def is_other_model(self) -> bool:
+        """Whether the replaced gallery exists and was made with another model."""
         return any(self.settings.get(name, (None,))[0] is not None for name in ("model", "preprocessing"))
 
 
-def changes(before: Gallery | None, after: Gallery | None) -> Changes:
-    """Return what makes `after` of `before`; None is no gallery."""
+def difference(before: Gallery | None, after: Gallery | None) -> GalleryDifference:
+    """Return what changes if `after` replaces `before`; None stands for no gallery."""
     old, new = _rows(before), _rows(after)
     changed = [
         sha256
@@ -64,64 +64,67 @@ def changes(before: Gallery | None, after: Gallery | None) -> Changes:
     added = [photo for sha256, (photo, _) in new.items() if sha256 not in old]
     removed = [photo for sha256, (photo, _) in old.items() if sha256 not in new]
     pairs = [(old[sha256][0], new[sha256][0]) for sha256 in changed]
-    old_people, new_people = (set() if one is None else set(one.people) for one in (before, after))
+    old_people, new_people = (set() if gallery is None else set(gallery.people) for gallery in (before, after))
     touched = {photo.person for photo in (*added, *removed, *(photo for pair in pairs for photo in pair))}
-    about = {name: (_about(before).get(name), _about(after).get(name)) for name in _about(before) | _about(after)}
-    return Changes(
+    old_settings, new_settings = _settings(before), _settings(after)
+    settings = {name: (old_settings.get(name), new_settings.get(name)) for name in old_settings | new_settings}
+    return GalleryDifference(
         people_added=_sorted(new_people - old_people),
         people_removed=_sorted(old_people - new_people),
         people_changed=_sorted(old_people & new_people & touched),
         photos_added=tuple(added),
         photos_removed=tuple(removed),
         photos_changed=tuple(pairs),
-        settings={name: values for name, values in about.items() if values[0] != values[1]},
+        settings={name: values for name, values in settings.items() if values[0] != values[1]},
     )
 
 
-def copy(source: ArtifactStore, wanted: Gallery, target: GalleryStore, shown: Gallery | None) -> int:
-    """Make `wanted`, the gallery of `source`, the gallery of `target`; return how many kept photos went with it.
+def copy_gallery(source: ArtifactStore, gallery: Gallery, target: GalleryStore, replaced: Gallery | None) -> int:
+    """Copy a gallery with its kept photos to another store; return how many photos were copied.
 
-    Photos that `target` keeps already are left, also those that `source` does not keep.
+    Photos that `target` keeps already stay there, even if `source` does not keep them.
 
     Parameters
     ----------
-    shown : Gallery or None
-        What is expected in `target`: what somebody agreed to lose.
+    gallery : Gallery
+        The gallery in `source`.
+    replaced : Gallery or None
+        The gallery that the caller expects in `target`, and that the user has agreed to replace.
 
     Raises
     ------
     TransientError
-        A store cannot be reached, or `target` holds another gallery than `shown`. Nothing is changed then, except
-        that photos may have been copied.
+        A store cannot be reached, or the gallery in `target` is not `replaced`. Then the gallery in `target` has not
+        changed, but photos may have been copied.
 
     """
     with target.exclusive():
-        found = gallery_storage.load(target)
-        if (found and found.version) != (shown and shown.version):
+        current = gallery_storage.load(target)
+        if (current and current.version) != (replaced and replaced.version):
             raise TransientError("gallery_busy", "The gallery was changed meanwhile. Run the same command again.")
-        kept = {PHOTO_PREFIX + photo.sha256 for photo in wanted.photos} & set(source.names())
+        kept = {PHOTO_PREFIX + photo.sha256 for photo in gallery.photos} & set(source.names())
         missing = sorted(kept - set(target.names()))
         for name in missing:
             target.write(name, source.read(name))
-        if found is None or found.version != wanted.version:
-            gallery_storage.save(target, wanted)
+        if current is None or current.version != gallery.version:
+            gallery_storage.save(target, gallery)
     return len(missing)
 
 
-def _rows(one: Gallery | None) -> dict[str, tuple[Photo, NDArray[np.float32]]]:
-    if one is None:
+def _rows(gallery: Gallery | None) -> dict[str, tuple[Photo, NDArray[np.float32]]]:
+    if gallery is None:
         return {}
-    return {photo.sha256: (photo, vector) for photo, vector in zip(one.photos, one.vectors, strict=True)}
+    return {photo.sha256: (photo, vector) for photo, vector in zip(gallery.photos, gallery.vectors, strict=True)}
 
 
-def _about(one: Gallery | None) -> dict[str, str | float]:
-    if one is None:
+def _settings(gallery: Gallery | None) -> dict[str, str | float]:
+    if gallery is None:
         return {}
     return {
-        "model": one.model,
-        "preprocessing": one.preprocessing,
-        "threshold": one.threshold,
-        "dimensions": one.dimensions,
+        "model": gallery.model,
+        "preprocessing": gallery.preprocessing,
+        "threshold": gallery.threshold,
+        "dimensions": gallery.dimensions,
     }
 
 

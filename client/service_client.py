@@ -1,7 +1,7 @@
-"""The service as its client sees it: post a frame to the function URL, find its answer on the response queue.
+"""A client of the service: posts frames to the function URL and collects their answers from the response queue.
 
-Several clients may poll one queue: an answer to somebody else is left alone and comes back to the queue when its
-short visibility timeout ends.
+Several clients may poll one queue. An answer for another client is not deleted, and the queue delivers it again when
+its short visibility timeout ends.
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import uuid4
 
 import requests
@@ -19,14 +19,14 @@ import requests
 from client.frames import Frame
 from pipeline.messages import FrameRequest, Json
 
-#: The longest that SQS holds a receive call open is 20 s; a shorter call lets a timeout end a command sooner.
-POLL_SECONDS = 5
-#: Answers of HTTP that mean "not accepted, try again": throttled, queue out of reach.
-TRY_AGAIN = frozenset({429, 503})
-#: What HTTP 403 means, which a function URL answers before any code runs.
+#: How long one receive call may wait for messages. SQS allows 20 s; with shorter calls a command ends sooner.
+POLL_SECONDS: Final = 5
+#: HTTP status codes after which we post the frame again: throttled, queue not reachable.
+RETRIED_STATUS_CODES: Final = frozenset({429, 503})
+#: What we add to HTTP 403, which a function URL answers before any of our code runs.
 #: (Lambda developer guide, "Control access to Lambda function URLs": both actions since October 2025)
-FORBIDDEN = (
-    "Who calls needs the permissions lambda:InvokeFunctionUrl and lambda:InvokeFunction, on the function's alias live."
+FORBIDDEN: Final = (
+    "The caller needs the permissions lambda:InvokeFunctionUrl and lambda:InvokeFunction on the function's alias live."
 )
 
 
@@ -40,30 +40,30 @@ class ResponseQueue(Protocol):
         MaxNumberOfMessages: int,
         WaitTimeSeconds: int,
     ) -> dict[str, list[dict[str, str]]]:
-        """Return at most so many messages."""
+        """Return up to `MaxNumberOfMessages` messages; wait for the first one if there are none."""
         ...
 
     def delete_message(self, *, QueueUrl: str, ReceiptHandle: str) -> object:
-        """Take a message off the queue."""
+        """Delete a message."""
         ...
 
     def change_message_visibility(self, *, QueueUrl: str, ReceiptHandle: str, VisibilityTimeout: int) -> object:
-        """Show a received message to others after so many seconds."""
+        """Let the queue deliver a received message again after so many seconds."""
         ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one frame.
+    """The result for one frame.
 
     Parameters
     ----------
     answer : dict or None
-        The message from the response queue, None if the frame was not sent or refused, or no answer came in time.
+        The message from the response queue. None if the frame was not sent, or was refused, or no answer came in time.
     problem : str or None
-        Why there is no answer.
+        Why there is no answer; None if there is one.
     milliseconds : float
-        From the start of the post to the answer in hand.
+        From the start of the post until we had the answer.
 
     """
 
@@ -86,9 +86,9 @@ class ServiceClient:
     ----------
     function_url, response_queue_url : str
     sqs : ResponseQueue
-        boto3's client; used by one thread at a time.
+        boto3's client. Only one thread uses it at a time.
     auth : requests.auth.AuthBase or None
-        Signs the posts, as a function URL of auth type AWS_IAM wants it.
+        Signs the posts, for a function URL with auth type AWS_IAM.
 
     """
 
@@ -107,30 +107,31 @@ class ServiceClient:
         self._taking = threading.Lock()
         self._session = requests.Session()
         self._session.auth = auth
-        # AWS's function URLs are all https and may lie behind a proxy. A proxy variable must not catch what goes to
-        # this machine.
+        # Function URLs on AWS are always https, and may only be reachable through a proxy. Posts to this machine must
+        # not go to a proxy.
         self._session.trust_env = function_url.startswith("https://")
         self._queue_problem = ""
 
     def send(self, frames: Iterable[Frame], concurrency: int = 4, timeout_seconds: float = 60) -> Iterator[Outcome]:
-        """Send each frame and yield its outcome as it comes, at most `concurrency` frames unanswered at a time.
+        """Send each frame and yield its outcome as soon as there is one.
 
-        `frames` is read only as fast as answers come, so a long video does not fill the memory.
+        At most `concurrency` frames are unanswered at a time. We read `frames` only as fast as answers arrive, so a
+        long video does not fill the memory.
         """
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=concurrency))
-        with self._polling(), ThreadPoolExecutor(concurrency) as pool, self._giving_up():
+        with self._polling(), ThreadPoolExecutor(concurrency) as pool, self._cancelling_waits():
             running: set[Future[Outcome]] = set()
             for frame in frames:
                 if len(running) == concurrency:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     yield from (future.result() for future in done)
-                running.add(pool.submit(self._one, frame, timeout_seconds))
+                running.add(pool.submit(self._outcome_of, frame, timeout_seconds))
             while running:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
 
-    def _one(self, frame: Frame, timeout_seconds: float) -> Outcome:
+    def _outcome_of(self, frame: Frame, timeout_seconds: float) -> Outcome:
         request_id = str(uuid4())
         started = time.monotonic()
 
@@ -153,7 +154,7 @@ class ServiceClient:
             del self._waiting[request_id]
 
     def _post(self, request: FrameRequest, deadline: float) -> str | None:
-        """Post until accepted; return why not otherwise."""
+        """Post a frame until it is accepted; return None then, or else the reason why it was not."""
         body = request.to_json().encode()
         pause = 0.1
         while True:
@@ -168,7 +169,7 @@ class ServiceClient:
                 return f"the function URL {self._function_url} cannot be reached ({type(error).__name__})"
             if response.status_code == 200:
                 return None
-            if response.status_code not in TRY_AGAIN or time.monotonic() + pause > deadline:
+            if response.status_code not in RETRIED_STATUS_CODES or time.monotonic() + pause > deadline:
                 return f"HTTP {response.status_code}: {_reason(response)}"
             time.sleep(pause)
             pause = min(2 * pause, 2.0)
@@ -182,12 +183,12 @@ class ServiceClient:
             yield
         finally:
             stop.set()
-            with self._taking:  # a poll that runs may be left alone, an answer that is being deleted may not
+            with self._taking:  # a poll may go on by itself, but the deletion of an answer must be finished
                 pass
 
     @contextmanager
-    def _giving_up(self) -> Iterator[None]:
-        """When the block ends, by Ctrl-C too, end all waits for answers: the pool would see each to its timeout."""
+    def _cancelling_waits(self) -> Iterator[None]:
+        """Cancel all waits for answers when the block ends, even by Ctrl-C. The pool would wait for every timeout."""
         try:
             yield
         finally:
@@ -203,7 +204,7 @@ class ServiceClient:
                 )
                 with self._taking:
                     for message in received.get("Messages", []):
-                        if stop.is_set():  # all answers are in: what this last poll took is for others
+                        if stop.is_set():  # we have all our answers, so this message is for another client
                             self._sqs.change_message_visibility(
                                 QueueUrl=self._queue_url, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=0
                             )
@@ -211,7 +212,7 @@ class ServiceClient:
                             self._take(message)
                 pause = 0.1
                 self._queue_problem = ""
-            except Exception as error:  # noqa: BLE001 - boto3 has no one base class; a frame without answer says it
+            except Exception as error:  # noqa: BLE001 - boto3's errors have no common base class; an unanswered frame reports this one
                 self._queue_problem = f"; the response queue cannot be read: {error}"
                 stop.wait(pause)
                 pause = min(2 * pause, 2.0)
@@ -221,7 +222,7 @@ class ServiceClient:
             answer = json.loads(message["Body"])
             request_id = answer["request_id"]
         except (ValueError, TypeError, KeyError, RecursionError):
-            return  # not an answer, so not ours
+            return  # not an answer, so not one of ours
         if not isinstance(request_id, str) or request_id not in self._own:
             return
         waiting = self._waiting.get(request_id)
@@ -233,8 +234,8 @@ class ServiceClient:
 def _reason(response: requests.Response) -> str:
     try:
         fields = response.json()
-        reason = str(fields["Message"] if "Message" in fields else fields["message"])  # the URL itself says Message
+        reason = str(fields["Message"] if "Message" in fields else fields["message"])  # function URLs write Message
     except (ValueError, TypeError, KeyError):
         reason = response.text[:200]
-    # A signature that is too old or a token that has expired is 403 too, and its own words say so.
+    # An expired signature or token is 403 too, but the reason says so, and permissions would not help.
     return f"{reason} {FORBIDDEN}" if response.status_code == 403 and "Forbidden" in reason else reason

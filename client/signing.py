@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 
 
 class SigV4(requests.auth.AuthBase):
-    """Signs each request, its body's hash included, as the person whose session it is; for several threads at once.
+    """Signs requests with the credentials of a session. The signature covers the hash of the body.
 
-    A request that is sent again is signed anew, with credentials that are refreshed when they are about to expire.
-    (Lambda developer guide, "Invoking Lambda function URLs": Signature Version 4 for the service `lambda`)
+    A request that is sent again gets a new signature. Credentials are refreshed when they are about to expire. Several
+    threads may share an instance. (Lambda developer guide, "Invoking Lambda function URLs": Signature Version 4 for the
+    service `lambda`)
 
     Parameters
     ----------
     session : boto3.Session
-        Has a region, the function's.
+        With the function's region.
 
     """
 
@@ -29,8 +30,8 @@ class SigV4(requests.auth.AuthBase):
         self._session = session
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the signature's headers. Raises FaceqError (see adapters.aws_errors) without valid credentials."""
-        # Only what no proxy changes is signed: the content type, the host, the time and the body.
+        """Add the headers of the signature. Raises FaceqError (see adapters.aws_errors) without valid credentials."""
+        # We sign only what no proxy changes: the content type, the host, the time and the body.
         headers = {name: value for name, value in request.headers.items() if name.lower() == "content-type"}
         signed = AWSRequest(method=request.method, url=request.url, data=request.body or b"", headers=headers)
         with translated_aws_errors():

@@ -32,7 +32,7 @@ from botocore.exceptions import ClientError
 from adapters.artifacts_directory import DirectoryStore
 from adapters.aws_errors import translated_aws_errors
 from client.deployed_stack import Deployed
-from client.gallery_transfer import copy
+from client.gallery_transfer import copy_gallery
 from deploy import registry
 from deploy.cloudformation import StackEvent, StackFailedError
 from deploy.planning import DeployRequest, Plan, people_count
@@ -244,7 +244,7 @@ class Promotion:
         local = gallery_storage.load(source)
         if local is not None and gallery_storage.load(store) is None:
             self._listener.step(f"copy the gallery of {people_count(local)} to the bucket")
-            copy(source, local, store, None)
+            copy_gallery(source, local, store, None)
 
     def _deploy_release(self, release: Release, digest: str, smoke_test: SmokeTest) -> DeployResult:
         """Change the main stack to a release, and test it."""

@@ -209,7 +209,7 @@ def test_a_name_that_cannot_be_one_is_refused_before_any_network_is_loaded(
 def test_a_folder_without_a_picture_is_refused(faceq_people: Callable[..., Result], photos: Path) -> None:
     refused = faceq_people("add", "Ada", str(photos)).exception
     assert isinstance(refused, BadInput)
-    assert "holds no picture" in refused.message
+    assert "contains no picture" in refused.message
 
 
 def test_the_list_says_who_is_there_and_how_to_begin(

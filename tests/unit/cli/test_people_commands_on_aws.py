@@ -107,7 +107,7 @@ def test_a_gallery_is_pushed_with_its_kept_photos_and_only_once(
     assert pushed.stdout.splitlines() == [
         "+ Ada: 1 photo added",
         "+ Bo: 1 photo added",
-        f"the stack {stack} on AWS: 2 people with 2 photos are enrolled; 1 photo kept with the gallery copied "
+        f"the stack {stack} on AWS: 2 people with 2 photos are enrolled; kept photos copied: 1 "
         f"(model dlib, {gallery_with(ADA, BO).version})",
     ]
     assert enrolled(there) == {"Ada": 1, "Bo": 1}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from client.enrolment import course_gallery
+from client.enrolment import gallery_from_vectors
 from pipeline.errors import BadInput
 
 
@@ -12,9 +12,9 @@ def unit_vectors(count: int, dimensions: int = 512) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def test_a_course_gallery_keeps_who_is_who_and_says_that_its_preprocessing_is_unknown() -> None:
+def test_a_gallery_from_vectors_keeps_who_is_who_and_says_that_its_preprocessing_is_unknown() -> None:
     vectors = unit_vectors(4)[[0, 1, 1, 2, 3]]
-    made = course_gallery(vectors, ["Ada", "Ada", "Ada", "Bo", "Bo"], "class.pt", 0.9)
+    made = gallery_from_vectors(vectors, ["Ada", "Ada", "Ada", "Bo", "Bo"], "class.pt", 0.9)
     assert dict(made.people) == {"Ada": 2, "Bo": 2}, "a vector that comes twice is one photo"
     assert [match.name for match in made.nearest(vectors)] == ["Ada", "Ada", "Ada", "Bo", "Bo"]
     assert made.photos[-1].source == "class.pt#4"
@@ -25,12 +25,12 @@ def test_a_course_gallery_keeps_who_is_who_and_says_that_its_preprocessing_is_un
 def test_vectors_that_no_facenet_network_made_are_refused() -> None:
     for vectors in (unit_vectors(2, 128), unit_vectors(2) * 2, unit_vectors(2) * np.float32("nan")):
         with pytest.raises(BadInput, match="no facenet network"):
-            course_gallery(vectors, ["Ada", "Bo"], "class.pt", 0.9)
+            gallery_from_vectors(vectors, ["Ada", "Bo"], "class.pt", 0.9)
 
 
 def test_one_vector_with_two_names_and_a_name_that_cannot_be_one_are_refused() -> None:
     twice = unit_vectors(1)[[0, 0]]
     with pytest.raises(BadInput, match=r"class\.pt#1 is enrolled as Ada"):
-        course_gallery(twice, ["Ada", "Bo"], "class.pt", 0.9)
+        gallery_from_vectors(twice, ["Ada", "Bo"], "class.pt", 0.9)
     with pytest.raises(BadInput, match="reserved for results that name no person"):
-        course_gallery(unit_vectors(1), ["Unknown"], "class.pt", 0.9)
+        gallery_from_vectors(unit_vectors(1), ["Unknown"], "class.pt", 0.9)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from adapters.artifacts_directory import DirectoryStore
-from client.gallery_transfer import changes, copy
+from client.gallery_transfer import copy_gallery, difference
 from pipeline import gallery_storage
 from pipeline.errors import TransientError
 from pipeline.gallery import Gallery, Photo
@@ -19,42 +19,42 @@ def gallery_with(*photos: Photo, model: str = "dlib", scale: float = 1) -> Galle
 
 
 def test_equal_galleries_do_not_differ_whatever_the_order_of_their_photos() -> None:
-    assert not changes(None, None)
-    assert not changes(gallery_with(ADA, BO), gallery_with(BO, ADA))
+    assert not difference(None, None)
+    assert not difference(gallery_with(ADA, BO), gallery_with(BO, ADA))
 
 
 def test_people_and_photos_that_come_go_and_change_are_told() -> None:
     renamed = Photo("Ada Lovelace", ADA.source, ADA.sha256)
     second = Photo("Bo", "again.jpg", "d" * 64)
-    difference = changes(gallery_with(ADA, BO), gallery_with(renamed, BO, second, CY))
-    assert difference
-    assert difference.people_added == ("Ada Lovelace", "Cy")
-    assert difference.people_removed == ("Ada",)
-    assert difference.people_changed == ("Bo",)
-    assert difference.photos_added == (second, CY)
-    assert difference.photos_removed == ()
-    assert difference.photos_changed == ((ADA, renamed),)
-    assert not difference.settings
-    assert difference.loses
+    change = difference(gallery_with(ADA, BO), gallery_with(renamed, BO, second, CY))
+    assert change
+    assert change.people_added == ("Ada Lovelace", "Cy")
+    assert change.people_removed == ("Ada",)
+    assert change.people_changed == ("Bo",)
+    assert change.photos_added == (second, CY)
+    assert change.photos_removed == ()
+    assert change.photos_changed == ((ADA, renamed),)
+    assert not change.settings
+    assert change.is_loss
 
 
 def test_another_vector_of_the_same_photo_is_a_change() -> None:
-    assert changes(gallery_with(ADA), gallery_with(ADA, scale=2)).photos_changed == ((ADA, ADA),)
+    assert difference(gallery_with(ADA), gallery_with(ADA, scale=2)).photos_changed == ((ADA, ADA),)
 
 
 def test_what_only_comes_in_addition_loses_nothing() -> None:
-    assert not changes(gallery_with(ADA), gallery_with(ADA, BO)).loses
-    assert not changes(None, gallery_with(ADA)).loses
-    assert changes(gallery_with(ADA, BO), gallery_with(ADA)).loses
-    assert changes(gallery_with(ADA), None).photos_removed == (ADA,)
+    assert not difference(gallery_with(ADA), gallery_with(ADA, BO)).is_loss
+    assert not difference(None, gallery_with(ADA)).is_loss
+    assert difference(gallery_with(ADA, BO), gallery_with(ADA)).is_loss
+    assert difference(gallery_with(ADA), None).photos_removed == (ADA,)
 
 
 def test_another_model_is_told_and_loses_what_was_there() -> None:
-    difference = changes(gallery_with(ADA), gallery_with(ADA, model="vggface2"))
-    assert dict(difference.settings) == {"model": ("dlib", "vggface2")}
-    assert difference.other_model
-    assert difference.loses
-    assert not changes(None, gallery_with(ADA)).other_model
+    change = difference(gallery_with(ADA), gallery_with(ADA, model="vggface2"))
+    assert dict(change.settings) == {"model": ("dlib", "vggface2")}
+    assert change.is_other_model
+    assert change.is_loss
+    assert not difference(None, gallery_with(ADA)).is_other_model
 
 
 def test_a_copy_takes_the_kept_photos_along_and_keeps_those_of_the_other_side(tmp_path) -> None:
@@ -66,14 +66,14 @@ def test_a_copy_takes_the_kept_photos_along_and_keeps_those_of_the_other_side(tm
     source.write(PHOTO_PREFIX + CY.sha256, b"of nobody here")
     for photo in (BO, CY):
         target.write(PHOTO_PREFIX + photo.sha256, b"kept there")
-    assert copy(source, wanted, target, before) == 1
+    assert copy_gallery(source, wanted, target, before) == 1
     found = gallery_storage.load(target)
     assert found is not None
     assert found.version == wanted.version
     kept = {name for name in target.names() if name.startswith(PHOTO_PREFIX)}
     assert kept == {PHOTO_PREFIX + ADA.sha256, PHOTO_PREFIX + BO.sha256}
     assert target.read(PHOTO_PREFIX + ADA.sha256) == b"ada"
-    assert copy(source, wanted, target, wanted) == 0
+    assert copy_gallery(source, wanted, target, wanted) == 0
 
 
 def test_a_gallery_that_was_changed_since_it_was_shown_is_left(tmp_path) -> None:
@@ -81,7 +81,7 @@ def test_a_gallery_that_was_changed_since_it_was_shown_is_left(tmp_path) -> None
     gallery_storage.save(target, gallery_with(BO))
     for shown in (None, gallery_with(CY)):
         with pytest.raises(TransientError, match="changed meanwhile"):
-            copy(source, gallery_with(ADA), target, shown)
+            copy_gallery(source, gallery_with(ADA), target, shown)
     found = gallery_storage.load(target)
     assert found is not None
     assert dict(found.people) == {"Bo": 1}
