@@ -18,8 +18,8 @@ from botocore.client import BaseClient
 from botocore.exceptions import ClientError
 
 from adapters.aws_errors import translated_aws_errors
-from deploy.review import INLINE_BYTES
 from pipeline.errors import BadInput, SetupError
+from template.rules import INLINE_BYTES
 
 #: Longest pause between two requests for a stack's state, in seconds. CloudFormation throttles frequent requests.
 POLL_SECONDS: Final = 2.0

@@ -15,16 +15,21 @@ from botocore.exceptions import ClientError
 from adapters.artifacts_directory import DirectoryStore
 from adapters.aws_errors import translated_aws_errors
 from client.deployed_stack import Account
-from deploy import registry, resolve, review
+from deploy import preflight, registry
 from deploy.cloudformation import ResourceChange, ResourceDrift, Stack, StackDescription, StackEvent
 from deploy.function_image import Image, inspect
-from deploy.prices import Estimate, configuration_of, estimate
+from deploy.prices import Estimate, estimate
 from deploy.releases import DEPLOYED, Release
 from deploy.service_stacks import BASE_TEMPLATE, TEMPLATE, ServiceStacks
 from deploy.tested_images import tested
 from pipeline import gallery_storage
 from pipeline.errors import BadInput, SetupError
 from pipeline.gallery import Gallery
+from template import permissions
+from template.parameters import declared_parameters
+from template.reader import read_service
+from template.resources import Template
+from template.values import as_text
 
 #: Lambda's name for a processor architecture, by Docker's name for the platform.
 _ARCHITECTURES: Final = {"linux/amd64": "x86_64", "linux/arm64": "arm64"}
@@ -159,14 +164,13 @@ def plan(stacks: ServiceStacks, request: DeployRequest, on_event: Callable[[Stac
     drift = stacks.main.detect_drift() if main is not None else []
     main_parameters = {**parameters, "ImageUri": image_uri}
     base_parameters = stacks.base_parameters(base)
-    main_template = resolve.read(template, main_parameters)
-    base_template = resolve.read(BASE_TEMPLATE.read_text(), base_parameters)
+    main_template = Template(template, main_parameters)
+    base_template = Template(BASE_TEMPLATE.read_text(), base_parameters)
+    service = read_service(main_template)
     gallery_outcome, future_gallery = _gallery(stacks, request.gallery, base)
     refusals = [
-        *(
-            f"{refusal.reason} {refusal.mend}"
-            for refusal in review.refusals(main_template, image, stand_in=request.stand_in)
-        ),
+        *preflight.template_refusals(main_template, service),
+        *preflight.image_refusals(service, image, stand_in=request.stand_in),
         *_refusals(request, image, drift),
         *_gallery_mismatches(image, future_gallery),
     ]
@@ -183,9 +187,9 @@ def plan(stacks: ServiceStacks, request: DeployRequest, on_event: Callable[[Stac
         parameter_changes=_differences(
             main.parameters if main is not None else None, {**_defaults(template), **main_parameters}
         ),
-        permissions=[statement.words for statement in review.statements(main_template)],
-        openness=[*review.openness(main_template), *review.openness(base_template)],
-        cost=estimate(configuration_of(main_template, image.bytes), stacks.account.region),
+        permissions=[statement.words for statement in permissions.statements(main_template)],
+        openness=[*permissions.openness(main_template), *permissions.openness(base_template)],
+        cost=estimate(main_template, service, image.bytes, stacks.account.region),
         gallery=gallery_outcome,
         drift=drift,
         refusals=refusals,
@@ -226,7 +230,7 @@ def _parameters(
     The value of `Release` is a hash of the other parameters, the template and the image. A parameter that was never set
     is left out, so that it takes the template's default, which may change.
     """
-    declared = resolve.load(template)["Parameters"]
+    declared = declared_parameters(template)
     for name in request.parameters:
         if name not in declared or name in _SET_BY_DEPLOY:
             settable = ", ".join(other for other in declared if other not in _SET_BY_DEPLOY)
@@ -298,9 +302,10 @@ def _gallery_mismatches(image: Image, future_gallery: Gallery | None) -> list[st
 
 
 def _defaults(template: str) -> dict[str, str]:
-    declared = resolve.load(template)["Parameters"]
     return {
-        name: resolve.as_text(parameter["Default"]) for name, parameter in declared.items() if "Default" in parameter
+        name: as_text(parameter.default)
+        for name, parameter in declared_parameters(template).items()
+        if parameter.default is not None
     }
 
 

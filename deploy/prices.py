@@ -1,6 +1,6 @@
-"""What a million frames cost on AWS, from the dated table `prices.json`, and what is paid while nothing happens.
+"""What a million frames cost on AWS, from the dated table `prices.json`, and what a month without frames costs.
 
-An estimate: each row says what was counted and on which assumption. It can be checked by hand from the table.
+An estimate: each row says what was counted and what was assumed. You can check it by hand with the table.
 """
 
 import json
@@ -11,90 +11,37 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.wiring import S3_CHECK_SECONDS
-from deploy.resolve import Symbol, Template, as_list, as_map, as_text, as_whole
+from template.lambda_facts import MB_PER_PROCESSOR
+from template.model import Function, Queue, ServiceTemplate
+from template.resources import Template
+from template.values import as_list
 
 FRAMES: Final = 1_000_000
-#: AWS bills a month's storage and standing things by 730 hours. (AWS Pricing Calculator)
-MONTH_SECONDS: Final = 730 * 3600
+#: AWS bills storage, endpoints and the like by months of 730 hours. (AWS Pricing Calculator)
+MONTH_HOURS: Final = 730
+MONTH_SECONDS: Final = MONTH_HOURS * 3600
 #: Storage and logs are counted in GB of this many bytes, as S3 does. (Amazon S3 FAQs, "How will I be charged")
 GB: Final = 2**30
 #: Each 64 KB of a request's payload is a request. (Amazon SQS pricing)
 SQS_CHUNK: Final = 64 * 2**10
-#: Most messages of one receive or one batch of deletes. (SQS API reference, ReceiveMessage)
-SQS_BATCH: Final = 10
-#: Lambda starts with five batches at a time (Lambda developer guide, "Configuring scaling behavior for SQS event source
-#: mappings"). That it keeps as many polls open on an idle queue, and that each waits the longest there is, is assumed.
+#: Lambda starts with five batches at a time. (Lambda developer guide, "Configuring scaling behavior for SQS event
+#: source mappings") We assume that it keeps as many polls open on an idle queue, each as long as SQS allows.
 POLLERS: Final = 5
 POLL_SECONDS: Final = 20
-#: Where Lambda gives one whole CPU, which is what the measurements below had.
-#: (Lambda developer guide, "Configure Lambda function memory")
-WHOLE_CPU_MB: Final = 1769
-#: Milliseconds of one frame of 640x480 with one face in each function: handing over, parsing, computing and sending.
+#: Milliseconds of one frame of 640x480 with one face in each function, with one whole processor: receiving, parsing,
+#: computing and sending. A function that is not listed is left out of the estimate, which says so.
 #: (bench/results.md, "Where a frame's time goes, dlib on onnx")
-MEASURED_DETECTION_MS: Final = 77.0
-MEASURED_RECOGNITION_MS: Final = 102.0
+MEASURED_MS: Final[Mapping[str, float]] = {"face-detection": 77.0, "face-recognition": 102.0}
 _ASSUMED: Final = "as measured locally, not on Lambda (bench/results.md: 640x480, 1 face, dlib on onnx, means)"
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """What decides the cost.
-
-    Parameters
-    ----------
-    detection_memory_mb, recognition_memory_mb : int
-        128 to 10240.
-    architecture : str
-        `x86_64` or `arm64`.
-    detection_ms : float or None
-        Billed milliseconds of a frame in face-detection, from REPORT lines; None for the measured default, which is
-        longer in proportion where the memory buys less than one CPU.
-    recognition_ms : float or None
-        The same of a frame with faces in face-recognition, its share of the batch.
-    batch : float
-        Frames that one call of face-recognition gets on average, at least 1. Frames that come one by one make 1,
-        whatever the template's BatchSize.
-    faces_share : float
-        Of the frames, how many have faces, 0 to 1; the others never reach face-recognition.
-    request_bytes : int
-        Of a message on the request queue: about 20 kB a face.
-    log_bytes : int
-        That both functions write of a frame, Lambda's own START, END and REPORT lines included.
-    image_bytes, gallery_bytes : int
-        Stored. ECR counts compressed layers, so an uncompressed size is an upper bound.
-    detection_provisioned, recognition_provisioned : int
-        Environments kept ready.
-    alarms, dashboards : int
-        Of CloudWatch.
-    endpoint_zones : int
-        Interface endpoints of a VPC, each counted once for each of its subnets.
-    gallery_check_seconds : float or None
-        How often a warm recogniser asks S3 for a new gallery; None if it never does.
-
-    """
-
-    detection_memory_mb: int = WHOLE_CPU_MB
-    recognition_memory_mb: int = WHOLE_CPU_MB
-    architecture: str = "x86_64"
-    detection_ms: float | None = None
-    recognition_ms: float | None = None
-    batch: float = 1.0
-    faces_share: float = 1.0
-    request_bytes: int = 20_000
-    log_bytes: int = 1_500
-    image_bytes: int = 0
-    gallery_bytes: int = 0
-    detection_provisioned: int = 0
-    recognition_provisioned: int = 0
-    alarms: int = 0
-    dashboards: int = 0
-    endpoint_zones: int = 0
-    gallery_check_seconds: float | None = None
+#: Bytes of a message on the request queue: about 20 kB a face.
+MESSAGE_BYTES: Final = 20_000
+#: Bytes that one function logs of a frame, including Lambda's own START, END and REPORT lines.
+LOG_BYTES: Final = 750
 
 
 @dataclass(frozen=True)
 class Price:
-    """One row of the table: dollars for `per` units, and where that stands."""
+    """One row of the table: dollars for `per` units, and the page that says so."""
 
     dollars: float
     per: int
@@ -105,7 +52,7 @@ class Price:
 
 @dataclass(frozen=True)
 class Cost:
-    """One row of an estimate: `quantity` in the price's unit, what it comes to, and what was assumed."""
+    """One row of an estimate: a quantity in the price's unit, and what was assumed."""
 
     what: str
     quantity: float
@@ -114,22 +61,22 @@ class Cost:
 
     @property
     def dollars(self) -> float:
-        """The quantity at the price."""
+        """What the quantity costs."""
         return self.quantity * self.price.dollars / self.price.per
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What it costs.
+    """What the service costs.
 
     Parameters
     ----------
     frames : list of Cost
-        Of a million frames.
+        The parts of what a million frames cost.
     standing : list of Cost
-        Of a month in which nothing is posted.
+        The parts of what a month costs in which nothing is posted.
     notes : list of str
-        What holds of all rows, a sentence each.
+        Sentences that apply to all rows.
 
     """
 
@@ -139,17 +86,17 @@ class Estimate:
 
     @property
     def frames_dollars(self) -> float:
-        """Of a million frames."""
+        """What a million frames cost."""
         return sum(cost.dollars for cost in self.frames)
 
     @property
     def standing_dollars(self) -> float:
-        """Of a month."""
+        """What a month without frames costs."""
         return sum(cost.dollars for cost in self.standing)
 
 
 def table() -> tuple[Mapping[str, Price], str, str]:
-    """Return the prices by name, the region that they are of, and the month in which they were read."""
+    """Return the prices by name, their region, and the month in which they were read."""
     content: dict[str, Any] = json.loads(Path(__file__).with_name("prices.json").read_text())
     prices = {
         name: Price(row["price"], row["per"], row["unit"], row["source"], row["verified"])
@@ -158,112 +105,67 @@ def table() -> tuple[Mapping[str, Price], str, str]:
     return prices, content["region"], content["read"]
 
 
-def configuration_of(template: Template, image_bytes: int = 0, gallery_bytes: int = 0) -> Configuration:
-    """Return what a template decides of the cost; what its frames are like is left at the defaults.
+def estimate(template: Template, service: ServiceTemplate, image_bytes: int, region: str) -> Estimate:
+    """Return what a million frames cost, and a month without any.
+
+    Every frame is taken to have a face, and to reach each function in a call of its own.
 
     Parameters
     ----------
     template : Template
-        With the functions `face-detection` and `face-recognition`.
-    image_bytes, gallery_bytes : int
-        What will be stored.
-
-    """
-    functions = {
-        as_text(function.properties.get("FunctionName")): (logical_id, function.properties)
-        for logical_id, function in template.of("AWS::Lambda::Function").items()
-    }
-    (detection, of_detection), (recognition, of_recognition) = (
-        functions["face-detection"],
-        functions["face-recognition"],
-    )
-    warm: dict[str, int] = {}
-    for alias in template.of("AWS::Lambda::Alias", "AWS::Lambda::Version").values():
-        kept = as_map(alias.properties.get("ProvisionedConcurrencyConfig")).get("ProvisionedConcurrentExecutions")
-        if isinstance(target := alias.properties.get("FunctionName"), Symbol):
-            warm[target.logical_id] = warm.get(target.logical_id, 0) + as_whole(kept, 0)
-    has_gallery = "FACEQ_GALLERY" in as_map(as_map(of_recognition.get("Environment")).get("Variables"))
-    return Configuration(
-        detection_memory_mb=as_whole(of_detection.get("MemorySize"), 128),
-        recognition_memory_mb=as_whole(of_recognition.get("MemorySize"), 128),
-        architecture=next((as_text(one) for one in as_list(of_detection.get("Architectures"))), "x86_64"),
-        image_bytes=image_bytes,
-        gallery_bytes=gallery_bytes,
-        detection_provisioned=warm.get(detection, 0),
-        recognition_provisioned=warm.get(recognition, 0),
-        alarms=len(template.of("AWS::CloudWatch::Alarm")),
-        dashboards=len(template.of("AWS::CloudWatch::Dashboard")),
-        endpoint_zones=sum(
-            len(as_list(endpoint.properties.get("SubnetIds")))
-            for endpoint in template.of("AWS::EC2::VPCEndpoint").values()
-            if endpoint.properties.get("VpcEndpointType") == "Interface"
-        ),
-        gallery_check_seconds=S3_CHECK_SECONDS if has_gallery else None,
-    )
-
-
-def estimate(configuration: Configuration, region: str = "") -> Estimate:
-    """Return what a million frames cost, and a month without any.
-
-    Parameters
-    ----------
-    configuration : Configuration
+    service : ServiceTemplate
+        What `read_service` returned for the template.
+    image_bytes : int
+        Size of the image. ECR counts compressed layers, so an uncompressed size is an upper bound.
     region : str
-        Where it will run; said to be elsewhere if the table's is another one.
+        Where it will run. A note says so if the table's prices are those of another one.
 
     """
-    prices, of_region, read = table()
+    prices, price_region, read = table()
     return Estimate(
-        frames=[*_computing(configuration, prices), *_queues(configuration, prices), _logs(configuration, prices)],
-        standing=list(_standing(configuration, prices)),
-        notes=list(_notes(prices, of_region, read, region)),
+        frames=[*_computing(service, prices), *_queues(service, prices), _logs(service, prices)],
+        standing=list(_standing(template, service, image_bytes, prices)),
+        notes=list(_notes(service, prices, price_region, read, region)),
     )
 
 
-def _computing(configuration: Configuration, prices: Mapping[str, Price]) -> Iterable[Cost]:
-    with_faces = FRAMES * configuration.faces_share
-    calls = with_faces / configuration.batch
+def milliseconds(function: Function) -> float:
+    """Return how long a frame takes in a measured function.
+
+    Lambda gives a share of a processor in proportion to the memory. With less than one, a frame takes longer; more than
+    one is not assumed to help.
+    """
+    return MEASURED_MS[function.name] * max(1.0, MB_PER_PROCESSOR / function.memory_mb)
+
+
+def _computing(service: ServiceTemplate, prices: Mapping[str, Price]) -> Iterable[Cost]:
     yield Cost(
         "Lambda requests",
-        FRAMES + calls,
+        FRAMES * len(service.functions),
         prices["lambda_request"],
-        f"face-detection: one a frame; face-recognition: frames with faces ({configuration.faces_share:.0%}), "
-        f"{configuration.batch:g} in a call",
+        f"one call a frame of each function: {', '.join(service.functions)}",
     )
-    for name, frames, memory, given, measured, provisioned in (
-        (
-            "face-detection", FRAMES, configuration.detection_memory_mb, configuration.detection_ms,
-            MEASURED_DETECTION_MS, configuration.detection_provisioned,
-        ),
-        (
-            "face-recognition", with_faces, configuration.recognition_memory_mb, configuration.recognition_ms,
-            MEASURED_RECOGNITION_MS, configuration.recognition_provisioned,
-        ),
-    ):  # fmt: skip
-        milliseconds = measured * max(1.0, WHOLE_CPU_MB / memory) if given is None else given
-        source = _ASSUMED if given is None else "as its REPORT lines say"
-        kind = "provisioned_duration" if provisioned else "lambda"
+    for function in service.functions.values():
+        if function.name not in MEASURED_MS:
+            continue
+        kind = "provisioned_duration" if function.provisioned_concurrency else "lambda"
         yield Cost(
-            f"Lambda time, {name}",
-            frames * milliseconds / 1000 * memory / 1024,
-            prices[f"{kind}_{configuration.architecture}"],
-            f"{milliseconds:.0f} ms a frame with {memory} MB, {source}"
-            + ("; all in provisioned environments" if provisioned else ""),
+            f"Lambda time, {function.name}",
+            FRAMES * milliseconds(function) / 1000 * function.memory_mb / 1024,
+            prices[f"{kind}_{function.architecture}"],
+            f"{milliseconds(function):.0f} ms a frame with {function.memory_mb} MB, {_ASSUMED}"
+            + ("; all in provisioned environments" if function.provisioned_concurrency else ""),
         )
 
 
-def _queues(configuration: Configuration, prices: Mapping[str, Price]) -> Iterable[Cost]:
-    with_faces = FRAMES * configuration.faces_share
-    received = min(configuration.batch, SQS_BATCH)
-    send = ceil(configuration.request_bytes / SQS_CHUNK)
-    receive = ceil(received * configuration.request_bytes / SQS_CHUNK) / received
-    yield Cost(
-        "SQS, request queue",
-        with_faces * (send + receive + 1 / received),
-        prices["sqs_request"],
-        f"send, receive and delete of {configuration.request_bytes / 1000:.0f} kB, each 64 KB a request; received and "
-        f"deleted {received:g} at a time",
-    )
+def _queues(service: ServiceTemplate, prices: Mapping[str, Price]) -> Iterable[Cost]:
+    for queue in _sources(service):
+        yield Cost(
+            f"SQS, {_label(service, queue)}",
+            FRAMES * (2 * ceil(MESSAGE_BYTES / SQS_CHUNK) + 1),
+            prices["sqs_request"],
+            f"send, receive and delete of {MESSAGE_BYTES / 1000:.0f} kB, each 64 KB a request, one message at a time",
+        )
     yield Cost(
         "SQS, response queue",
         FRAMES * 3,
@@ -272,79 +174,95 @@ def _queues(configuration: Configuration, prices: Mapping[str, Price]) -> Iterab
     )
 
 
-def _logs(configuration: Configuration, prices: Mapping[str, Price]) -> Cost:
+def _logs(service: ServiceTemplate, prices: Mapping[str, Price]) -> Cost:
+    log_bytes = LOG_BYTES * len(service.functions)
     return Cost(
         "CloudWatch Logs",
-        FRAMES * configuration.log_bytes / GB,
+        FRAMES * log_bytes / GB,
         prices["logs_ingestion"],
-        f"{configuration.log_bytes} bytes a frame of both functions; keeping them is not counted",
+        f"{log_bytes} bytes a frame of all functions; keeping them is not counted",
     )
 
 
-def _standing(configuration: Configuration, prices: Mapping[str, Price]) -> Iterable[Cost]:
-    yield Cost(
-        "SQS, polling of the idle request queue",
-        POLLERS * MONTH_SECONDS / POLL_SECONDS,
-        prices["sqs_request"],
-        f"assumed: Lambda keeps {POLLERS} polls open and each waits {POLL_SECONDS} s",
-    )
-    for name, environments, memory in (
-        ("face-detection", configuration.detection_provisioned, configuration.detection_memory_mb),
-        ("face-recognition", configuration.recognition_provisioned, configuration.recognition_memory_mb),
-    ):
-        if environments:
+def _standing(
+    template: Template, service: ServiceTemplate, image_bytes: int, prices: Mapping[str, Price]
+) -> Iterable[Cost]:
+    for queue in _sources(service):
+        yield Cost(
+            f"SQS, polling of the idle {_label(service, queue)}",
+            POLLERS * MONTH_SECONDS / POLL_SECONDS,
+            prices["sqs_request"],
+            f"assumed: Lambda keeps {POLLERS} polls open and each waits {POLL_SECONDS} s",
+        )
+    for function in service.functions.values():
+        if function.provisioned_concurrency:
             yield Cost(
-                f"Lambda, provisioned concurrency of {name}",
-                environments * MONTH_SECONDS * memory / 1024,
-                prices[f"provisioned_{configuration.architecture}"],
-                f"{environments} with {memory} MB, the whole month",
+                f"Lambda, provisioned concurrency of {function.name}",
+                function.provisioned_concurrency * MONTH_SECONDS * function.memory_mb / 1024,
+                prices[f"provisioned_{function.architecture}"],
+                f"{function.provisioned_concurrency} with {function.memory_mb} MB, the whole month",
             )
-    if configuration.image_bytes:
+    if image_bytes:
         yield Cost(
             "ECR, the image",
-            configuration.image_bytes / GB,
+            image_bytes / GB,
             prices["ecr_storage"],
             "one image, as if it did not compress; each earlier one that is kept adds the layers that differ",
         )
-    if configuration.gallery_bytes:
-        yield Cost(
-            "S3, the gallery",
-            configuration.gallery_bytes / GB,
-            prices["s3_storage"],
-            "one version; each earlier one that is kept adds as much",
-        )
-    if configuration.gallery_check_seconds:
+    if any("FACEQ_GALLERY" in function.environment for function in service.functions.values()):
         yield Cost(
             "S3, looking for a new gallery",
-            MONTH_SECONDS / configuration.gallery_check_seconds,
+            MONTH_SECONDS / S3_CHECK_SECONDS,
             prices["s3_read"],
-            f"one recogniser that is never idle asks every {configuration.gallery_check_seconds:g} s",
+            f"one recogniser that is never idle asks every {S3_CHECK_SECONDS:g} s",
         )
-    if configuration.endpoint_zones:
+    endpoints = [
+        endpoint
+        for endpoint in template.of("AWS::EC2::VPCEndpoint").values()
+        if endpoint.property("VpcEndpointType") == "Interface"
+    ]
+    if zones := sum(len(as_list(endpoint.property("SubnetIds"))) for endpoint in endpoints):
         yield Cost(
             "VPC, interface endpoints",
-            configuration.endpoint_zones * MONTH_SECONDS / 3600,
+            zones * MONTH_HOURS,
             prices["endpoint_hour"],
-            f"{configuration.endpoint_zones} subnets, each in a zone of its own; what goes through is not counted",
+            f"{zones} subnets, each in a zone of its own; what goes through is not counted",
         )
-    if configuration.alarms:
-        yield Cost("CloudWatch alarms", configuration.alarms, prices["alarm"])
-    if configuration.dashboards:
-        yield Cost("CloudWatch dashboards", configuration.dashboards, prices["dashboard"])
+    if alarms := template.of("AWS::CloudWatch::Alarm"):
+        yield Cost("CloudWatch alarms", len(alarms), prices["alarm"])
+    if dashboards := template.of("AWS::CloudWatch::Dashboard"):
+        yield Cost("CloudWatch dashboards", len(dashboards), prices["dashboard"])
 
 
-def _notes(prices: Mapping[str, Price], of_region: str, read: str, region: str) -> Iterable[str]:
-    yield f"Prices of {of_region} in US dollars without tax, read {read}; deploy/prices.json names the page of each."
-    if region and region != of_region:
-        yield f"Prices in {region} differ from those of {of_region}, which are used here."
+def _sources(service: ServiceTemplate) -> list[Queue]:
+    """Return the queues that call functions."""
+    names = dict.fromkeys(mapping.queue for mapping in service.event_source_mappings if mapping.enabled)
+    return [service.queues[name] for name in names]
+
+
+def _label(service: ServiceTemplate, queue: Queue) -> str:
+    return "request queue" if queue == service.request_queue else f"queue {queue.logical_id}"
+
+
+def _notes(
+    service: ServiceTemplate, prices: Mapping[str, Price], price_region: str, read: str, region: str
+) -> Iterable[str]:
+    yield (
+        f"Prices of {price_region} in US dollars without tax, read {read}; deploy/prices.json names the page of each."
+    )
+    if region != price_region:
+        yield f"Prices in {region} differ from those of {price_region}, which are used here."
     unverified = [name for name, price in prices.items() if not price.verified]
     if unverified:
         yield (
             f"{len(unverified)} of {len(prices)} prices could not be read on AWS's own page, which fills them in by a "
             f"script: compare before relying on them."
         )
+    for name in service.functions:
+        if name not in MEASURED_MS:
+            yield f"Not counted: the time of {name}, which has not been measured (MEASURED_MS in deploy/prices.py)."
     yield "The free tier is not subtracted."
     yield (
-        "Not counted: data transfer, data through VPC endpoints, cold starts, retries, requests to KMS, and keeping "
-        "logs."
+        "Not counted: data transfer, data through VPC endpoints, cold starts, retries, requests to KMS, storing the "
+        "gallery, and keeping logs."
     )

@@ -1,4 +1,4 @@
-"""What the cost rows come to. Each figure is worked out from the table, so that a new price is typed once."""
+"""What the plan says a million frames cost; the dollars are worked out by hand with the pages in prices.json."""
 
 import re
 from dataclasses import replace
@@ -8,174 +8,121 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.wiring import S3_CHECK_SECONDS
-from deploy.prices import (
-    GB,
-    MEASURED_DETECTION_MS,
-    MEASURED_RECOGNITION_MS,
-    MONTH_SECONDS,
-    Configuration,
-    Cost,
-    Price,
-    configuration_of,
-    estimate,
-    table,
-)
-from deploy.resolve import read
+from deploy.prices import GB, MEASURED_MS, Cost, Estimate, Price, estimate, table
+from template.model import Function, ServiceTemplate
+from template.reader import read_service
+from template.resources import Template
 
 PRICES, REGION, _READ = table()
-TEMPLATE = (Path(__file__).parents[3] / "deploy" / "template.yaml").read_text()
+TEXT = (Path(__file__).parents[3] / "deploy" / "template.yaml").read_text()
+TEMPLATE = Template(TEXT, {})
+SERVICE = read_service(TEMPLATE)
 BENCH = Path(__file__).parents[3] / "bench" / "results.md"
 
-configurations = st.builds(
-    Configuration,
-    detection_memory_mb=st.integers(128, 10_240),
-    recognition_memory_mb=st.integers(128, 10_240),
-    architecture=st.sampled_from(["x86_64", "arm64"]),
-    detection_ms=st.none() | st.floats(1, 10_000),
-    recognition_ms=st.none() | st.floats(1, 10_000),
-    batch=st.floats(1, 10_000),
-    faces_share=st.floats(0, 1),
-    request_bytes=st.integers(1, 2**20),
-    log_bytes=st.integers(0, 100_000),
-    image_bytes=st.integers(0, 10 * GB),
-    gallery_bytes=st.integers(0, GB),
-    detection_provisioned=st.integers(0, 100),
-    recognition_provisioned=st.integers(0, 100),
-    alarms=st.integers(0, 20),
-    dashboards=st.integers(0, 3),
-    endpoint_zones=st.integers(0, 6),
-    gallery_check_seconds=st.none() | st.floats(1, 3600),
-)
+
+def estimated(image_bytes: int = 0, region: str = REGION, text: str = TEXT, **parameters: str) -> Estimate:
+    template = Template(text, parameters)
+    return estimate(template, read_service(template), image_bytes, region)
 
 
-def of(costs: list[Cost], what: str) -> Cost:
-    (found,) = [cost for cost in costs if cost.what == what]
-    return found
+def dollars(costs: list[Cost]) -> dict[str, float]:
+    return {cost.what: round(cost.dollars, 2) for cost in costs}
 
 
-def at(name: str, quantity: float) -> float:
-    return quantity * PRICES[name].dollars / PRICES[name].per
+def test_a_million_frames_through_the_shipped_template() -> None:
+    """Each row by hand.
+
+    1,000,000 calls of each function at $0.20 a million: 0.40. 77 and 102 ms with 1769/1024 GB at $0.0000166667 a
+    GB-second: 2.22 and 2.94. Send, receive and delete at $0.40 a million, on two queues: 1.20 each. 1,500 bytes of logs
+    a frame are 1.397 GB at $0.50: 0.70.
+    """
+    found = estimated()
+    assert dollars(found.frames) == {
+        "Lambda requests": 0.40,
+        "Lambda time, face-detection": 2.22,
+        "Lambda time, face-recognition": 2.94,
+        "SQS, request queue": 1.20,
+        "SQS, response queue": 1.20,
+        "CloudWatch Logs": 0.70,
+    }
+    assert round(found.frames_dollars, 2) == 8.65
 
 
-def test_a_million_frames_one_by_one() -> None:
-    """One gigabyte and a tenth of a second each: 200,000 GB-seconds, 2 million calls, 6 million queue requests."""
-    found = estimate(
-        Configuration(detection_memory_mb=1024, recognition_memory_mb=1024, detection_ms=100, recognition_ms=100)
+def test_a_month_without_frames_costs_the_polling_of_the_queue() -> None:
+    """Five polls of 20 s for 730 hours are 657,000 requests at $0.40 a million."""
+    found = estimated()
+    assert dollars(found.standing) == {"SQS, polling of the idle request queue": 0.26}
+    assert round(found.standing_dollars, 2) == 0.26
+
+
+def test_a_month_with_everything_that_the_template_can_be_asked_for() -> None:
+    """Each row by hand, for 730 hours or 2,628,000 s.
+
+    Two environments with 1 GB at $0.0000033334 a GB-second: 17.52. Half a GB of image at $0.10: 0.05. 87,600 looks at
+    the gallery at $0.0004 a thousand: 0.04. Two endpoints at $0.01 an hour: 14.60. Four alarms at $0.10, and a
+    dashboard at $3.00.
+    """
+    found = estimated(
+        image_bytes=GB // 2,
+        Architecture="arm64",
+        DetectionMemory="1024",
+        DetectionProvisioned="2",
+        Gallery="bucket",
+        AlarmTopicArn="arn:aws:sns:eu-west-1:000000000000:alarms",
+        Dashboard="true",
+        VpcId="vpc-0a",
+        SubnetIds="subnet-0a,subnet-0b",
+        RouteTableIds="rtb-0a",
     )
-    assert of(found.frames, "Lambda requests").quantity == 2_000_000
-    assert of(found.frames, "Lambda time, face-detection").quantity == pytest.approx(100_000)
-    assert found.frames_dollars == pytest.approx(
-        at("lambda_request", 2e6)
-        + at("lambda_x86_64", 200_000)
-        + at("sqs_request", 6e6)
-        + at("logs_ingestion", 1_500e6 / GB)
-    )
-
-
-def test_frames_without_faces_never_reach_the_recogniser() -> None:
-    found = estimate(Configuration(faces_share=0))
-    assert of(found.frames, "Lambda requests").quantity == 1_000_000
-    assert of(found.frames, "Lambda time, face-recognition").dollars == 0
-    assert of(found.frames, "SQS, request queue").dollars == 0
-    assert of(found.frames, "SQS, response queue").quantity == 3_000_000
-
-
-def test_a_batch_saves_calls_receives_and_deletes() -> None:
-    """Ten messages of 20 kB are four chunks of 64 KB in one receive."""
-    found = estimate(Configuration(batch=10, request_bytes=20_000))
-    assert of(found.frames, "Lambda requests").quantity == 1_100_000
-    assert of(found.frames, "SQS, request queue").quantity == pytest.approx(1e6 * (1 + 4 / 10 + 1 / 10))
-
-
-def test_a_large_message_is_several_requests() -> None:
-    found = estimate(Configuration(request_bytes=64 * 1024 + 1))
-    assert of(found.frames, "SQS, request queue").quantity == 1e6 * (2 + 2 + 1)
-
-
-def test_a_month_without_frames() -> None:
-    found = estimate(
-        Configuration(
-            detection_memory_mb=1024,
-            detection_provisioned=2,
-            image_bytes=GB // 2,
-            gallery_bytes=GB // 4,
-            alarms=3,
-            dashboards=1,
-            endpoint_zones=2,
-            gallery_check_seconds=30,
-            architecture="arm64",
-        )
-    )
-    assert found.standing_dollars == pytest.approx(
-        at("sqs_request", 5 * MONTH_SECONDS / 20)
-        + at("provisioned_arm64", 2 * MONTH_SECONDS)
-        + at("ecr_storage", 0.5)
-        + at("s3_storage", 0.25)
-        + at("alarm", 3)
-        + at("dashboard", 1)
-        + at("endpoint_hour", 2 * 730)
-        + at("s3_read", MONTH_SECONDS / 30)
-    )
-
-
-def test_an_idle_stack_without_extras_pays_for_polling_only() -> None:
-    assert [cost.what for cost in estimate(Configuration()).standing] == ["SQS, polling of the idle request queue"]
+    assert dollars(found.standing) == {
+        "SQS, polling of the idle request queue": 0.26,
+        "Lambda, provisioned concurrency of face-detection": 17.52,
+        "ECR, the image": 0.05,
+        "S3, looking for a new gallery": 0.04,
+        "VPC, interface endpoints": 14.60,
+        "CloudWatch alarms": 0.40,
+        "CloudWatch dashboards": 3.00,
+    }
 
 
 def test_a_provisioned_function_pays_the_lower_price_for_its_time() -> None:
-    plain, kept = estimate(Configuration()), estimate(Configuration(recognition_provisioned=1))
-    what = "Lambda time, face-recognition"
-    assert of(kept.frames, what).dollars < of(plain.frames, what).dollars
-    assert of(kept.frames, "Lambda time, face-detection") == of(plain.frames, "Lambda time, face-detection")
+    """133,021 GB-seconds at $0.0000097222 instead of $0.0000166667; the other function pays what it paid."""
+    plain, kept = dollars(estimated().frames), dollars(estimated(DetectionProvisioned="1").frames)
+    assert kept.pop("Lambda time, face-detection") == 1.29
+    assert plain.pop("Lambda time, face-detection") == 2.22
+    assert kept == plain
 
 
-def test_the_template_says_what_it_decides() -> None:
-    plain = configuration_of(read(TEMPLATE, {}))
-    assert plain == Configuration()
-    parameters = {
-        "DetectionMemory": "1024",
-        "RecognitionMemory": "2048",
-        "Architecture": "arm64",
-        "DetectionProvisioned": "2",
-        "RecognitionProvisioned": "3",
-        "AlarmTopicArn": "arn:aws:sns:eu-west-1:000000000000:alarms",
-        "Dashboard": "true",
-        "VpcId": "vpc-0a",
-        "SubnetIds": "subnet-0a,subnet-0b",
-        "RouteTableIds": "rtb-0a",
-        "Gallery": "bucket",
-    }
-    found = configuration_of(read(TEMPLATE, parameters), image_bytes=7, gallery_bytes=8)
-    assert found == Configuration(
-        detection_memory_mb=1024,
-        recognition_memory_mb=2048,
-        architecture="arm64",
-        image_bytes=7,
-        gallery_bytes=8,
-        detection_provisioned=2,
-        recognition_provisioned=3,
-        alarms=4,
-        dashboards=1,
-        endpoint_zones=2,
-        gallery_check_seconds=S3_CHECK_SECONDS,
-    )
-
-
-def test_where_a_duration_comes_from_is_said() -> None:
-    assumed = of(estimate(Configuration()).frames, "Lambda time, face-detection").assumed
-    assert "bench/results.md" in assumed
-    assert "not on Lambda" in assumed
-    given_ = of(estimate(Configuration(detection_ms=80)).frames, "Lambda time, face-detection").assumed
-    assert "REPORT" in given_
-    assert "bench" not in given_
+def test_a_duration_is_said_to_be_assumed() -> None:
+    (cost,) = [cost for cost in estimated().frames if cost.what == "Lambda time, face-detection"]
+    assert "bench/results.md" in cost.assumed
+    assert "not on Lambda" in cost.assumed
 
 
 def test_less_memory_than_a_cpu_takes_does_not_make_the_assumed_time_cheaper() -> None:
     """Lambda gives CPU in proportion to memory, so half of both is the same bill."""
-    small, whole = Configuration(detection_memory_mb=512), Configuration()
-    what = "Lambda time, face-detection"
-    assert of(estimate(small).frames, what).quantity == pytest.approx(of(estimate(whole).frames, what).quantity)
+    small, whole = dollars(estimated(DetectionMemory="512").frames), dollars(estimated().frames)
+    assert small == whole
+
+
+def test_a_third_function_is_counted_and_what_is_not_known_of_it_is_said() -> None:
+    liveness = """
+  Liveness:
+    Type: AWS::Lambda::Function
+    Properties: {FunctionName: face-liveness, PackageType: Image, ImageConfig: {Command: [a.b]}}
+  LivenessQueue: {Type: AWS::SQS::Queue, Properties: {QueueName: liveness}}
+  LivenessMapping:
+    Type: AWS::Lambda::EventSourceMapping
+    Properties: {EventSourceArn: !GetAtt LivenessQueue.Arn, FunctionName: !Ref Liveness}
+
+Outputs:
+"""
+    found = estimated(text=TEXT.replace("\nOutputs:\n", liveness))
+    rows = dollars([*found.frames, *found.standing])
+    assert rows["Lambda requests"] == 0.60
+    assert rows["SQS, queue LivenessQueue"] == 1.20
+    assert rows["SQS, polling of the idle queue LivenessQueue"] == 0.26
+    assert any("Not counted: the time of face-liveness" in note for note in found.notes)
 
 
 def test_the_assumed_durations_are_near_the_measured_ones() -> None:
@@ -184,12 +131,12 @@ def test_the_assumed_durations_are_near_the_measured_ones() -> None:
     steps = {name: float(value) for name, value in re.findall(r"^\| ([^|]+) \| ([\d.]+) \|", section, re.MULTILINE)}
     detection = steps["send to the request queue"] + sum(v for k, v in steps.items() if k.startswith("detector"))
     recognition = steps["send to the response queue"] + sum(v for k, v in steps.items() if k.startswith("recogniser"))
-    assert pytest.approx(detection, rel=0.3) == MEASURED_DETECTION_MS
-    assert pytest.approx(recognition, rel=0.3) == MEASURED_RECOGNITION_MS
+    assert pytest.approx(detection, rel=0.3) == MEASURED_MS["face-detection"]
+    assert pytest.approx(recognition, rel=0.3) == MEASURED_MS["face-recognition"]
 
 
 def test_other_regions_and_the_free_tier_are_spoken_of() -> None:
-    here, there = estimate(Configuration(), REGION).notes, estimate(Configuration(), "eu-central-1").notes
+    here, there = estimated().notes, estimated(region="eu-central-1").notes
     assert not any("differ" in note for note in here)
     assert any("eu-central-1" in note for note in there)
     assert any("free tier is not subtracted" in note for note in here)
@@ -204,37 +151,47 @@ def test_each_price_names_its_page(name: str, price: Price) -> None:
 
 def test_prices_that_were_not_read_on_the_page_are_said_to_be_so() -> None:
     count = sum(not price.verified for price in PRICES.values())
-    assert any(note.startswith(f"{count} of {len(PRICES)} prices") for note in estimate(Configuration()).notes)
+    assert any(note.startswith(f"{count} of {len(PRICES)} prices") for note in estimated().notes)
 
 
-@given(configurations)
-def test_no_row_is_negative_and_the_totals_are_the_sums(configuration: Configuration) -> None:
-    found = estimate(configuration)
+def with_functions(memory_mb: int, provisioned: int, architecture: str) -> ServiceTemplate:
+    def changed(function: Function) -> Function:
+        return replace(function, memory_mb=memory_mb, provisioned_concurrency=provisioned, architecture=architecture)
+
+    return replace(SERVICE, functions={name: changed(function) for name, function in SERVICE.functions.items()})
+
+
+memories, provisioned_counts = st.integers(128, 10_240), st.integers(0, 100)
+architectures, images = st.sampled_from(["x86_64", "arm64"]), st.integers(0, 10 * GB)
+
+
+@given(memories, provisioned_counts, architectures, images)
+def test_no_row_is_negative_and_the_totals_are_the_sums(
+    memory_mb: int, provisioned: int, architecture: str, image_bytes: int
+) -> None:
+    found = estimate(TEMPLATE, with_functions(memory_mb, provisioned, architecture), image_bytes, REGION)
     assert all(cost.dollars >= 0 for cost in [*found.frames, *found.standing])
     assert found.frames_dollars == pytest.approx(sum(cost.dollars for cost in found.frames))
+    assert found.standing_dollars == pytest.approx(sum(cost.dollars for cost in found.standing))
     assert found.standing_dollars > 0
 
 
-@given(
-    configurations,
-    st.sampled_from(
-        [
-            ("detection_memory_mb", 1), ("recognition_memory_mb", 1), ("faces_share", 0.1), ("log_bytes", 100),
-            ("request_bytes", 70_000), ("image_bytes", GB), ("gallery_bytes", GB), ("alarms", 1), ("dashboards", 1),
-            ("endpoint_zones", 1),
-        ]
-    ),
-)  # fmt: skip
-def test_more_never_costs_less(configuration: Configuration, more: tuple[str, float]) -> None:
-    name, step = more
-    larger = replace(configuration, **{name: getattr(configuration, name) + step})
-    before, after = estimate(configuration), estimate(larger)
-    assert after.frames_dollars >= before.frames_dollars * (1 - 1e-9)
-    assert after.standing_dollars >= before.standing_dollars * (1 - 1e-9)
+@given(memories, provisioned_counts, architectures, images)
+def test_more_never_costs_less(memory_mb: int, provisioned: int, architecture: str, image_bytes: int) -> None:
+    before = estimate(TEMPLATE, with_functions(memory_mb, provisioned, architecture), image_bytes, REGION)
+    more_memory = estimate(TEMPLATE, with_functions(memory_mb + 1, provisioned, architecture), image_bytes, REGION)
+    more_kept = estimate(TEMPLATE, with_functions(memory_mb, provisioned + 1, architecture), image_bytes, REGION)
+    more_image = estimate(TEMPLATE, with_functions(memory_mb, provisioned, architecture), image_bytes + GB, REGION)
+    assert more_memory.frames_dollars >= before.frames_dollars * (1 - 1e-9)
+    for after in (more_memory, more_kept, more_image):
+        assert after.standing_dollars >= before.standing_dollars * (1 - 1e-9)
 
 
-@given(configurations)
-def test_arm_is_not_dearer(configuration: Configuration) -> None:
-    x86, arm = (estimate(replace(configuration, architecture=name)) for name in ("x86_64", "arm64"))
+@given(memories, provisioned_counts, images)
+def test_arm_is_not_dearer(memory_mb: int, provisioned: int, image_bytes: int) -> None:
+    x86, arm = (
+        estimate(TEMPLATE, with_functions(memory_mb, provisioned, name), image_bytes, REGION)
+        for name in ("x86_64", "arm64")
+    )
     assert arm.frames_dollars <= x86.frames_dollars
     assert arm.standing_dollars <= x86.standing_dollars
