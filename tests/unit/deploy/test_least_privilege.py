@@ -21,7 +21,7 @@ from template.reader import read_service
 from template.resources import Template
 from template.values import Symbol
 from tests.builders import RED, faces_message, frame, gallery_of, post, sqs_event
-from tests.fakes import ColourEmbedder, MemoryStore, PatchDetector, ticking
+from tests.fakes import ColourEmbedder, MemoryStore, PatchDetector, stepping_clock
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 TEMPLATE = (DEPLOY / "template.yaml").read_text()
@@ -127,7 +127,7 @@ def detection_calls(aws: RecordingAws, environment: Any) -> set[Call]:
         preprocessing=PREPROCESSINGS["facenet-160"],
         requests=SqsSender(sqs, environment[REQUEST_QUEUE_URL]),
         responses=SqsSender(sqs, environment[RESPONSE_QUEUE_URL]),
-        clock=ticking(),
+        clock=stepping_clock(),
         max_pixels=1_000_000,
     )
     for body in (frame(RED), frame()):
@@ -144,7 +144,7 @@ def recognition_calls(aws: RecordingAws, environment: Any) -> set[Call]:
         embedder,
         CurrentGallery(store, embedder.model, embedder.preprocessing),
         SqsSender(aws.session.client("sqs"), environment[RESPONSE_QUEUE_URL]),
-        ticking(),
+        stepping_clock(),
         5,
     )
     assert recognise_faces.handle(sqs_event(faces_message(RED)), collaborators) == {"batchItemFailures": []}
