@@ -54,7 +54,7 @@ class DeployRequest:
     drifted : bool
         Accept a stack that was changed by hand.
     stand_in : bool
-        Accept the stand-in model, which recognises nobody.
+        Accept the stand-in model, which recognises no one.
 
     """
 
@@ -254,7 +254,7 @@ def _gallery(stacks: ServiceStacks, folder: Path, base: StackDescription | None)
     local = gallery_storage.load(DirectoryStore(folder))
     if local is None:
         return (
-            "nobody is enrolled, so every face will be Unknown until: faceq people add NAME PHOTO... --target aws",
+            "empty, so every face will be Unknown until you run: faceq people add NAME PHOTO... --target aws",
             None,
         )
     return f"{people_count(local)} of {folder}: copied to {stacks.bucket}", local

@@ -342,7 +342,7 @@ def interrupted(operator: Operator, command: str, condition: Callable[[], object
         process.kill()
         process.wait()
     assert result.code == 1, result.out + result.err
-    assert "run the same command again" in result.error_line
+    assert "Run the same command again to continue." in result.error_line
     yield result
 
 
