@@ -1,7 +1,7 @@
-"""Plays compose for the tests of the RIE driver: real RIE processes on this machine, started again when they end.
+"""Replicas for the tests of the RIE driver: RIE processes on this machine, restarted when they end, as Compose does.
 
-A replica is RIE with the function under it, on an address that it keeps. All its processes are of one session, so that
-nothing of it outlives it, as in a container.
+A replica is a RIE process and the function's process that it starts, on an address that does not change. All its
+processes belong to one session, so none of them outlives it, as in a container.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from adapters.settings import Paths
 from local.free_ports import free_ports
 from local.runtimes.function_runtime import FunctionRuntime, Invocation
 from local.runtimes.replica import Replica
+from local.runtimes.replica_pool import ReplicaTiming
 from local.runtimes.rie import RieRuntime
 from local.runtimes.rie_protocol import rie_timeout
 from local.runtimes.rie_request import Address
@@ -32,17 +33,22 @@ from tests.polling import eventually
 
 ROOT = Path(__file__).parents[1]
 
+#: Shorter intervals than those that users get, so that the tests need not wait for long.
+QUICK_TIMING = ReplicaTiming(
+    refresh_seconds=0.1, first_retry_seconds=0.02, longest_retry_seconds=0.5, longest_retry_if_refused_seconds=0.1
+)
+
 
 @cache
 def rie_file() -> Path:
-    """Return RIE's binary for this machine, fetched once into the cache."""
+    """Return RIE's binary for this machine. It is downloaded once, into the cache."""
     names = {"x86_64": "aws-lambda-rie-x86_64", "aarch64": "aws-lambda-rie-arm64"}
     files = package_files(RIE, Paths.from_environment(os.environ).models)
     return next(file for file in files if file.name == names[platform.machine()])
 
 
-class Process:
-    """One RIE, started again a moment after it ends, unless it was told to stay away."""
+class RestartingProcess:
+    """One RIE. It is started again a moment after it ends, until `stop` is called."""
 
     def __init__(
         self, command: list[str], address: Address, variables: Mapping[str, str], cwd: Path, log: Path
@@ -65,13 +71,13 @@ class Process:
         return [process.pid for process in self._all() if process.pid != self.pid and process.ppid() == self.pid]
 
     def kill(self) -> None:
-        """End it with all its processes at once, as `docker kill` does."""
-        everything = self._all()
-        for process in everything:
+        """Kill it and all its processes, as `docker kill` does."""
+        processes = self._all()
+        for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-        eventually(lambda: not any(is_alive(process) for process in everything))
-        # Of a process whose first thread has ended others may still be ending, with the port.
+        eventually(lambda: not any(is_alive(process) for process in processes))
+        # A process whose first thread has ended may have other threads that still keep the port open.
         eventually(lambda: not is_listening(self.address))
 
     async def stop(self) -> None:
@@ -95,7 +101,7 @@ class Process:
             await asyncio.sleep(0.1)
 
     def _all(self) -> list[psutil.Process]:
-        """Return it and its processes: those of its session, and those that left it, as long as it lives."""
+        """Return it and its processes: those in its session and, while it lives, those that have left the session."""
         if self._process is None:
             return []
         found = set()
@@ -109,7 +115,7 @@ class Process:
 
 
 class Replicas:
-    """The replicas of some functions; a function has as many as it has reserved concurrency, or one."""
+    """The replicas of some functions: one for each unit of a function's reserved concurrency, else one."""
 
     def __init__(
         self,
@@ -120,7 +126,7 @@ class Replicas:
         environment: Mapping[str, str],
         client: str = "local.runtimes.rie_client",
     ) -> None:
-        self.by_function: dict[str, list[Process]] = {function.name: [] for function in functions}
+        self.by_function: dict[str, list[RestartingProcess]] = {function.name: [] for function in functions}
         self._functions = {function.name: function for function in functions}
         self._task_root = task_root
         self._logs = logs
@@ -136,8 +142,8 @@ class Replicas:
             for _ in range(function.reserved_concurrency or 1):
                 self.add(name)
 
-    def add(self, name: str) -> Process:
-        # A file of the cache may not be run; its copy may.
+    def add(self, name: str) -> RestartingProcess:
+        # The file in the cache is not executable; its copy is.
         rie = self._logs / "aws-lambda-rie"
         if not rie.exists():
             shutil.copy(rie_file(), rie)
@@ -145,7 +151,7 @@ class Replicas:
         port, api = free_ports(2)
         address = ("127.0.0.1", port)
         function = self._functions[name]
-        process = Process(
+        process = RestartingProcess(
             [
                 str(rie), "--log-level", "warn", "--runtime-interface-emulator-address", f"127.0.0.1:{address[1]}",
                 "--runtime-api-address", f"127.0.0.1:{api}", sys.executable, "-m", self._client, function.handler,
@@ -168,7 +174,7 @@ class Replicas:
         self.by_function[name].append(process)
         return process
 
-    async def remove(self, name: str, process: Process) -> None:
+    async def remove(self, name: str, process: RestartingProcess) -> None:
         self.by_function[name].remove(process)
         await process.stop()
 
@@ -177,15 +183,25 @@ class Replicas:
 
 
 class RieWithReplicas(FunctionRuntime):
-    """The driver and its containers as one: what a started project is."""
+    """The driver and its replicas, as a started Compose project has them."""
 
     def __init__(
-        self, functions: list[Function], *, task_root: Path, logs: Path, environment: Mapping[str, str]
+        self,
+        functions: list[Function],
+        *,
+        task_root: Path,
+        logs: Path,
+        environment: Mapping[str, str],
+        timing: ReplicaTiming = QUICK_TIMING,
     ) -> None:
         self.containers = Replicas(functions, task_root=task_root, logs=logs, environment=environment)
         self.messages: list[str] = []
         self.driver = RieRuntime(
-            functions, find=self.containers.find, wait_ready_seconds=20, notify=self.messages.append
+            functions,
+            find=self.containers.find,
+            wait_ready_seconds=20,
+            notify=self.messages.append,
+            timing=timing,
         )
 
     async def start(self) -> None:

@@ -1,7 +1,6 @@
-"""What every `FunctionRuntime` promises. A new driver is one more entry in `DRIVERS`."""
+"""What every `FunctionRuntime` promises. To test a new runtime, add it to `DRIVERS` in `runtime_drivers.py`."""
 
 import asyncio
-import importlib.util
 import itertools
 import json
 import os
@@ -10,15 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import Protocol
 
 import psutil
 import pytest
 
-from local.runtimes.embedded import EmbeddedRuntime
-from local.runtimes.environment_pool import restart_delay
 from local.runtimes.function_runtime import (
     FunctionInitError,
     FunctionNotFound,
@@ -28,172 +22,43 @@ from local.runtimes.function_runtime import (
     TooManyRequests,
 )
 from local.runtimes.limits import MAX_REQUEST_BYTES
-from template.model import Function
+from tests.conformance.runtime_drivers import (
+    CLIENTS,
+    LACKS,
+    NAME,
+    ROOT,
+    Running,
+    alive,
+    call,
+    calls,
+    children,
+    embedded,
+    failure,
+    result,
+    sample,
+)
 from tests.polling import until
-from tests.rie_replicas import RieWithReplicas
-
-ROOT = Path(__file__).parents[2]
-NAME = "sample"
 
 
-class Driver(Protocol):
-    """Makes a runtime that is not started yet."""
-
-    def __call__(
-        self, functions: list[Function], *, task_root: Path, logs: Path, restart_delay: Callable[[int], float]
-    ) -> FunctionRuntime: ...
-
-
-def _embedded(client: str) -> Driver:
-    def make(
-        functions: list[Function], *, task_root: Path, logs: Path, restart_delay: Callable[[int], float]
-    ) -> FunctionRuntime:
-        return EmbeddedRuntime(
-            functions, task_root=task_root, logs=logs, region="eu-west-1", account="123456789012",
-            environment={"SHARED": "by all"}, client=client, restart_delay=restart_delay,
-        )  # fmt: skip
-
-    return make
-
-
-def _rie(
-    functions: list[Function], *, task_root: Path, logs: Path, restart_delay: Callable[[int], float]
-) -> FunctionRuntime:
-    return RieWithReplicas(functions, task_root=task_root, logs=logs, environment={"SHARED": "by all"})
-
-
-DRIVERS: dict[str, Driver] = {
-    "awslambdaric": _embedded("awslambdaric"),
-    "our client": _embedded("local.runtimes.runtime_client"),
-    "RIE": _rie,
-}
-
-#: What a driver cannot do, by the names that the tests give it, and why; docs/emulation.md says the same.
-LACKS: dict[str, dict[str, str]] = {
-    "RIE": {
-        "environments on demand": "the replicas are as many as compose was told to start",
-        "processes of its own": "the containers belong to compose, not to the driver",
-        "replacement while idle": "a function's end is noticed with the next request only",
-        "memory limit": "the memory limit is the container's",
-        "reasons of exits in init": "a process that ends during its init is answered without a word of how",
-        "identity": "the ARN and the log stream are fixed",
-        "Lambda's environment": "the variables are the container's",
-        "runtime API out of turn": "the Runtime API is RIE's own",
-        "REPORT line": "RIE's REPORT line is not passed on: its durations and its memory are not measured ones",
-        "log file": "the log is the container's",
-    }
-}
-
-
-def sample(
-    name: str = NAME,
-    handler: str = "tests.conformance.sample_functions.handler",
-    timeout_seconds: int = 20,
-    memory_mb: int = 512,
-    environment: dict[str, str] | None = None,
-    concurrency: int | None = 1,
-) -> Function:
-    return Function(name, name, handler, timeout_seconds, memory_mb, environment or {}, concurrency)
-
-
-class Running:
-    """Started runtimes of one test and what they logged."""
-
-    def __init__(self, driver: str, folder: Path) -> None:
-        self._driver = DRIVERS[driver]
-        self._lacks = LACKS.get(driver, {})
-        self.folder = folder
-        self.logs = folder / "logs"
-        self._runtimes: list[FunctionRuntime] = []
-
-    async def start(
-        self,
-        *functions: Function,
-        task_root: Path = ROOT,
-        restart_delay: Callable[[int], float] = restart_delay,
-    ) -> FunctionRuntime:
-        runtime = self._driver(list(functions), task_root=task_root, logs=self.logs, restart_delay=restart_delay)
-        self._runtimes.append(runtime)
-        await runtime.start()
-        return runtime
-
-    async def stop(self) -> None:
-        for runtime in self._runtimes:
-            await runtime.stop()
-
-    def has(self, ability: str) -> bool:
-        """Return whether the driver has what others lack."""
-        return ability not in self._lacks
-
-    def needs(self, ability: str) -> None:
-        """Skip the test for a driver that cannot do what it is about."""
-        if not self.has(ability):
-            pytest.skip(self._lacks[ability])
-
-    def log(self, name: str = NAME) -> str:
-        return (self.logs / f"{name}.log").read_text()
-
-
-@pytest.fixture(params=DRIVERS)
-async def running(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Running]:
-    if request.param == "awslambdaric" and importlib.util.find_spec("runtime_client") is None:
-        pytest.skip("awslambdaric has wheels for Linux only")
-    if request.param == "RIE" and sys.platform != "linux":
-        pytest.skip("RIE is a Linux program")
-    running = Running(request.param, tmp_path)
-    yield running
-    await running.stop()
-
-
-def test_what_a_driver_lacks_is_written_down() -> None:
+def test_the_documentation_names_everything_that_a_driver_lacks() -> None:
     page = (ROOT / "docs" / "emulation.md").read_text("utf-8")
     assert [reason for reasons in LACKS.values() for reason in reasons.values() if reason not in page] == []
-
-
-async def call(runtime: FunctionRuntime, wait_seconds: float = 20.0, **event: object) -> Invocation:
-    return await runtime.invoke(NAME, json.dumps(event).encode(), wait_seconds)
-
-
-def result(invocation: Invocation) -> object:
-    assert invocation.function_error is None, invocation.payload
-    return json.loads(invocation.payload)
-
-
-def failure(invocation: Invocation) -> dict[str, object]:
-    assert invocation.function_error == "Unhandled"
-    report = json.loads(invocation.payload)
-    assert isinstance(report, dict)
-    return report
-
-
-def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children(recursive=True) if alive(child.pid)]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 # Results
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
+async def test_a_handler_gets_the_event_and_its_result_comes_back(running: Running) -> None:
+    runtime = await running.start(sample())
+    for event in [
         "{}", "null", "true", "3", "-0.5", "1e99", '"text"', '""', "[]", '[1,[2,{"a":null}]]',
         '"\\u00e9\\ud83d\\ude00\\u0000"',
-    ],
-)  # fmt: skip
-async def test_a_handler_gets_the_event_and_its_result_comes_back(running: Running, event: str) -> None:
-    runtime = await running.start(sample())
-    invocation = await runtime.invoke(NAME, event.encode())
-    assert result(invocation) == json.loads(event)
+    ]:  # fmt: skip
+        invocation = await runtime.invoke(NAME, event.encode())
+        assert result(invocation) == json.loads(event), event
 
 
-async def test_a_large_event_arrives_whole_and_one_over_the_limit_is_refused(running: Running) -> None:
+async def test_the_largest_event_arrives_complete_and_a_larger_one_is_refused(running: Running) -> None:
     runtime = await running.start(sample())
     text = "x" * (MAX_REQUEST_BYTES - 100)
     assert result(await call(runtime, do="nothing", text=text)) == {"do": "nothing", "text": text}
@@ -211,14 +76,13 @@ async def test_an_unknown_function_is_not_found(running: Running) -> None:
     assert runtime.concurrency(NAME) == 1
 
 
-async def test_an_environment_is_used_again_and_keeps_its_state(running: Running) -> None:
+async def test_an_environment_is_reused_and_keeps_its_state(running: Running) -> None:
     running.needs("environments on demand")
     runtime = await running.start(sample(concurrency=5))
-    answers = [await call(runtime, do="context") for _ in range(20)]
-    assert [json.loads(answer.payload)["calls"] for answer in answers] == list(range(1, 21))
+    assert [calls(await call(runtime, do="context")) for _ in range(20)] == list(range(1, 21))
 
 
-async def test_bytes_are_passed_on_as_they_are(running: Running) -> None:
+async def test_a_result_of_bytes_is_passed_on_unchanged(running: Running) -> None:
     runtime = await running.start(sample())
     assert result(await call(runtime, do="result", result="bytes")) == {"from": "bytes"}
     assert (await call(runtime, do="result", result="not utf-8")).payload == b"\xff\xfe\x00"
@@ -239,22 +103,22 @@ async def test_an_exception_is_reported_with_its_type_message_and_place(running:
     assert isinstance(trace, list)
     assert "sample_functions.py" in trace[0]
     assert "raise CustomError" in trace[-1]
-    assert result(await call(runtime, do="context"))["calls"] == 2, "the process lives on"  # type: ignore[index]
+    assert calls(await call(runtime, do="context")) == 2, "the process lives on"
 
 
-async def test_a_deep_stack_trace_comes_back(running: Running) -> None:
+async def test_an_error_with_a_deep_stack_trace_comes_back(running: Running) -> None:
     runtime = await running.start(sample())
     assert failure(await call(runtime, do="fail deep"))["errorType"] == "CustomError"
-    assert result(await call(runtime, do="context"))["calls"] == 2  # type: ignore[index]
+    assert calls(await call(runtime, do="context")) == 2
 
 
-@pytest.mark.parametrize("kind", ["set", "object"])
-async def test_a_result_that_is_not_json_is_a_marshal_error(running: Running, kind: str) -> None:
+async def test_a_result_that_is_not_json_is_a_marshal_error(running: Running) -> None:
     runtime = await running.start(sample())
-    report = failure(await call(runtime, do="result", result=kind))
-    assert report["errorType"] == "Runtime.MarshalError"
-    assert str(report["errorMessage"]).startswith("Unable to marshal response: ")
-    assert result(await call(runtime)) == {}
+    for kind in ["set", "object"]:
+        report = failure(await call(runtime, do="result", result=kind))
+        assert report["errorType"] == "Runtime.MarshalError", kind
+        assert str(report["errorMessage"]).startswith("Unable to marshal response: "), kind
+        assert result(await call(runtime)) == {}, kind
 
 
 async def test_an_event_that_is_not_json_is_an_unmarshal_error(running: Running) -> None:
@@ -264,7 +128,7 @@ async def test_an_event_that_is_not_json_is_an_unmarshal_error(running: Running)
     assert result(await call(runtime)) == {}
 
 
-async def test_a_response_over_the_limit_is_an_error_that_says_its_size(running: Running) -> None:
+async def test_a_response_over_the_limit_is_an_error_with_its_size(running: Running) -> None:
     runtime = await running.start(sample())
     assert len((await call(runtime, do="result", result="largest")).payload) == 6_291_556
     report = failure(await call(runtime, do="result", result="large"))
@@ -292,7 +156,7 @@ async def test_a_response_over_the_limit_is_an_error_that_says_its_size(running:
         ("import os; os.kill(os.getpid(), 9)", "broken.handler", "Runtime.ExitError", "signal: killed"),
     ],
 )
-async def test_a_function_that_cannot_init_says_why_and_leaves_no_process(
+async def test_a_function_that_cannot_init_reports_why_and_leaves_no_process(
     running: Running, source: str, handler: str, error_type: str, message: str
 ) -> None:
     if "exit status" in message or "signal" in message:
@@ -308,8 +172,8 @@ async def test_a_function_that_cannot_init_says_why_and_leaves_no_process(
     assert children() == []
 
 
-async def test_an_environment_that_cannot_init_answers_with_its_error_and_is_tried_again(running: Running) -> None:
-    """GIVEN a function that was fine, WHEN it dies and cannot init, THEN invocations say so, until it can."""
+async def test_an_environment_that_cannot_init_answers_with_its_error_and_is_started_again(running: Running) -> None:
+    """GIVEN a function that worked, WHEN it dies and cannot init, THEN invocations return its error until it can."""
     module = running.folder / "changing.py"
     module.write_text("import os\ndef handler(event, context): os._exit(1) if event else None")
     runtime = await running.start(sample(handler="changing.handler"), task_root=running.folder)
@@ -318,8 +182,8 @@ async def test_an_environment_that_cannot_init_answers_with_its_error_and_is_tri
     for _ in range(2):
         report = failure(await call(runtime))
         assert (report["errorType"], report["errorMessage"]) == ("ValueError", "now it is broken")
-    module.write_text("def handler(event, context): return 'mended and longer than before'")
-    await until_answered(runtime, "mended and longer than before")
+    module.write_text("def handler(event, context): return 'repaired and longer than before'")
+    await until_answered(runtime, "repaired and longer than before")
 
 
 async def until_answered(runtime: FunctionRuntime, expected: object) -> None:
@@ -328,29 +192,39 @@ async def until_answered(runtime: FunctionRuntime, expected: object) -> None:
         if invocation.function_error is None:
             assert json.loads(invocation.payload) == expected
             return
-    pytest.fail("it never answered")
+    pytest.fail("the function never answered")
 
 
-async def test_functions_that_die_idle_are_replaced_ever_more_slowly(running: Running) -> None:
+async def test_a_function_that_dies_idle_again_and_again_is_started_after_longer_and_longer_delays(
+    running: Running,
+) -> None:
     running.needs("replacement while idle")
+    starts = running.folder / "starts"
     (running.folder / "dies.py").write_text(
         "import os, threading\n"
-        f"open({str(running.folder / 'starts')!r}, 'a').write('x')\n"
+        f"open({str(starts)!r}, 'a').write('x')\n"
         "threading.Timer(0.02, os._exit, [1]).start()\n"
         "def handler(event, context): return event\n"
     )
-    await running.start(sample(handler="dies.handler"), task_root=running.folder)
-    starts = running.folder / "starts"
-    await until(lambda: len(starts.read_text()) >= 3)
+    failures_seen: list[int] = []
+
+    def delay(failures: int) -> float:
+        failures_seen.append(failures)
+        return 0.1 * failures
+
+    driver = embedded(CLIENTS[running.name], restart_delay=delay)
+    await running.start(sample(handler="dies.handler"), task_root=running.folder, driver=driver)
+    await until(lambda: len(starts.read_text()) >= 2)
     began = time.monotonic()
-    await until(lambda: len(starts.read_text()) >= 5)
-    assert time.monotonic() - began > 0.4, "the waits double: 0.1, 0.2, 0.4 s"
+    await until(lambda: len(starts.read_text()) >= 4)
+    assert time.monotonic() - began > 0.4, "it waited 0.2 s and 0.3 s"
+    assert failures_seen[:3] == [1, 2, 3]
 
 
 # Time, memory, death
 
 
-async def test_a_function_over_its_time_is_killed_and_replaced(running: Running) -> None:
+async def test_a_function_over_its_timeout_is_killed_and_replaced(running: Running) -> None:
     runtime = await running.start(sample(timeout_seconds=1))
     invocation = await call(runtime, do="wait in C", began=str(running.folder / "began"))
     assert failure(invocation) == {
@@ -358,38 +232,33 @@ async def test_a_function_over_its_time_is_killed_and_replaced(running: Running)
         "errorMessage": f"RequestId: {invocation.request_id} Error: Task timed out after 1.00 seconds",
     }
     assert not alive(int((running.folder / "began").read_text()))
-    assert result(await call(runtime, do="context"))["calls"] == 1  # type: ignore[index]
+    assert calls(await call(runtime, do="context")) == 1
     line = f"{invocation.request_id} Task timed out after 1.00 seconds"
     assert line in invocation.log_tail.decode()
     assert line in running.log() or not running.has("log file")
     assert "Status: timeout" in invocation.log_tail.decode() or not running.has("REPORT line")
 
 
-@pytest.mark.parametrize(
-    ("event", "end"),
-    [
+async def test_a_process_that_ends_is_an_exit_error_and_is_replaced(running: Running) -> None:
+    runtime = await running.start(sample())
+    ends: list[tuple[dict[str, object], str]] = [
         ({"do": "exit", "status": 3}, "Runtime exited with error: exit status 3"),
         ({"do": "exit", "status": 0}, "Runtime exited without providing a reason"),
         ({"do": "system exit", "status": 4}, "Runtime exited with error: exit status 4"),
         ({"do": "die", "signal": "SIGKILL"}, "Runtime exited with error: signal: killed"),
         ({"do": "die", "signal": "SIGTERM"}, "Runtime exited with error: signal: terminated"),
         ({"do": "segfault"}, "Runtime exited with error: signal: segmentation fault"),
-    ],
-    ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else "",
-)
-async def test_a_process_that_ends_is_an_exit_error_and_is_replaced(
-    running: Running, event: dict[str, object], end: str
-) -> None:
-    runtime = await running.start(sample())
-    invocation = await runtime.invoke(NAME, json.dumps(event).encode())
-    assert failure(invocation) == {
-        "errorType": "Runtime.ExitError",
-        "errorMessage": f"RequestId: {invocation.request_id} Error: {end}",
-    }
-    assert result(await call(runtime, do="context"))["calls"] == 1  # type: ignore[index]
+    ]
+    for event, end in ends:
+        invocation = await call(runtime, **event)
+        assert failure(invocation) == {
+            "errorType": "Runtime.ExitError",
+            "errorMessage": f"RequestId: {invocation.request_id} Error: {end}",
+        }, event
+        assert calls(await call(runtime, do="context")) == 1, event
 
 
-async def test_kill_9_from_outside_is_answered_at_once(running: Running) -> None:
+async def test_a_process_killed_from_outside_is_answered_immediately(running: Running) -> None:
     runtime = await running.start(sample(timeout_seconds=60))
     began = running.folder / "began"
     task = asyncio.create_task(call(runtime, do="wait in C", began=str(began)))
@@ -400,7 +269,7 @@ async def test_kill_9_from_outside_is_answered_at_once(running: Running) -> None
     assert result(await call(runtime)) == {}
 
 
-async def test_an_idle_process_that_is_killed_is_replaced_without_anyone_noticing(running: Running) -> None:
+async def test_an_idle_process_that_is_killed_is_replaced_and_costs_no_request(running: Running) -> None:
     running.needs("replacement while idle")
     runtime = await running.start(sample())
     before = children()
@@ -410,14 +279,14 @@ async def test_an_idle_process_that_is_killed_is_replaced_without_anyone_noticin
     assert result(await call(runtime)) == {}
 
 
-async def test_what_a_killed_function_started_is_killed_too(running: Running) -> None:
+async def test_processes_that_a_killed_function_started_are_killed_too(running: Running) -> None:
     runtime = await running.start(sample(timeout_seconds=1))
     began = running.folder / "began"
     failure(await call(runtime, do="wait with a child", began=str(began)))
     await until(lambda: not alive(int(began.read_text())))
 
 
-async def test_a_function_over_its_memory_is_killed_and_says_so(running: Running) -> None:
+async def test_a_function_over_its_memory_limit_is_killed_and_the_log_says_so(running: Running) -> None:
     running.needs("memory limit")
     runtime = await running.start(sample(memory_mb=128))
     invocation = await call(runtime, do="allocate", megabytes=300, hold_seconds=10)
@@ -431,8 +300,10 @@ async def test_a_function_over_its_memory_is_killed_and_says_so(running: Running
 # Concurrency
 
 
-async def test_50_parallel_invocations_never_meet_in_an_environment(running: Running) -> None:
+async def test_50_parallel_invocations_never_share_an_environment(running: Running) -> None:
     runtime = await running.start(sample(concurrency=2))
+    # Both environments have started before the requests come, so that both take part.
+    assert len({result(answer) for answer in await hold(running, runtime, 2)}) == 2
     record = running.folder / "record"
     answers = await asyncio.gather(
         *(call(runtime, do="record", file=str(record), seconds=0.005, n=number) for number in range(50))
@@ -445,11 +316,22 @@ async def test_50_parallel_invocations_never_meet_in_an_environment(running: Run
         for pid in {row["pid"] for row in rows}
     }
     assert len(by_process) == 2
-    for mine in by_process.values():
-        assert all(first["ended"] <= second["began"] for first, second in itertools.pairwise(mine))
+    for requests in by_process.values():
+        assert all(first["ended"] <= second["began"] for first, second in itertools.pairwise(requests))
 
 
-async def test_environments_are_added_on_demand_up_to_the_limit_and_then_it_throttles(running: Running) -> None:
+async def hold(running: Running, runtime: FunctionRuntime, number: int) -> list[Invocation]:
+    """Run this many requests at the same time; return what came of them."""
+    go, began = running.folder / "go", [running.folder / f"began{index}" for index in range(number)]
+    tasks = [asyncio.create_task(call(runtime, do="wait", began=str(file), until=str(go))) for file in began]
+    await until(lambda: all(file.exists() for file in began))
+    go.touch()
+    return await asyncio.gather(*tasks)
+
+
+async def test_environments_start_on_demand_up_to_the_limit_and_further_requests_are_throttled(
+    running: Running,
+) -> None:
     running.needs("environments on demand")
     runtime = await running.start(sample(concurrency=3))
     assert len(children()) == 1
@@ -464,7 +346,7 @@ async def test_environments_are_added_on_demand_up_to_the_limit_and_then_it_thro
     assert result(await call(runtime)) == {}
 
 
-async def test_those_who_wait_are_served_in_their_order(running: Running) -> None:
+async def test_requests_that_wait_are_served_in_the_order_in_which_they_came(running: Running) -> None:
     runtime = await running.start(sample())
     go, began = running.folder / "go", running.folder / "began"
     first = asyncio.create_task(call(runtime, do="wait", began=str(began), until=str(go)))
@@ -479,7 +361,7 @@ async def test_those_who_wait_are_served_in_their_order(running: Running) -> Non
     assert [json.loads(line)["n"] for line in record.read_text().splitlines()] == list(range(10))
 
 
-async def test_a_function_without_concurrency_is_switched_off(running: Running) -> None:
+async def test_a_function_with_a_concurrency_of_0_is_switched_off(running: Running) -> None:
     running.needs("environments on demand")
     runtime = await running.start(sample(concurrency=0))
     assert children() == []
@@ -487,7 +369,7 @@ async def test_a_function_without_concurrency_is_switched_off(running: Running) 
         await call(runtime, wait_seconds=0.01)
 
 
-async def test_an_invocation_goes_on_when_its_caller_goes(running: Running) -> None:
+async def test_an_invocation_continues_when_its_caller_is_cancelled(running: Running) -> None:
     runtime = await running.start(sample())
     go, began = running.folder / "go", running.folder / "began"
     task = asyncio.create_task(call(runtime, do="wait", began=str(began), until=str(go)))
@@ -496,13 +378,13 @@ async def test_an_invocation_goes_on_when_its_caller_goes(running: Running) -> N
     with pytest.raises(asyncio.CancelledError):
         await task
     go.touch()
-    assert result(await call(runtime, do="context"))["calls"] == 2  # type: ignore[index]
+    assert calls(await call(runtime, do="context")) == 2
 
 
 # What a handler sees
 
 
-async def test_the_context_says_who_and_how_long(running: Running) -> None:
+async def test_the_context_identifies_the_request_and_gives_the_remaining_time(running: Running) -> None:
     runtime = await running.start(sample(timeout_seconds=9, memory_mb=256))
     first = await runtime.invoke(
         NAME, b'{"do":"context"}', client_context=b'{"custom":{"a":"\\u00e9"}}', trace_id="Root=1-2-3"
@@ -533,7 +415,7 @@ async def test_the_context_says_who_and_how_long(running: Running) -> None:
     assert re.fullmatch(r"Root=1-[0-9a-f]{8}-[0-9a-f]{24};Parent=[0-9a-f]{16};Sampled=0", second["trace"])
 
 
-async def test_the_environment_is_what_lambda_gives_and_nothing_of_ours(
+async def test_a_function_sees_the_variables_that_lambda_sets_and_none_of_the_users_shell(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running.needs("Lambda's environment")
@@ -556,7 +438,7 @@ async def test_the_environment_is_what_lambda_gives_and_nothing_of_ours(
     assert not os.path.exists(variables["TMPDIR"])  # noqa: ASYNC240, PTH110
 
 
-async def test_calls_of_the_runtime_api_that_are_out_of_turn_are_refused(running: Running) -> None:
+async def test_the_runtime_api_refuses_calls_that_are_out_of_turn(running: Running) -> None:
     running.needs("runtime API out of turn")
     runtime = await running.start(sample())
     assert result(await call(runtime, do="call the API")) == {
@@ -570,7 +452,7 @@ async def test_calls_of_the_runtime_api_that_are_out_of_turn_are_refused(running
 # Logs
 
 
-async def test_a_requests_lines_stand_between_its_start_and_its_end(running: Running) -> None:
+async def test_the_lines_of_a_request_are_logged_between_its_start_and_end_lines(running: Running) -> None:
     runtime = await running.start(sample())
     first = await call(runtime, do="print")
     second = await call(runtime)
@@ -595,7 +477,7 @@ async def test_a_requests_lines_stand_between_its_start_and_its_end(running: Run
     ]
 
 
-async def test_the_tail_is_the_last_4_kb_and_the_file_has_all(running: Running) -> None:
+async def test_the_tail_is_the_last_4_kb_and_the_log_file_has_every_line(running: Running) -> None:
     runtime = await running.start(sample())
     invocation = await call(runtime, do="print much", lines=20_000)
     result(invocation)
@@ -605,7 +487,7 @@ async def test_the_tail_is_the_last_4_kb_and_the_file_has_all(running: Running) 
     assert len(re.findall(r"\bline \d+ x+$", running.log(), re.MULTILINE)) == 20_000
 
 
-async def test_an_error_is_in_the_log(running: Running) -> None:
+async def test_an_error_of_the_handler_is_logged_with_its_trace(running: Running) -> None:
     runtime = await running.start(sample())
     invocation = await call(runtime, do="fail", message="seen in the log")
     lines = invocation.log_tail.decode()
@@ -616,7 +498,9 @@ async def test_an_error_is_in_the_log(running: Running) -> None:
 # The end
 
 
-async def test_stop_ends_busy_waiting_and_idle_ones_and_leaves_no_process(running: Running) -> None:
+async def test_stop_ends_busy_and_idle_environments_refuses_waiting_requests_and_leaves_no_process(
+    running: Running,
+) -> None:
     runtime = await running.start(sample(), sample("second"))
     began = running.folder / "began"
     busy = asyncio.create_task(call(runtime, do="wait in C", began=str(began)))
@@ -648,25 +532,26 @@ async def test_stop_while_environments_start_leaves_no_process(running: Running)
 PARENT = """
 import asyncio, json, sys
 from pathlib import Path
-from tests.conformance.test_runtimes import DRIVERS, NAME, ROOT, restart_delay, sample
+from local.runtimes.embedded import EmbeddedRuntime
+from template.model import Function
+HANDLER = "tests.conformance.sample_functions.handler"
 async def main():
-    folder = Path(sys.argv[2])
-    runtime = DRIVERS[sys.argv[1]](
-        [sample(timeout_seconds=600), sample("second")], task_root=ROOT, logs=folder, restart_delay=restart_delay
+    root, folder = Path.cwd(), Path(sys.argv[2])
+    functions = [Function(name, name, HANDLER, 600, 512, {}, 1) for name in ("sample", "second")]
+    runtime = EmbeddedRuntime(
+        functions, task_root=root, logs=folder, region="eu-west-1", account="123456789012", client=sys.argv[1]
     )
     await runtime.start()
-    await runtime.invoke(NAME, json.dumps({"do": "wait in C", "began": str(folder / "began")}).encode())
+    await runtime.invoke("sample", json.dumps({"do": "wait in C", "began": str(folder / "began")}).encode())
 asyncio.run(main())
 """
 
 
-async def test_when_the_supervisor_is_killed_its_processes_end_by_themselves(
-    running: Running, request: pytest.FixtureRequest
-) -> None:
-    """One is in the middle of a request, one waits for its next."""
+async def test_the_processes_of_a_killed_supervisor_end_by_themselves(running: Running) -> None:
+    """One of the two processes is busy with a request, the other one waits for its next."""
     running.needs("processes of its own")
-    driver = request.node.callspec.params["running"]
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, driver, str(running.folder)], cwd=ROOT)  # noqa: ASYNC220
+    command = [sys.executable, "-c", PARENT, CLIENTS[running.name], str(running.folder)]
+    parent = subprocess.Popen(command, cwd=ROOT)  # noqa: ASYNC220
     try:
         began = running.folder / "began"
         await until(lambda: began.exists() and began.read_text())
@@ -679,14 +564,14 @@ async def test_when_the_supervisor_is_killed_its_processes_end_by_themselves(
     await until(lambda: not any(alive(pid) for pid in pids), 10)
 
 
-async def test_a_runtime_whose_code_is_not_there_says_so_and_leaves_no_process(running: Running) -> None:
+async def test_a_missing_task_root_is_reported_and_leaves_no_process(running: Running) -> None:
     running.needs("processes of its own")
     with pytest.raises(FunctionInitError, match="No such file or directory"):
-        await running.start(sample(), task_root=running.folder / "not there")
+        await running.start(sample(), task_root=running.folder / "missing")
     assert children() == []
 
 
-async def test_a_start_that_is_cancelled_leaves_no_process_after_stop(running: Running) -> None:
+async def test_a_cancelled_start_leaves_no_process_after_stop(running: Running) -> None:
     (running.folder / "slow.py").write_text("import time\ntime.sleep(30)\ndef handler(event, context): return event")
     started = asyncio.create_task(running.start(sample(handler="slow.handler"), task_root=running.folder))
     await until(children)
