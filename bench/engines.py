@@ -132,8 +132,8 @@ def _serve(engine: str, model: str, pictures: str) -> None:
         model=model,
         threads=1,
     )
-    detector = None if engine == "dlib" else wiring.detector(settings)
-    embedder = wiring.embedder(settings)
+    detector = None if engine == "dlib" else wiring.load_detector(settings)
+    embedder = wiring.load_embedder(settings)
     loaded = time.perf_counter()
     print(json.dumps({"import": (imported - began) * 1e3, "load": (loaded - imported) * 1e3}), flush=True)
 
@@ -144,7 +144,7 @@ def _serve(engine: str, model: str, pictures: str) -> None:
     from pipeline.images import decode
 
     images = {kind: decode(Path(path).read_bytes()) for kind, path in json.loads(pictures).items()}
-    detector = detector or wiring.detector(settings)
+    detector = detector or wiring.load_detector(settings)
     image = next(iter(images.values()))
     preprocessing = PREPROCESSINGS[installed_model(model, settings.models).preprocessing]
     crop = cut(image, detector.detect(image)[0], preprocessing)[None]

@@ -77,8 +77,8 @@ def add(
         person,
         files,
         store,
-        wiring.detector(settings),
-        wiring.embedder(settings),
+        wiring.load_detector(settings),
+        wiring.load_embedder(settings),
         max_pixels=settings.max_pixels,
         largest=largest,
         keep_photos=keep_photos,
@@ -126,7 +126,9 @@ def renew(
 
     settings = ModelSettings.from_environment(os.environ)
     store = _store(target, stack, region, profile)
-    if renew_photos(store, wiring.detector(settings), wiring.embedder(settings), max_pixels=settings.max_pixels):
+    if renew_photos(
+        store, wiring.load_detector(settings), wiring.load_embedder(settings), max_pixels=settings.max_pixels
+    ):
         raise typer.Exit(1)
 
 

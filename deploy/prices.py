@@ -10,7 +10,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Final
 
-from adapters.wiring import S3_CHECK_SECONDS
+from adapters.current_gallery import S3_CHECK_SECONDS
 from template.lambda_facts import MB_PER_PROCESSOR
 from template.model import Function, Queue, ServiceTemplate
 from template.resources import Template

@@ -147,7 +147,7 @@ class ServiceSmokeTest:
         except SetupError:
             return None
         gallery = gallery_storage.load(gallery_of_deployed_stack(self._session, deployed))
-        return expected(frame, wiring.detector(settings), wiring.embedder(settings), gallery)
+        return expected(frame, wiring.load_detector(settings), wiring.load_embedder(settings), gallery)
 
 
 def _is_too_early(outcome: Outcome) -> bool:

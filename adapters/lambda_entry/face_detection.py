@@ -1,18 +1,25 @@
-"""Entry point of the function `face-detection`. Its import, in Lambda's init phase, loads everything."""
+"""Entry point of the function `face-detection`. Lambda imports it in the init phase, which loads everything."""
 
 import os
+import time
 from collections.abc import Mapping
 
 from adapters import json_log
 from adapters.settings import REQUEST_QUEUE_URL, RESPONSE_QUEUE_URL, ModelSettings, QueueSettings
-from adapters.wiring import face_detection_collaborators
-from pipeline.handlers.detect_faces import handle
+from adapters.wiring import embedder_preprocessing, load_detector, queue_sender
+from pipeline.handlers.detect_faces import Collaborators, handle
 from pipeline.messages import Json
 
 json_log.set_up("face-detection")
-_collaborators = face_detection_collaborators(
-    ModelSettings.from_environment(os.environ),
-    QueueSettings.from_environment(os.environ, REQUEST_QUEUE_URL, RESPONSE_QUEUE_URL),
+_models = ModelSettings.from_environment(os.environ)
+_queues = QueueSettings.from_environment(os.environ, REQUEST_QUEUE_URL, RESPONSE_QUEUE_URL)
+_collaborators = Collaborators(
+    detector=load_detector(_models),
+    preprocessing=embedder_preprocessing(_models),
+    requests=queue_sender(_queues, _queues.request_queue_url),
+    responses=queue_sender(_queues, _queues.response_queue_url),
+    clock=time.perf_counter,
+    max_pixels=_models.max_pixels,
 )
 
 

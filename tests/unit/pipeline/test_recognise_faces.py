@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from adapters.wiring import CurrentGallery
+from adapters.current_gallery import CurrentGallery
 from pipeline import gallery_storage
 from pipeline.errors import TransientError
 from pipeline.gallery import Gallery
