@@ -188,7 +188,7 @@ def test_everybody_is_enrolled_again_with_another_model_from_the_kept_photos(
         return people_commands.renew_photos(store, PatchDetector(), ColourEmbedder(model="dlib"), max_pixels=1_000_000)
 
     assert renew() == 1
-    assert "'green.png' refused: It was not kept. Remove Ada" in capsys.readouterr().err
+    assert "'green.png' refused: The photo was not kept. Remove Ada" in capsys.readouterr().err
     assert store.read(gallery_storage.MANIFEST) == before
     add(store, "Ada", photos / "green.png", keep_photos=True)
     assert renew() == 0
