@@ -1,4 +1,4 @@
-"""`faceq bench`: how many frames a second, and how long one takes, here or on AWS."""
+"""`faceq bench`: measure how many frames per second a stack answers, and how long each takes."""
 
 import io
 import json
@@ -28,26 +28,28 @@ from client.frames import Frame, frames
 from client.service_client import Outcome
 
 MOST_FRAMES: Final = 10_000
-#: More than this many frames cost something worth asking for.
+#: Above this number of frames on AWS we ask first, because they cost money.
 FREE_FRAMES: Final = 100
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What came of it.
+    """The result of a bench.
 
     Parameters
     ----------
     frames, answered : int
-        How many were posted, and how many of them answered.
+        How many frames were posted, and how many got an answer.
+    concurrency : int
+        The most frames that were unanswered at a time.
     seconds : float
         From the first post to the last answer.
     throughput : float
-        Answered frames a second.
+        Answered frames per second.
     p50, p95, max : float or None
-        Milliseconds from the start of a frame's post to its answer in hand; None if none was answered.
+        Milliseconds from the start of a frame's post until we had its answer; None if none was answered.
     results, problems : dict of str to int
-        How often each answer came, and each reason why none did.
+        How many frames got each answer, and how many got none for each reason.
 
     """
 
@@ -72,26 +74,31 @@ def bench(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[FILE|FOLDER...]", help="What to send, in turn.  [default: two photographs of packages]"
+            metavar="[FILE|FOLDER...]", help="Pictures to send in turn.  [default: two built-in photographs]"
         ),
     ] = None,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, max=MOST_FRAMES, help="How many frames.")] = 100,
-    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Frames unanswered at a time.")] = 4,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a frame's answer.")] = 60,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, though frames on AWS cost money.")] = False,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, max=MOST_FRAMES, help="Send this many frames.")] = 100,
+    concurrency: Annotated[int, typer.Option(min=1, max=64, help="Send at most this many frames at a time.")] = 4,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Wait this many seconds for the answer to a frame.")] = 60,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask for confirmation, although frames on AWS cost money.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     target: Target = Where.LOCAL,
     stack: StackName = STACK,
     region: Region = None,
     profile: Profile = None,
 ) -> None:
-    """Send many frames and measure. The first ones count: they start functions. Exit code 1 if one got no answer."""
-    sent = _frames(paths, count)
+    """Send many frames and measure how fast the answers come.
+
+    The first frames, which start the functions, count too. Exit code 1 if a frame got no answer.
+    """
+    pictures = _frames(paths, count)
     client = service_client(target, stack, region, profile)
     if target is Where.AWS and count > FREE_FRAMES and not yes:
         typer.confirm(
-            f"Send {count} frames to stack {stack} on AWS? Each is two Lambda calls and several SQS requests;"
-            " `faceq deploy plan` has the price.",
+            f"Send {count} frames to stack {stack} on AWS? Each takes two Lambda calls and several SQS requests."
+            " See the price with `faceq deploy plan`.",
             abort=True,
             err=True,
         )
@@ -99,22 +106,24 @@ def bench(
     began = time.monotonic()
     with progress_bar() as progress:
         task = progress.add_task("sending", total=count)
-        for outcome in client.send(islice(cycle(sent), count), concurrency, timeout):
+        for outcome in client.send(islice(cycle(pictures), count), concurrency, timeout):
             outcomes.append(outcome)
             progress.advance(task)
-    found = figures(outcomes, concurrency, time.monotonic() - began)
+    result = figures(outcomes, concurrency, time.monotonic() - began)
     if as_json:
-        print(json.dumps(asdict(found), indent=2))
+        print(json.dumps(asdict(result), indent=2))
     else:
-        _show(found)
-    if found.answered < found.frames:
+        _show(result)
+    if result.answered < result.frames:
         command = "faceq deploy logs" if target is Where.AWS else "faceq logs"
-        print(f"faceq: {found.frames - found.answered} frames got no answer. See why with: {command}", file=sys.stderr)
+        print(
+            f"faceq: {result.frames - result.answered} frames got no answer. See why with: {command}", file=sys.stderr
+        )
         raise typer.Exit(1)
 
 
 def figures(outcomes: Sequence[Outcome], concurrency: int, seconds: float) -> Figures:
-    """Return what these outcomes, at least one, amount to."""
+    """Return the figures of these outcomes, of which there must be at least one."""
     times = [outcome.milliseconds for outcome in outcomes if outcome.answer is not None]
     p50, p95 = (round(float(figure), 1) for figure in np.percentile(times, [50, 95])) if times else (None, None)
     return Figures(
@@ -131,32 +140,32 @@ def figures(outcomes: Sequence[Outcome], concurrency: int, seconds: float) -> Fi
     )
 
 
-def _frames(paths: list[Path] | None, most: int) -> list[Frame]:
+def _frames(paths: list[Path] | None, count: int) -> list[Frame]:
     if paths:
-        return list(islice(frames(paths), most))
+        return list(islice(frames(paths), count))
     models = Paths.from_environment(os.environ).models
-    return [_as_camera(package_file(photo, models)) for photo in (ASTRONAUT, GRACE_HOPPER)]
+    return [_as_posted_by_a_camera(package_file(photo, models)) for photo in (ASTRONAUT, GRACE_HOPPER)]
 
 
-def _as_camera(photo: Path) -> Frame:
-    """Return a photograph as a camera posts it: a JPEG, whatever the file is."""
+def _as_posted_by_a_camera(photo: Path) -> Frame:
+    """Return a photograph as a JPEG, the format that cameras post."""
     stream = io.BytesIO()
     Image.open(photo).convert("RGB").save(stream, "JPEG", quality=90)
     return Frame(f"{photo.stem}.jpg", stream.getvalue())
 
 
-def _show(found: Figures) -> None:
+def _show(result: Figures) -> None:
     console = Console(highlight=False)
     table = Table("frames", "answered", "at once", "seconds", "frames/s", "p50 ms", "p95 ms", "max ms")
-    times = ["" if figure is None else f"{figure:.0f}" for figure in (found.p50, found.p95, found.max)]
+    times = ["" if figure is None else f"{figure:.0f}" for figure in (result.p50, result.p95, result.max)]
     table.add_row(
-        *map(str, (found.frames, found.answered, found.concurrency)),
-        f"{found.seconds:.1f}",
-        f"{found.throughput:.1f}",
+        *map(str, (result.frames, result.answered, result.concurrency)),
+        f"{result.seconds:.1f}",
+        f"{result.throughput:.1f}",
         *times,
     )
     console.print(table)
-    for name, number in Counter(found.results).most_common():
+    for name, number in Counter(result.results).most_common():
         console.print(f"{number} × {name}", soft_wrap=True, markup=False)
-    for problem, number in Counter(found.problems).most_common():
+    for problem, number in Counter(result.problems).most_common():
         console.print(f"{number} without an answer: {problem}", soft_wrap=True, markup=False)

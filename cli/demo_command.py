@@ -1,8 +1,8 @@
-"""`faceq demo`: the main job, start to end, on two photographs that Python packages carry.
+"""`faceq demo`: the whole service from start to end, on two photographs that Python packages contain.
 
 Both pictures are in the public domain: Eileen Collins by NASA (in scikit-image) and Grace Hopper by the U.S. Navy (in
-matplotlib). The frames are made from them here, so each answer is known beforehand: Grace Hopper is a stranger until
-she is enrolled while the stack runs.
+matplotlib). We make the frames from them, so we know every answer beforehand. Grace Hopper is a stranger until we enrol
+her while the stack runs.
 """
 
 import io
@@ -40,7 +40,7 @@ from pipeline.messages import NO_FACE, UNKNOWN
 COLLINS = "Eileen Collins"
 HOPPER = "Grace Hopper"
 
-#: The EXIF tag that says how a camera was held (Exif 2.32, section 4.6.4).
+#: The EXIF tag for the orientation of the camera (Exif 2.32, section 4.6.4).
 ORIENTATION = 0x0112
 
 _Picture = Image.Image
@@ -48,7 +48,7 @@ _Picture = Image.Image
 
 @dataclass(frozen=True)
 class Expected:
-    """A frame and the answer that must come."""
+    """A frame and the answer that it must get."""
 
     frame: Frame
     result: str
@@ -60,11 +60,14 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    sheet: Annotated[Path, typer.Option(help="Where the picture of all frames with boxes and names goes.")] = Path(
-        "out/demo.jpg"
-    ),
+    sheet: Annotated[
+        Path, typer.Option(help="Write a picture of all frames, with boxes and names, to this file.")
+    ] = Path("out/demo.jpg"),
 ) -> None:
-    """Enrol two people, post frames made from their photographs, check each answer. Exit code 1 if one is wrong."""
+    """Try the whole service on two built-in photographs.
+
+    Enrol two people, post frames made from their photographs, and check each answer. Exit code 1 if one is wrong.
+    """
     console = Console(highlight=False)
     settings = ModelSettings.from_environment(os.environ)
     model = installed_model(settings.model, settings.models)
@@ -74,11 +77,15 @@ def demo(
             name: package_file(source, settings.models)
             for name, source in ((COLLINS, ASTRONAUT), (HOPPER, GRACE_HOPPER))
         }
-        # A state and a gallery of its own: whatever runs and whoever is enrolled on this machine is left alone.
+        # The demo has its own state and gallery, so it does not touch those of this machine.
         os.environ |= {FACEQ_STATE_DIR: f"{folder}/state", FACEQ_GALLERY_DIR: f"{folder}/gallery"}
         collins, hopper = (Image.open(photos[name]).convert("RGB") for name in (COLLINS, HOPPER))
-        before = [*portraits("collins", collins, COLLINS), *empty(), *portraits("unknown", hopper, UNKNOWN, most=3)]
-        after = [*portraits("hopper", hopper, HOPPER), *together(collins, hopper)]
+        before = [
+            *portraits("collins", collins, COLLINS),
+            *empty_frames(),
+            *portraits("unknown", hopper, UNKNOWN, most=3),
+        ]
+        after = [*portraits("hopper", hopper, HOPPER), *group_frames(collins, hopper)]
         answered: list[tuple[Expected, Outcome]] = []
         try:
             _run(console, "people", "add", COLLINS, str(photos[COLLINS]))
@@ -106,9 +113,9 @@ def verdict(answered: Sequence[tuple[Expected, Outcome]], total: int) -> tuple[s
 
 
 def portraits(name: str, photo: _Picture, result: str, most: int | None = None) -> list[Expected]:
-    """Return frames of one person, each taken otherwise: framing, light, size, quality, format, orientation."""
+    """Return frames of one person that differ in framing, light, size, quality, format and orientation."""
     width, height = photo.size
-    ways: Mapping[str, Callable[[], bytes]] = {
+    variants: Mapping[str, Callable[[], bytes]] = {
         "darker.jpg": lambda: jpeg(ImageEnhance.Brightness(photo).enhance(0.5)),
         "mirrored.png": lambda: encoded(ImageOps.mirror(photo), "PNG"),
         "quality-25.jpg": lambda: jpeg(photo, quality=25),
@@ -120,11 +127,11 @@ def portraits(name: str, photo: _Picture, result: str, most: int | None = None) 
         "grey.jpg": lambda: jpeg(ImageOps.grayscale(photo)),
         "tilted.jpg": lambda: jpeg(photo.rotate(10, Image.Resampling.BICUBIC)),
     }
-    return [Expected(Frame(f"{name}-{way}", make()), result) for way, make in list(ways.items())[:most]]
+    return [Expected(Frame(f"{name}-{variant}", encode()), result) for variant, encode in list(variants.items())[:most]]
 
 
-def empty() -> list[Expected]:
-    """Return frames that nobody is in."""
+def empty_frames() -> list[Expected]:
+    """Return frames without a face."""
     random = np.random.default_rng(7)
     slope = np.linspace(40, 220, 640, dtype=np.uint8)
     wall = Image.fromarray(np.broadcast_to(slope[None, :, None], (360, 640, 3)).copy())
@@ -135,8 +142,8 @@ def empty() -> list[Expected]:
     ]
 
 
-def together(collins: _Picture, hopper: _Picture) -> list[Expected]:
-    """Return frames with both people: the larger face gives the result."""
+def group_frames(collins: _Picture, hopper: _Picture) -> list[Expected]:
+    """Return frames with both people; the larger face gives the result."""
 
     def frame(left: _Picture, left_size: int, right: _Picture, right_size: int) -> bytes:
         canvas = Image.new("RGB", (1280, 720), (96, 104, 112))
@@ -144,7 +151,7 @@ def together(collins: _Picture, hopper: _Picture) -> list[Expected]:
         canvas.paste(ImageOps.contain(right, (right_size, right_size)), (800, 100))
         return jpeg(canvas)
 
-    # Her face takes twice the share of her photograph: at the same size, Hopper is the nearer one.
+    # Hopper's face fills twice as much of her photograph, so at the same size hers is the larger face.
     return [
         Expected(Frame("both-collins-near.jpg", frame(collins, 700, hopper, 240)), COLLINS),
         Expected(Frame("both-hopper-near.jpg", frame(hopper, 600, collins, 420)), HOPPER),
@@ -152,7 +159,7 @@ def together(collins: _Picture, hopper: _Picture) -> list[Expected]:
 
 
 def contact_sheet(answered: Sequence[tuple[Expected, Outcome]], columns: int = 7) -> _Picture:
-    """Return one picture of all frames, upright, with the boxes and names of their answers."""
+    """Return one picture of all frames, turned upright, with the boxes and names from their answers."""
     cell = (240, 200)
     rows = -(-len(answered) // columns)
     page = Image.new("RGB", (columns * cell[0], rows * cell[1]), "white")
@@ -187,14 +194,14 @@ def jpeg(picture: _Picture, quality: int = 90) -> bytes:
 
 
 def encoded(picture: _Picture, kind: str, **options: object) -> bytes:
-    """Encode in a format that Pillow knows."""
+    """Encode in a format that Pillow supports."""
     stream = io.BytesIO()
     picture.save(stream, kind, **options)
     return stream.getvalue()
 
 
 def on_canvas(picture: _Picture, size: tuple[int, int], share: float) -> _Picture:
-    """Return a wider view: the picture takes `share` of the height."""
+    """Return a wider view, in which the picture fills `share` of the height."""
     canvas = Image.new("RGB", size, (120, 112, 104))
     small = ImageOps.contain(picture, (size[0], int(size[1] * share)))
     canvas.paste(small, (size[0] // 3, size[1] - small.height))
@@ -202,7 +209,7 @@ def on_canvas(picture: _Picture, size: tuple[int, int], share: float) -> _Pictur
 
 
 def held_sideways(picture: _Picture) -> bytes:
-    """Return what a phone writes that was held sideways: turned pixels and the tag that turns them back."""
+    """Return a photo as a phone held sideways saves it: turned pixels, and the tag that turns them back."""
     exif = Image.Exif()
     exif[ORIENTATION] = 6  # shown turned by 90 degrees clockwise
     return encoded(picture.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=90, exif=exif)
@@ -215,7 +222,7 @@ class _Named:
 
 
 def _faces(outcome: Outcome) -> Iterable[_Named]:
-    """Return what an answer says of its faces."""
+    """Return the faces in an answer."""
     rows = (outcome.answer or {}).get("faces")
     for row in rows if isinstance(rows, list) else []:
         if isinstance(row, dict) and isinstance(box := row["box"], list):
@@ -223,7 +230,7 @@ def _faces(outcome: Outcome) -> Iterable[_Named]:
 
 
 def _send(frames: Sequence[Expected], console: Console, answered: list[tuple[Expected, Outcome]]) -> None:
-    """Send frames one after the other, as a camera does, and show each answer as it comes."""
+    """Send frames one after the other, as a camera does, and show each answer when it arrives."""
     expected = {frame.frame.filename: frame for frame in frames}
     table = Table("frame", "result", "faces", "distance", "ms", "expected")
     with Live(table, console=console, refresh_per_second=8):
@@ -235,13 +242,13 @@ def _send(frames: Sequence[Expected], console: Console, answered: list[tuple[Exp
             right = outcome.result == wanted.result
             table.add_row(*cells(outcome), "[green]yes[/green]" if right else f"[red]no: {escape(wanted.result)}[/red]")
     if not console.is_terminal:
-        console.print()  # Live leaves out the last line's end there
+        console.print()  # Live does not end the last line there
 
 
 def _run(console: Console, *arguments: str) -> None:
-    """Run a command of faceq as a person would, and show it."""
+    """Show and run a command of faceq."""
     shown = " ".join(f"'{word}'" if " " in word else Path(word).name if "/" in word else word for word in arguments)
     console.print(f"$ faceq {shown}", style="bold")
     done = subprocess.run([sys.executable, "-P", "-m", "cli.main", *arguments], check=False)
     if done.returncode != 0:
-        raise SetupError("demo", f"`faceq {shown}` failed, so the demo cannot go on.")
+        raise SetupError("demo", f"`faceq {shown}` failed, so the demo cannot continue.")

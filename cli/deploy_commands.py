@@ -35,7 +35,7 @@ from pipeline.errors import BadInput
 CHANGES: Final = 2
 
 app = typer.Typer(
-    help="Promote the tested image and the template to AWS: show the plan, ask, push the image, change the stack, post "
+    help="Promote the tested image and the template to AWS. Show the plan, ask, push the image, change the stack, post "
     "a frame, check its answer, and go back if it is wrong. With a command, do only what that command says.",
     epilog="Start with: faceq deploy plan",
     invoke_without_command=True,
@@ -119,7 +119,10 @@ def plan(
         typer.Option("--detailed-exitcode", help="Exit with 0 if there is nothing to do, 1 on failure, 2 on changes."),
     ] = False,
 ) -> None:
-    """Show what a deploy would change, who may do what, who can reach what, and the cost. Change nothing."""
+    """Show what a deploy would change and cost. Change nothing.
+
+    The plan also says who may do what, and who can reach what.
+    """
     request = _request(image, set_, public_url, untested, drifted, stand_in)
     with progress_display() as display:
         planned = make_plan(ServiceStacks(session(region, profile), stack), request, display.event)
@@ -147,7 +150,10 @@ def rollback(
     yes: _Yes = False,
     as_json: _Json = False,
 ) -> None:
-    """Go back to an earlier release: its image by digest, its template and its parameters."""
+    """Go back to an earlier release.
+
+    That deploys its image by digest, with its template and its parameters.
+    """
     aws = session(region, profile)
     with progress_display() as display:
         target = Promotion(ServiceStacks(aws, stack), display).rollback_target(to)
@@ -161,7 +167,10 @@ def rollback(
 
 @app.command("status", epilog="Example: faceq deploy status --json")
 def status(stack: StackName = STACK, region: Region = None, profile: Profile = None, as_json: _Json = False) -> None:
-    """Show the state of the stack, its release, images and addresses. Exit code 1 if the stack is not complete."""
+    """Show the stack's state, release, images and addresses.
+
+    Exit code 1 if the stack is not complete.
+    """
     stacks = ServiceStacks(session(region, profile), stack)
     description = stacks.main.describe()
     if description is None:
@@ -196,7 +205,10 @@ def status(stack: StackName = STACK, region: Region = None, profile: Profile = N
 
 @app.command("history", epilog="Example: faceq deploy history --json")
 def history(stack: StackName = STACK, region: Region = None, profile: Profile = None, as_json: _Json = False) -> None:
-    """List the releases: when each was deployed, by whom, with which image, and how it ended."""
+    """List the releases.
+
+    The list says when each was deployed, by whom, with which image, and how it ended.
+    """
     stacks = ServiceStacks(session(region, profile), stack)
     releases = stacks.releases.all()
     if as_json:
@@ -217,7 +229,10 @@ def destroy(
     ] = False,
     yes: _Yes = False,
 ) -> None:
-    """Delete the functions, the queues with their messages, and the images. List them and ask first."""
+    """Delete the functions, the queues and the images from AWS.
+
+    faceq lists them and asks first. The messages on the queues are deleted too.
+    """
     aws = session(region, profile)
     with progress_display() as display:
         stacks = ServiceStacks(aws, stack)
@@ -244,7 +259,10 @@ def template(
         typer.Option("--image-uri", metavar="URI", help="Make this the default of ImageUri: repository@sha256:..."),
     ] = "",
 ) -> None:
-    """Print the template, for your own pipeline. docs/operations.md shows one."""
+    """Print the template, for a pipeline of your own.
+
+    docs/operations.md shows such a pipeline.
+    """
     text = TEMPLATE.read_text()
     if image_uri:
         if "@sha256:" not in image_uri:

@@ -51,7 +51,10 @@ def logs(
     region: Region = None,
     profile: Profile = None,
 ) -> None:
-    """Show what the functions on AWS logged, oldest first, or a report on their time and memory."""
+    """Show what the functions on AWS logged, oldest first.
+
+    With --report, show instead how much time and memory the calls took, and what to change.
+    """
     start_ms = max(0, int((datetime.now(UTC) - _duration(since)).timestamp() * 1e3))
     if report and (follow or request_id):
         raise BadInput("report_of_all", "--report covers all calls. Leave out --follow and --request-id.")

@@ -23,7 +23,10 @@ def doctor(
     region: Region = None,
     profile: Profile = None,
 ) -> None:
-    """Check everything that a frame needs, and show how to fix each problem. Exit code 1 if there is a problem."""
+    """Check what a frame needs, and show how to fix each problem.
+
+    Exit code 1 if there is a problem.
+    """
     if target is Where.AWS:
         from client import deployed_stack_checks
 

@@ -1,4 +1,4 @@
-"""`faceq image`: the image of both functions, as containers run it here and Lambda there."""
+"""`faceq image`: build and inspect the image of both functions, which containers run here and Lambda runs on AWS."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from deploy.docker_engine import FUNCTION_IMAGE
 from deploy.function_image import PLATFORMS, Image, Recipe
 
 app = typer.Typer(
-    help="Build the image of both functions, and see what is in it.",
+    help="Build the image of both functions, and show what is in it.",
     epilog="Start with: faceq image build",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -27,27 +27,30 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command("build", epilog="Example: faceq image build --model vggface2 --platform linux/arm64")
 def build(
     model: Annotated[
-        str, typer.Option(help="auto, vggface2, casia-webface, dlib, stand-in, or a weight file in models/.")
+        str, typer.Option(help="The model: auto, vggface2, casia-webface, dlib, stand-in, or a weight file in models/.")
     ] = "auto",
-    engine: Annotated[str, typer.Option(help="onnx, or torch as in the original service.")] = "onnx",
+    engine: Annotated[str, typer.Option(help="The engine: onnx, or torch as in the original service.")] = "onnx",
     platform: Annotated[
-        str, typer.Option(help=f"{' or '.join(PLATFORMS)}.  [default: the engine's own]", show_default=False)
+        str, typer.Option(help=f"The platform: {' or '.join(PLATFORMS)}.  [default: Docker's own]", show_default=False)
     ] = "",
-    tag: Annotated[str, typer.Option(help="Of the function image; the gateway's ends in -gateway.")] = FUNCTION_IMAGE,
+    tag: Annotated[
+        str, typer.Option(help="Tag of the function image; the gateway's tag gets the suffix -gateway.")
+    ] = FUNCTION_IMAGE,
     torch_index: Annotated[
         str,
-        typer.Option(metavar="URL", help="For torch: the index of CPU wheels, unless they are in wheels/."),
+        typer.Option(metavar="URL", help="For torch: the package index with CPU wheels, unless they are in wheels/."),
     ] = "",
     as_json: _Json = False,
 ) -> None:
-    """Build the function image, with labels that say what is in it, and the gateway's.
+    """Build the function image and the gateway's image.
 
-    `docker compose up` uses them without building. Docker's own words go to standard error.
+    Labels say what is in the function image. `docker compose up` uses both without building them again.
+    Docker's output goes to standard error.
     """
     if engine not in ENGINES:
         raise typer.BadParameter(f"choose one of {', '.join(ENGINES)}", param_hint="--engine")
     if platform and platform not in PLATFORMS:
-        raise typer.BadParameter(f"Lambda has {' and '.join(PLATFORMS)}, one an image", param_hint="--platform")
+        raise typer.BadParameter(f"choose one of {', '.join(PLATFORMS)}", param_hint="--platform")
     recipe = Recipe(tag, model, engine, torch_index, platform)
     function_image.build(recipe, lambda line: print(line, file=sys.stderr, flush=True))
     built = function_image.inspect(tag)
@@ -60,34 +63,38 @@ def build(
 
 @app.command("inspect", epilog="Example: faceq image inspect faceq-function --json")
 def inspect(
-    tag: Annotated[str, typer.Argument(metavar="TAG", help="The image's.")] = FUNCTION_IMAGE, as_json: _Json = False
+    tag: Annotated[str, typer.Argument(metavar="TAG", help="Tag of the image.")] = FUNCTION_IMAGE,
+    as_json: _Json = False,
 ) -> None:
-    """Show an image's size, layers and labels, and warn of what Lambda would refuse."""
-    found = function_image.inspect(tag)
+    """Show the size, layers and labels of an image.
+
+    faceq warns about what Lambda would refuse.
+    """
+    image = function_image.inspect(tag)
     if as_json:
-        print(json.dumps(asdict(found), indent=2))
+        print(json.dumps(asdict(image), indent=2))
     else:
-        _show(tag, found)
+        _show(tag, image)
 
 
-def _show(tag: str, found: Image) -> None:
+def _show(tag: str, image: Image) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
-    about = {
+    facts = {
         "image": tag,
-        "id": found.id,
-        "platform": found.platform,
-        "created": found.created,
-        "user": found.user or "root",
-        **{name: value or "(empty: built without `faceq image build`)" for name, value in found.labels.items()},
+        "id": image.id,
+        "platform": image.platform,
+        "created": image.created,
+        "user": image.user or "root",
+        **{name: value or "(empty: built without `faceq image build`)" for name, value in image.labels.items()},
     }
-    width = max(map(len, about))
-    console.print("\n".join(f"  {name:{width}}  {value}" for name, value in about.items()), soft_wrap=True)
+    width = max(map(len, facts))
+    console.print("\n".join(f"  {name:{width}}  {value}" for name, value in facts.items()), soft_wrap=True)
     table = Table("layer", "MB")
     table.columns[1].justify = "right"
-    for layer in found.layers:
+    for layer in image.layers:
         table.add_row(layer.holds, f"{layer.bytes / 1e6:.1f}")
     table.add_section()
-    table.add_row("all, without compression", f"{found.bytes / 1e6:.1f}")
+    table.add_row("total, uncompressed", f"{image.bytes / 1e6:.1f}")
     console.print(table)
-    for warning in found.warnings:
+    for warning in image.warnings:
         console.print(f"warning: {warning}", style="yellow", soft_wrap=True)

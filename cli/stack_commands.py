@@ -75,7 +75,10 @@ def up(
         ),
     ] = False,
 ) -> None:
-    """Start the whole service on this machine: the queues, both functions and the function URL. Ctrl-C stops it."""
+    """Start the whole service on this machine. Ctrl-C stops it.
+
+    The service consists of the queues, both functions and the function URL.
+    """
     if engine is not None and engine not in ENGINES:
         raise typer.BadParameter(f"choose one of {', '.join(ENGINES)}", param_hint="--engine")
     if running := process_stack():
@@ -191,7 +194,7 @@ def _wait_until_ready(process: "subprocess.Popen[bytes]") -> RunningStack | None
 
 
 def down() -> None:
-    """Stop the running stack, even if it was started in another terminal."""
+    """Stop the running stack, from any terminal."""
     folder = Paths.from_environment(os.environ).state
     stack = process_stack(folder)
     if stack is None:
@@ -210,7 +213,10 @@ def down() -> None:
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show what is running, how much memory it uses and how full the queues are. Exit code 1 if nothing is running."""
+    """Show what is running, its memory, and how full the queues are.
+
+    Exit code 1 if nothing is running.
+    """
     from client.queue_operations import depths
 
     stack = stack_on_this_machine(os.environ)
@@ -241,7 +247,10 @@ def _replicas() -> list[dict[str, object]]:
 
 
 def env() -> None:
-    """Print `export` lines that point a client written for AWS at the running stack."""
+    """Print the variables for clients of the running stack.
+
+    They are `export` lines, which point a client written for AWS at this stack.
+    """
     stack = stack_on_this_machine(os.environ)
     variables = stack.exports()
     if not (os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE")):
