@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -65,7 +66,11 @@ def up(
     ] = None,
     parameter: Annotated[
         list[str] | None,
-        typer.Option("--parameter", metavar="NAME=VALUE", help="Set a parameter of deploy/template.yaml."),
+        typer.Option("--parameter", metavar="NAME=VALUE", help="Set a parameter of the template."),
+    ] = None,
+    template: Annotated[
+        Path | None,
+        typer.Option("--template", metavar="FILE", help="Play this template.  [default: deploy/template.yaml]"),
     ] = None,
     reload: Annotated[
         bool,
@@ -91,6 +96,7 @@ def up(
         _start_detached([argument for argument in sys.argv[1:] if argument not in {"-d", "--detach"}])
         return
     from local.supervisor import Options  # imports the servers, which the other commands do not need
+    from template.reader import TEMPLATE_FILE
 
     environ = {**os.environ}
     if model is not None:
@@ -105,6 +111,7 @@ def up(
         queue_port=_port(queue_port, port, 9324),
         environments=environments or os.cpu_count() or 1,
         parameters=dict(_name_and_value(text) for text in parameter or []),
+        template=template.absolute() if template is not None else TEMPLATE_FILE,
         environ=environ,
         reload=reload,
     )
@@ -137,7 +144,7 @@ async def _run_until_interrupted(options: "Options") -> None:
         console.print(f"faceq is up after {time.monotonic() - began:.1f} s", style="bold green")
         console.print(_describe(running), soft_wrap=True)
         if stack.template is not None and stack.template.only_on_aws:
-            console.print("These parts of deploy/template.yaml work on AWS only (`faceq doctor` lists them again):")
+            console.print("These parts of the template work on AWS only (`faceq doctor` lists them again):")
             for sentence in stack.template.only_on_aws:
                 console.print(f"  - {sentence}", style="dim")
         console.print("Press Ctrl-C to stop.")

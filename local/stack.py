@@ -22,28 +22,34 @@ class StackError(SetupError):
         super().__init__("stack", message)
 
 
-def read_template(parameters: Mapping[str, str], sqs_endpoint: str, region: str = DEFAULT_REGION) -> ServiceTemplate:
+def read_template(
+    parameters: Mapping[str, str], sqs_endpoint: str, region: str = DEFAULT_REGION, file: Path = TEMPLATE_FILE
+) -> ServiceTemplate:
     """Read the service's template for this machine. Raises StackError that names file and line."""
+    name = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
     try:
-        return read_local_template(parameters, region, sqs_endpoint)
+        return read_local_template(parameters, region, sqs_endpoint, file)
     except TemplateError as error:
-        raise StackError(f"{TEMPLATE_FILE.relative_to(ROOT)}: {error}") from None
+        raise StackError(f"{name}: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StackError(f"The template {name} cannot be read: {error}") from None
 
 
 def queue_urls(service: ServiceTemplate, sqs_endpoint: str) -> dict[str, str]:
-    """Return the three queue URLs of a `RunningStack`. Raises StackError if the template does not name the queues."""
-    requests = {mapping.queue for mapping in service.event_source_mappings}
-    responses = [name for name in service.queues if name.endswith("-resp-queue")]
-    if len(requests) != 1 or len(responses) != 1:
+    """Return the three queue URLs of a `RunningStack`. Raises StackError if the template lacks a queue of the contract.
+
+    Further queues, which trigger functions of their own, are no part of the contract with clients.
+    """
+    requests, responses = service.request_queue, service.response_queue
+    if requests is None or responses is None:
         raise StackError(
-            f"deploy/template.yaml has {len(requests)} queues that trigger a function and {len(responses)} queues "
-            "whose name ends in -resp-queue. It needs exactly one of each."
+            "Clients find the queues by the ends of their names: name exactly one queue of the template ...-req-queue "
+            "and exactly one ...-resp-queue."
         )
-    request_queue = requests.pop()
-    redrive = service.queues[request_queue].redrive
+    redrive = requests.redrive
     return {
-        "request_queue_url": queue_url(sqs_endpoint, request_queue),
-        "response_queue_url": queue_url(sqs_endpoint, responses[0]),
+        "request_queue_url": queue_url(sqs_endpoint, requests.name),
+        "response_queue_url": queue_url(sqs_endpoint, responses.name),
         "dead_letter_queue_url": queue_url(sqs_endpoint, redrive.dead_letter_queue) if redrive is not None else "",
     }
 

@@ -45,6 +45,7 @@ from local.lambda_service import LambdaService
 from local.reload import reload_on_change
 from local.runtimes.embedded import EmbeddedRuntime
 from local.stack import ROOT, StackError, gallery_notice, queue_urls, read_template
+from template.reader import TEMPLATE_FILE
 
 if TYPE_CHECKING:
     from template.model import ServiceTemplate
@@ -71,6 +72,8 @@ class Options:
         Most execution environments of a function for which the template reserves no concurrency; at least 1.
     parameters : Mapping of str to str
         Values for the template's parameters.
+    template : Path
+        The template to play.
     environ : Mapping of str to str
         The source of the functions' other faceq variables.
     reload : bool
@@ -85,6 +88,7 @@ class Options:
     queue_port: int = 9324
     environments: int = field(default_factory=lambda: os.cpu_count() or 1)
     parameters: Mapping[str, str] = field(default_factory=dict)
+    template: Path = TEMPLATE_FILE
     environ: Mapping[str, str] = field(default_factory=dict)
     reload: bool = False
 
@@ -150,7 +154,7 @@ class Stack:
         lambda_endpoint = f"http://127.0.0.1:{api_port}"
         function_url = f"http://127.0.0.1:{port}/"
         region = DEFAULT_REGION
-        template = self.template = read_template(options.parameters, sqs_endpoint)
+        template = self.template = read_template(options.parameters, sqs_endpoint, region, options.template)
         _rotate_logs(self._logs)
         json_log.set_up("supervisor", cleanup.enter_context((self._logs / "supervisor.log").open("a")))
         variables = {**function_variables(options, model), "AWS_ENDPOINT_URL_SQS": sqs_endpoint}

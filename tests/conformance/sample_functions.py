@@ -40,6 +40,13 @@ def url_handler(event, context):
     return event
 
 
+def queue_handler(event, context):
+    """Write each message of an SQS event, and the queue that it came from, to the file that a variable names."""
+    lines = [json.dumps([record["eventSourceARN"].rsplit(":", 1)[-1], record["body"]]) for record in event["Records"]]
+    with Path(os.environ["MESSAGES_FILE"]).open("a") as file:
+        file.write("\n".join([*lines, ""]))
+
+
 def _echo(event, context):
     return event
 
