@@ -1,1 +1,1 @@
-"""The outside of faceq: one file per technology, each behind a port of `pipeline.ports`; `wiring` joins them."""
+"""The technologies that faceq uses: one file for each, behind a port of `pipeline.ports`. `wiring` joins them."""

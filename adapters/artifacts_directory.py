@@ -20,13 +20,13 @@ _LOCK = ".lock"
 
 
 class DirectoryStore:
-    """Blobs as files of one directory, which is made by the first write. Safe to share between threads.
+    """Blobs as files of one directory, which the first write creates. Safe to share between threads.
 
     Parameters
     ----------
     path : Path
     wait_seconds : float
-        How long a writer waits for another one before it gives up with TransientError.
+        How long a writer waits for another writer before it raises TransientError.
 
     """
 
@@ -47,7 +47,7 @@ class DirectoryStore:
             raise _unavailable("read", path, error) from error
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace `name` by `content` as one step that survives a power cut once it has returned."""
+        """Replace `name` by `content` in one step, which survives a power cut once this method has returned."""
         path = self._file(name)
         with self.exclusive():
             try:
@@ -57,7 +57,7 @@ class DirectoryStore:
                 raise _unavailable("write", path, error) from error
 
     def delete(self, name: str) -> None:
-        """Remove `name`; nothing happens if there is none."""
+        """Remove `name`, if it exists."""
         path = self._file(name)
         if self.version(name) is None:
             return
@@ -69,7 +69,7 @@ class DirectoryStore:
                 raise _unavailable("remove", path, error) from error
 
     def names(self) -> Sequence[str]:
-        """Return the names that exist, sorted."""
+        """Return the names of all blobs, sorted."""
         try:
             return sorted(path.name for path in self._path.iterdir() if PLAIN_NAME.fullmatch(path.name))
         except FileNotFoundError:
@@ -78,7 +78,7 @@ class DirectoryStore:
             raise _unavailable("list", self._path, error) from error
 
     def version(self, name: str) -> str | None:
-        """Return a token of the file's time, size and inode, None if there is none."""
+        """Return a token of the file's time, size and inode number, None if it does not exist."""
         path = self._file(name)
         try:
             status = path.stat()
@@ -90,10 +90,10 @@ class DirectoryStore:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keep every other writer out, in this process and in others, until the block ends. May be nested.
+        """Keep all other writers out, in this process and in others, until the block ends. May be nested.
 
-        Take it around a read, a change and a write that belong together. Raises TransientError that says who holds
-        the directory if that takes longer than `wait_seconds`.
+        Use it around a read, a change and a write that belong together. If another writer works for longer than
+        `wait_seconds`, it raises TransientError that names that writer.
         """
         deadline = time.monotonic() + self._wait_seconds
         if not self._mutex.acquire(timeout=max(self._wait_seconds, 0)):
@@ -140,10 +140,10 @@ def _modified_ns(path: Path) -> int:
 
 def _unavailable(verb: str, path: Path, error: OSError) -> TransientError:
     reason = error.strerror or type(error).__name__
-    return TransientError("store_unavailable", f"Cannot {verb} {path}: {reason}. Mend that and try again.")
+    return TransientError("store_unavailable", f"Cannot {verb} {path}: {reason}. Solve this problem and try again.")
 
 
 def _busy(path: Path, holder: str) -> TransientError:
     return TransientError(
-        "store_busy", f"{holder[:1].upper()}{holder[1:]} is writing to {path}. Try again when it is done."
+        "store_busy", f"{holder[:1].upper()}{holder[1:]} is writing to {path}. Try again when it has finished."
     )

@@ -1,12 +1,13 @@
 """Artifacts under a prefix of an S3 bucket: `ArtifactStore` on S3.
 
-An object is replaced as one step, and a read that begins after a write sees it (S3 user guide, "Amazon S3 data
-consistency model"). Writers take turns on the object `.lock`, which is written on condition that there is none (S3 user
-guide, "Conditional writes": `If-None-Match: *`, since August 2024; `If-Match`, since November 2024). A turn has a
-lifetime that its holder renews while it works, so a dead writer's turn ends by itself: who waits and sees one and the
-same lock for a whole lifetime takes it over, on condition that it is still that one. No two clocks are compared. A
-holder begins no write unless half the lifetime is left, so only one request under way for longer than that could meet
-another writer's; the bucket keeps older versions for that case.
+S3 replaces an object in one step, and a read that starts after a write sees the new content (S3 user guide, "Amazon S3
+data consistency model"). Writers take turns by the object `.lock`: each writes it on condition that it does not exist
+(S3 user guide, "Conditional writes": `If-None-Match: *`, since August 2024; `If-Match`, since November 2024).
+
+A turn has a lifetime, which its holder renews while it works. So a dead writer's turn ends by itself: a waiting writer
+that sees the same lock for a whole lifetime takes it over, on condition that it is still the same lock. No two clocks
+are compared. The holder starts a write only if at least half the lifetime is left. So two writes can only meet if one
+request takes longer than half a lifetime; the bucket keeps older versions for that case.
 """
 
 import os
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
     from botocore.client import BaseClient
     from botocore.exceptions import ClientError
 
-#: Where in the bucket deploy/template.yaml lets the functions read.
+#: The prefix that deploy/template.yaml permits the functions to read.
 PREFIX: Final = "gallery"
 
 _LOCK: Final = ".lock"
-#: Seconds between two tries to get the turn: a few requests a second, well below what S3 takes for one key.
+#: Seconds between two attempts to take the turn: a few requests a second, far fewer than S3 accepts for one key.
 _POLL_SECONDS: Final = 0.25
 
 
@@ -46,14 +47,17 @@ def client(session: "boto3.Session") -> "BaseClient":
 
 @dataclass(frozen=True)
 class _Turn:
-    """Who works, and until when nobody else does.
+    """The turn that this process has.
 
     Parameters
     ----------
+    thread : int
+        The thread that took it.
     etag : str
-        Of the lock as this writer wrote it.
+        Of the lock as we wrote it.
     until : float
-        Seconds of the monotonic clock, counted from before the write: whoever waits counts from after it.
+        When it ends, in seconds of the monotonic clock. We count the lifetime from before the write, others from after
+        it, so it ends for us first.
 
     """
 
@@ -63,27 +67,27 @@ class _Turn:
 
 
 class _TakenError(Exception):
-    """The lock is another one than the condition says."""
+    """The condition of a write of the lock did not hold."""
 
 
 class S3Store:
     """Blobs as objects `<prefix>/<name>` of one bucket, which exists. Safe to share between threads.
 
-    Whatever S3 refuses is a TransientError with AWS's words, also what only a person can mend: permissions take effect
-    some seconds after they are given, so a frame must not be given up for them.
+    Every refusal by S3 is a TransientError with AWS's message, even one that only the user can solve: permissions take
+    effect some seconds after they are granted, and a frame must not be given up in the meantime.
 
     Parameters
     ----------
     client : botocore client
         For S3.
     bucket : str
-        Versioned: else writing the same content again would leave the `version` as it was.
+        With versioning; otherwise `version` would not change when the same content is written again.
     prefix : str
         Without a slash at either end.
     wait_seconds : float
-        How long a writer waits for another one before it gives up with TransientError.
+        How long a writer waits for another writer before it raises TransientError.
     lifetime_seconds : float
-        How long a turn lasts that its holder does not renew.
+        How long a turn lasts if its holder does not renew it.
 
     """
 
@@ -103,27 +107,27 @@ class S3Store:
         """Return the content of `name`."""
         key = self._key(name)
         self._renew()
-        with self._failing("read", key):
+        with self._translated_errors("read", key):
             return self._get(key)[0]
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace `name` by `content` as one step."""
+        """Replace `name` by `content` in one step."""
         key = self._key(name)
-        with self.exclusive(), self._failing("write", key):
+        with self.exclusive(), self._translated_errors("write", key):
             self._renew()
             self._client.put_object(Bucket=self._bucket, Key=key, Body=content)
 
     def delete(self, name: str) -> None:
-        """Remove `name`; nothing happens if there is none."""
+        """Remove `name`, if it exists."""
         key = self._key(name)
-        with self.exclusive(), self._failing("remove", key):
+        with self.exclusive(), self._translated_errors("remove", key):
             self._renew()
             self._client.delete_object(Bucket=self._bucket, Key=key)
 
     def names(self) -> Sequence[str]:
-        """Return the names that exist, sorted."""
+        """Return the names of all blobs, sorted."""
         folder = f"{self._prefix}/"
-        with self._failing("list", folder):
+        with self._translated_errors("list", folder):
             pages = self._client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=folder, Delimiter="/"
             )
@@ -131,17 +135,17 @@ class S3Store:
         return sorted(name for name in names if PLAIN_NAME.fullmatch(name))
 
     def version(self, name: str) -> str | None:
-        """Return the object's version id and ETag, None if there is none; asks with HEAD."""
+        """Return the object's version id and ETag, None if it does not exist; needs one HEAD request."""
         from botocore.exceptions import ClientError
 
         key = self._key(name)
-        with self._failing("read", key):
+        with self._translated_errors("read", key):
             try:
                 head = self._client.head_object(Bucket=self._bucket, Key=key)
             except ClientError as error:
                 if _status(error) != 404:
                     raise
-                # An answer to HEAD has no words, so it does not say whether the object is missing or the bucket.
+                # A response to HEAD has no body, so it does not say whether the object or the bucket is missing.
                 with suppress(FileNotFoundError):
                     self._get(key)
                 return None
@@ -149,11 +153,11 @@ class S3Store:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Keep every other writer out, in this process and anywhere else, until the block ends. May be nested.
+        """Keep all other writers out, in this process and anywhere else, until the block ends. May be nested.
 
-        Take it around a read, a change and a write that belong together. Raises TransientError that says who holds
-        the turn if that takes longer than `wait_seconds`, and at the next use of the store if this process stood still
-        so long that another one took the turn: nothing more is written then.
+        Use it around a read, a change and a write that belong together. If another writer works for longer than
+        `wait_seconds`, it raises TransientError that names that writer. If this process is stopped for so long that
+        another writer takes over the turn, the next use of the store raises TransientError and writes nothing.
         """
         deadline = time.monotonic() + self._wait_seconds
         if not self._mutex.acquire(timeout=max(self._wait_seconds, 0)):
@@ -162,12 +166,12 @@ class S3Store:
             if self._turn is not None:
                 yield
                 return
-            with self._failing("write", self._lock_key):
+            with self._translated_errors("write", self._lock_key):
                 self._turn = self._take(deadline)
             try:
                 yield
             finally:
-                self._give_back()
+                self._release()
         finally:
             self._mutex.release()
 
@@ -178,7 +182,7 @@ class S3Store:
                 return self._write_lock(IfNoneMatch="*")
             try:
                 holder, etag = self._get(self._lock_key)
-            except FileNotFoundError:  # given back between the two requests
+            except FileNotFoundError:  # released between the two requests
                 holder, etag = b"", ""
             if etag != seen:
                 seen, since = etag, time.monotonic()
@@ -190,61 +194,61 @@ class S3Store:
             time.sleep(_POLL_SECONDS)
 
     def _renew(self) -> None:
-        """Make sure that this thread's turn, if it has one, lasts for one request more."""
+        """Make sure that this thread's turn, if it has one, lasts for one more request."""
         turn = self._turn
         if turn is None or turn.thread != threading.get_ident():
             return
         if turn.until - time.monotonic() >= self._lifetime_seconds / 2:
             return
-        with self._failing("write", self._lock_key):
+        with self._translated_errors("write", self._lock_key):
             try:
                 self._turn = self._write_lock(IfMatch=turn.etag)
             except _TakenError:
                 raise TransientError(
                     "store_busy",
-                    f"Another writer took the turn at {self._url(self._prefix)}, because this one paused for too long. "
-                    "Nothing more is written; run the same command again.",
+                    f"Another writer took over {self._url(self._prefix)} because this one was paused for too long. "
+                    "Nothing more was written. Run the same command again.",
                 ) from None
 
-    def _give_back(self) -> None:
-        # What was to be written is written. A lock that is not removed here ends by itself, and one that another
-        # writer took meanwhile is that one's.
+    def _release(self) -> None:
+        # All writes are done. A lock that cannot be removed now ends by itself, and a lock that another writer took
+        # over in the meantime is not ours to remove.
         with suppress(TransientError):
             self._renew()
-            with self._failing("remove", self._lock_key):
+            with self._translated_errors("remove", self._lock_key):
                 self._client.delete_object(Bucket=self._bucket, Key=self._lock_key)
         self._turn = None
 
     def _write_lock(self, **condition: str) -> _Turn:
-        """Write the lock, each time another content. Raises _TakenError if the condition does not hold."""
+        """Write the lock, with new content each time. Raises _TakenError if the condition does not hold."""
         from botocore.exceptions import ClientError
 
         until = time.monotonic() + self._lifetime_seconds
         holder = f"process {os.getpid()} on {socket.gethostname()}\n{uuid.uuid4()}\n".encode()
         try:
-            answer = self._client.put_object(Bucket=self._bucket, Key=self._lock_key, Body=holder, **condition)
+            response = self._client.put_object(Bucket=self._bucket, Key=self._lock_key, Body=holder, **condition)
         except ClientError as error:
-            # Another request is under way; it does not hold; there is no object to match. (S3 user guide,
-            # "Conditional writes")
+            # 409: another request is under way. 412: the condition does not hold. NoSuchKey: there is no object to
+            # match. (S3 user guide, "Conditional writes")
             if _status(error) in {409, 412} or error.response["Error"]["Code"] == "NoSuchKey":
                 raise _TakenError from None
             raise
-        return _Turn(threading.get_ident(), answer["ETag"], until)
+        return _Turn(threading.get_ident(), response["ETag"], until)
 
     def _get(self, key: str) -> tuple[bytes, str]:
-        """Return an object's content and ETag. Raises FileNotFoundError if there is none."""
+        """Return an object's content and ETag. Raises FileNotFoundError if it does not exist."""
         from botocore.exceptions import ClientError
 
         try:
-            answer = self._client.get_object(Bucket=self._bucket, Key=key)
+            response = self._client.get_object(Bucket=self._bucket, Key=key)
         except ClientError as error:
             if error.response["Error"]["Code"] == "NoSuchKey":
                 raise FileNotFoundError(self._url(key)) from None
             raise
-        return answer["Body"].read(), answer["ETag"]
+        return response["Body"].read(), response["ETag"]
 
     @contextmanager
-    def _failing(self, verb: str, key: str) -> Iterator[None]:
+    def _translated_errors(self, verb: str, key: str) -> Iterator[None]:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -265,7 +269,8 @@ class S3Store:
     def _busy(self, holder: str) -> TransientError:
         return TransientError(
             "store_busy",
-            f"{holder[:1].upper()}{holder[1:]} is writing to {self._url(self._prefix)}. Try again when it is done.",
+            f"{holder[:1].upper()}{holder[1:]} is writing to {self._url(self._prefix)}. "
+            "Try again when it has finished.",
         )
 
 

@@ -1,4 +1,4 @@
-"""Send to an SQS queue: AWS, ElasticMQ or the local server, as the client's endpoint says."""
+"""Send messages to an SQS queue. The client's endpoint decides whether that is AWS, ElasticMQ or our own server."""
 
 import re
 from typing import TYPE_CHECKING, Final
@@ -12,8 +12,9 @@ from pipeline.ports import MAX_MESSAGE_BYTES, MessageSender
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
-#: What SQS refuses in a message (SQS API reference, SendMessage). The local server takes it, so it is checked here.
-_NO_SQS_CHARACTER: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+#: Characters that SQS refuses in a message (SQS API reference, SendMessage). Our own server accepts them, so we check
+#: here.
+_REFUSED_CHARACTER: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def client(region: str, endpoint: str | None = None) -> "BaseClient":
@@ -23,8 +24,8 @@ def client(region: str, endpoint: str | None = None) -> "BaseClient":
     ----------
     region : str
     endpoint : str or None
-        A local server's address, which takes any credentials and is sent none of the user's. None for AWS, or for
-        what `AWS_ENDPOINT_URL_SQS` names.
+        A local server's address. It accepts any credentials, and faceq does not send it the user's. None for AWS, or
+        for the address in `AWS_ENDPOINT_URL_SQS`.
 
     """
     import boto3
@@ -38,7 +39,7 @@ def client(region: str, endpoint: str | None = None) -> "BaseClient":
         endpoint_url=endpoint,
         aws_access_key_id="local",
         aws_secret_access_key="local",  # noqa: S106
-        # A person waits at the other end: one that hangs is said to hang after one try.
+        # The user is waiting for the command, so a server that hangs is an error after one attempt.
         config=config.merge(Config(proxies={}, retries={"total_max_attempts": 1})),
     )
 
@@ -60,22 +61,27 @@ class SqsSender(MessageSender):
         self._queue_url = queue_url
 
     def send(self, body: str) -> None:
-        """Put `body` on the queue; return when the queue has it. Raises as the port says."""
+        """Put `body` on the queue; return when the queue has it.
+
+        Raises ValueError if no queue can accept `body`, and TransientError if the queue cannot be reached.
+        """
         check_body(body)
         try:
             self._client.send_message(QueueUrl=self._queue_url, MessageBody=body)
         except (BotoCoreError, ClientError) as error:
             name = self._queue_url.rsplit("/", 1)[-1]
-            raise TransientError("queue_unavailable", f"The queue {name} did not take the message: {error}") from error
+            raise TransientError(
+                "queue_unavailable", f"The queue {name} did not accept the message: {error}"
+            ) from error
 
 
 def check_body(body: str) -> None:
-    """Raise ValueError if SQS can never take `body`: empty, too long, or with a character that is none for it."""
+    """Raise ValueError if SQS can never accept `body`: it is empty, too long, or contains a refused character."""
     if not body:
         raise ValueError("a message must not be empty")
-    if found := _NO_SQS_CHARACTER.search(body):
-        raise ValueError(f"a message must not hold the character U+{ord(found[0]):04X}")
-    # A character takes at most 4 bytes, so most bodies need no second copy to be found short enough.
+    if match := _REFUSED_CHARACTER.search(body):
+        raise ValueError(f"a message must not contain the character U+{ord(match[0]):04X}")
+    # A character takes at most 4 bytes, so most bodies are short enough without encoding a copy.
     size = len(body.encode()) if len(body) * 4 > MAX_MESSAGE_BYTES else 0
     if size > MAX_MESSAGE_BYTES:
-        raise ValueError(f"a message of {size} bytes is longer than the {MAX_MESSAGE_BYTES} that SQS takes")
+        raise ValueError(f"a message of {size} bytes is longer than the {MAX_MESSAGE_BYTES} that SQS accepts")

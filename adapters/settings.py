@@ -1,6 +1,6 @@
-"""The variables that faceq reads, all of them, and the only place that reads them.
+"""All environment variables that faceq reads. No other module reads them; the rest of the code receives values.
 
-An argument of a command beats a variable, a variable beats the default. Everything inside receives values.
+A command's argument takes precedence over the variable, and the variable over the default.
 """
 
 import os
@@ -17,7 +17,7 @@ from template.lambda_facts import MB_PER_PROCESSOR
 REQUEST_QUEUE_URL = "REQUEST_QUEUE_URL"
 RESPONSE_QUEUE_URL = "RESPONSE_QUEUE_URL"
 AWS_REGION = "AWS_REGION"
-#: How often the queue hands out a message before the dead-letter queue, as deploy/template.yaml sets it.
+#: How often the queue delivers a message before it moves it to the dead-letter queue; deploy/template.yaml sets it.
 MAX_RECEIVE_COUNT = "MAX_RECEIVE_COUNT"
 #: `onnx` (default) or `torch`.
 FACEQ_ENGINE = "FACEQ_ENGINE"
@@ -27,20 +27,20 @@ FACEQ_MODEL = "FACEQ_MODEL"
 FACEQ_MODELS_DIR = "FACEQ_MODELS_DIR"
 #: Folder of the gallery.
 FACEQ_GALLERY_DIR = "FACEQ_GALLERY_DIR"
-#: `s3://<bucket>/<prefix>`: where functions on AWS read the gallery. It beats the folder.
+#: `s3://<bucket>/<prefix>`: where functions on AWS read the gallery. It takes precedence over the folder.
 FACEQ_GALLERY = "FACEQ_GALLERY"
 #: Folder of the running stack's state and logs.
 FACEQ_STATE_DIR = "FACEQ_STATE_DIR"
-#: Side of the smallest face that is looked for, in pixels of the frame.
+#: Side of the smallest face to look for, in pixels of the frame.
 FACEQ_MIN_FACE_SIZE = "FACEQ_MIN_FACE_SIZE"
-#: Largest frame that is decoded, width times height.
+#: Width times height of the largest frame to decode.
 FACEQ_MAX_PIXELS = "FACEQ_MAX_PIXELS"
-#: Threads of one function process; default: the processor share that Lambda gives for the memory size.
+#: Threads of one function process. By default the virtual processors that Lambda gives for the memory size.
 FACEQ_THREADS = "FACEQ_THREADS"
 
-#: Values for the template's parameters where containers play it, `Name=Value` parted by blanks.
+#: Values for the template's parameters when containers run the service: `Name=Value`, separated by spaces.
 FACEQ_PARAMETERS = "FACEQ_PARAMETERS"
-#: The ports of this machine at which the containers' function URL, Lambda API and queues are reached.
+#: The ports of this machine for the containers' function URL, Lambda API and queues.
 FACEQ_PORT = "FACEQ_PORT"
 FACEQ_API_PORT = "FACEQ_API_PORT"
 FACEQ_QUEUE_PORT = "FACEQ_QUEUE_PORT"
@@ -65,7 +65,7 @@ class S3Place:
 
 @dataclass(frozen=True)
 class Paths:
-    """Where a person's models, gallery and running stack live: the platform's folders unless a variable says else."""
+    """The folders of the user's models, gallery and running stack; the platform's default where no variable is set."""
 
     models: Path
     gallery: Path
@@ -74,7 +74,7 @@ class Paths:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "Paths":
         """Read the three folder variables."""
-        import platformdirs  # part of faceq[local]: the functions are told their folders and need no default
+        import platformdirs  # part of faceq[local]: the functions get their folders from variables
 
         return cls(
             models=_folder(environ, FACEQ_MODELS_DIR) or platformdirs.user_cache_path("faceq") / "models",
@@ -89,12 +89,18 @@ class ModelSettings:
 
     Parameters
     ----------
+    engine : str
+        One of `ENGINES`.
+    model : str
+        `auto`, a model's id, or the path of a weight file.
+    models : Path
+        Folder of the installed models.
     gallery : Path or S3Place
         Where the gallery is kept.
     min_face_size : int
-        Pixels, at least 12: the first network's receptive field.
+        Side of the smallest face to look for, in pixels, at least 12: the first network's receptive field.
     max_pixels : int
-        Width times height.
+        Width times height of the largest frame to decode, at least 1.
     threads : int
         At least 1.
 
@@ -110,7 +116,7 @@ class ModelSettings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "ModelSettings":
-        """Read the variables. Raises SetupError for a value that cannot be meant."""
+        """Read the variables. Raises SetupError for an invalid value."""
         engine = environ.get(FACEQ_ENGINE) or "onnx"
         if engine not in ENGINES:
             raise SetupError("bad_setting", f"{FACEQ_ENGINE} is '{engine}'; set it to one of {', '.join(ENGINES)}.")
@@ -120,7 +126,7 @@ class ModelSettings:
             paths = Paths.from_environment(environ)
             models, gallery = paths.models, gallery or paths.gallery
         memory_mb = _number(environ, "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", 0, 0)
-        share = -(-memory_mb // MB_PER_PROCESSOR) or os.cpu_count() or 1
+        processors = -(-memory_mb // MB_PER_PROCESSOR) or os.cpu_count() or 1
         return cls(
             engine=engine,
             model=environ.get(FACEQ_MODEL) or "auto",
@@ -128,18 +134,21 @@ class ModelSettings:
             gallery=gallery,
             min_face_size=_number(environ, FACEQ_MIN_FACE_SIZE, 20, 12),
             max_pixels=_number(environ, FACEQ_MAX_PIXELS, MAX_PIXELS, 1),
-            threads=_number(environ, FACEQ_THREADS, min(share, os.cpu_count() or 1), 1),
+            threads=_number(environ, FACEQ_THREADS, min(processors, os.cpu_count() or 1), 1),
         )
 
 
 @dataclass(frozen=True)
 class QueueSettings:
-    """Where a function sends.
+    """The queues that a function sends to.
 
     Parameters
     ----------
-    request_queue_url : str
-        Empty for the function that does not send there.
+    region : str
+    request_queue_url, response_queue_url : str
+        Empty if the function does not send there.
+    max_receive_count : int
+        How often the request queue delivers a message before it moves it to the dead-letter queue; at least 1.
 
     """
 
@@ -150,7 +159,7 @@ class QueueSettings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str], *required: str) -> "QueueSettings":
-        """Read the variables; those named in `required` must be set. Raises SetupError if one is not."""
+        """Read the variables. Raises SetupError if one that `required` names is not set, or a value is invalid."""
         for name in required:
             if not environ.get(name):
                 raise SetupError("bad_setting", f"The variable {name} is not set; deploy/template.yaml sets it.")
@@ -163,7 +172,7 @@ class QueueSettings:
 
 
 def _default_gallery() -> Path:
-    """Return the folder `gallery` of the repository, which docker-compose.yml mounts; else the platform's."""
+    """Return the repository's folder `gallery`, which docker-compose.yml mounts, or the platform's folder."""
     if (repository := Path(__file__).parents[1] / "docker-compose.yml").exists():
         return repository.with_name("gallery")
     import platformdirs
@@ -179,10 +188,10 @@ def _s3_place(environ: Mapping[str, str], name: str) -> S3Place | None:
     text = environ.get(name)
     if not text:
         return None
-    found = _S3_PLACE.fullmatch(text)
-    if found is None:
+    match = _S3_PLACE.fullmatch(text)
+    if match is None:
         raise SetupError("bad_setting", f"{name} is '{text}'; set it to s3://BUCKET/PREFIX.")
-    return S3Place(*found.groups())
+    return S3Place(*match.groups())
 
 
 def _number(environ: Mapping[str, str], name: str, default: int, least: int) -> int:
@@ -195,18 +204,18 @@ def _number(environ: Mapping[str, str], name: str, default: int, least: int) -> 
 
 
 def template_parameters(environ: Mapping[str, str]) -> dict[str, str]:
-    """Read FACEQ_PARAMETERS. Raises SetupError for what is not Name=Value."""
+    """Read FACEQ_PARAMETERS. Raises SetupError for a part that is not Name=Value."""
     pairs = [text.partition("=") for text in environ.get(FACEQ_PARAMETERS, "").split()]
     for name, equals, value in pairs:
         if not name or not equals:
             raise SetupError(
-                "bad_setting", f"{FACEQ_PARAMETERS} has '{name}{equals}{value}'; write Name=Value, parted by blanks."
+                "bad_setting", f"{FACEQ_PARAMETERS} has '{name}{equals}{value}'; write Name=Value, separated by spaces."
             )
     return {name: value for name, _, value in pairs}
 
 
 def port(environ: Mapping[str, str], name: str, default: int) -> int:
-    """Read a variable that is a port. Raises SetupError if it is none."""
+    """Read a variable that is a port, 1 to 65535. Raises SetupError for any other value."""
     number = _number(environ, name, default, 1)
     if number > 65535:
         raise SetupError("bad_setting", f"{name} is '{number}'; a port is at most 65535.")

@@ -81,7 +81,7 @@ def test_an_sqs_queue_that_cannot_be_reached_is_a_transient_error(queue_server: 
     with queue_server() as endpoint:
         pass
     sender = SqsSender(sqs_client(endpoint), f"{endpoint}/000000000000/q")
-    with pytest.raises(TransientError, match="The queue q did not take the message"):
+    with pytest.raises(TransientError, match="The queue q did not accept the message"):
         sender.send("x")
 
 

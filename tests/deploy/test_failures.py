@@ -88,7 +88,7 @@ PLAN = f"faceq deploy plan --image {ONE}"
     [
         ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, "", "Sign in: aws sso login, or: aws configure"),
         ({"AWS_SECRET_ACCESS_KEY": None}, "", "Sign in: aws sso login, or: aws configure"),
-        ({"AWS_ACCESS_KEY_ID": "unknown"}, "", "See which are used: aws configure list"),
+        ({"AWS_ACCESS_KEY_ID": "unknown"}, "", "See which ones are used: aws configure list"),
         ({"AWS_REGION": None, "AWS_DEFAULT_REGION": None}, "", "export AWS_REGION=us-east-1"),
         ({"AWS_ENDPOINT_URL": CLOSED_DOOR, "AWS_REGION": "us-nowhere-9"}, "", "Check the network and the region"),
         ({}, "--region us_east", "--region us-east-1"),

@@ -145,7 +145,7 @@ def test_a_write_that_runs_out_of_room_is_an_error_of_one_line_and_leaves_the_ol
     store.write("a", b"old")
     message, failed = start_script(_WRITE_TOO_MUCH, str(tmp_path)).communicate()
     assert failed == ""
-    assert message == f"Cannot write {tmp_path / 'a'}: File too large. Mend that and try again.\n"
+    assert message == f"Cannot write {tmp_path / 'a'}: File too large. Solve this problem and try again.\n"
     assert store.read("a") == b"old"
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "a"}
 

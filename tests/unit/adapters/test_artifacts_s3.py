@@ -67,7 +67,7 @@ def test_a_writer_that_was_stopped_for_too_long_writes_nothing_more(client: Base
     slow, quick = open_store(lifetime_seconds=LIFETIME), open_store(lifetime_seconds=LIFETIME)
     with slow.exclusive():
         quick.write("a", b"theirs")  # as if another process waited while this one was stopped
-        with pytest.raises(TransientError, match="Another writer took the turn"):
+        with pytest.raises(TransientError, match="Another writer took over"):
             slow.write("a", b"mine")
     assert quick.read("a") == b"theirs"
     slow.write("a", b"mine, in a turn of its own")

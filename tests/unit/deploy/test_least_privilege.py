@@ -10,9 +10,9 @@ import pytest
 from botocore.awsrequest import AWSResponse
 
 from adapters.artifacts_s3 import S3Store
+from adapters.current_gallery import CurrentGallery
 from adapters.queue_sqs import SqsSender
 from adapters.settings import REQUEST_QUEUE_URL, RESPONSE_QUEUE_URL
-from adapters.wiring import CurrentGallery
 from pipeline.embed import PREPROCESSINGS
 from pipeline.gallery_storage import save
 from pipeline.handlers import detect_faces, recognise_faces
