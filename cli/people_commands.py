@@ -16,6 +16,7 @@ from adapters.settings import ModelSettings, Paths
 from cli.people_view import (
     difference_as_json,
     gallery_as_json,
+    people_with_photos,
     photos,
     show_difference,
     show_enrolments,
@@ -163,7 +164,7 @@ def import_(
     store = _store(target, stack, region, profile)
     imported = gallery_from_file(_read(file), file.name)
     joined = import_gallery(store, imported)
-    print(f"{len(imported.people)} people with {photos(len(imported.photos))} imported; {summary(joined)}")
+    print(f"{people_with_photos(imported)} imported; {summary(joined)}")
     show_warning(joined)
 
 

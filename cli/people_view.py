@@ -93,7 +93,14 @@ def gallery_as_json(gallery: Gallery) -> dict[str, object]:
 
 def summary(gallery: Gallery) -> str:
     """Return how many people and photos are enrolled, as a sentence without its full stop."""
-    return f"{len(gallery.people)} people with {photos(len(gallery.photos))} are enrolled"
+    verb = "is" if len(gallery.people) == 1 else "are"
+    return f"{people_with_photos(gallery)} {verb} enrolled"
+
+
+def people_with_photos(gallery: Gallery) -> str:
+    """Return the numbers of people and photos with their nouns."""
+    people = "1 person" if len(gallery.people) == 1 else f"{len(gallery.people)} people"
+    return f"{people} with {photos(len(gallery.photos))}"
 
 
 def photos(count: int) -> str:

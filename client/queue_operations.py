@@ -174,7 +174,9 @@ def redrive(client: "BaseClient", name: str, most: int | None = None, urls: Iter
     # We read each queue's redrive policy, because ElasticMQ 1.7.1's ListDeadLetterSourceQueues knows only the policy
     # that a queue was created with, not one that was set later (measured).
     sources = [depth.name for depth in depths(client, urls) if depth.dead_letter_queue == name]
-    if len(sources) != 1:
+    if not sources:
+        raise QueueError(f"The queue {name} is not a dead-letter queue. Find those with: faceq queues list")
+    if len(sources) > 1:
         raise QueueError(
             f"The queue {name} is the dead-letter queue of {len(sources)} queues; redrive needs exactly one."
         )

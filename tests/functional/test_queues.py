@@ -247,7 +247,7 @@ def test_a_redrive_sends_everything_back_with_its_attributes(endpoint: str, sqs:
 
 
 def test_a_redrive_needs_a_dead_letter_queue(sqs: BaseClient, name: str) -> None:
-    with pytest.raises(queue_operations.QueueError, match=f"{name} is the dead-letter queue of 0 queues"):
+    with pytest.raises(queue_operations.QueueError, match=f"The queue {name} is not a dead-letter queue"):
         queue_operations.redrive(sqs, name)
 
 
