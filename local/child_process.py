@@ -14,9 +14,8 @@ from local.stack import ROOT, StackError
 #: that lived longer than the longest pause.
 _FIRST_PAUSE_SECONDS: Final = 0.1
 _LONGEST_PAUSE_SECONDS: Final = 5.0
-#: How long we wait for a process to be ready, and to end after SIGTERM, seconds.
+#: How long we wait for a process to be ready, seconds.
 _READY_SECONDS: Final = 30.0
-_STOP_SECONDS: Final = 2.0
 
 
 class SupervisedProcess:
@@ -37,6 +36,8 @@ class SupervisedProcess:
         Takes a sentence for the user about a death or a failed restart.
     loss : str
         Sentence for the user that names what is lost when the process dies; empty if nothing is.
+    stop_seconds : float
+        How long `stop` waits after SIGTERM before it kills the process.
 
     """
 
@@ -48,6 +49,7 @@ class SupervisedProcess:
         log: Path | None,
         notify: Callable[[str], None],
         loss: str = "",
+        stop_seconds: float = 2.0,
     ) -> None:
         self.name = name
         self._command = command
@@ -55,6 +57,7 @@ class SupervisedProcess:
         self._log = log
         self._notify = notify
         self._loss = loss
+        self._stop_seconds = stop_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._supervision: asyncio.Task[None] | None = None
 
@@ -82,7 +85,7 @@ class SupervisedProcess:
             return
         process.terminate()
         try:
-            async with asyncio.timeout(_STOP_SECONDS):
+            async with asyncio.timeout(self._stop_seconds):
                 await process.wait()
         except TimeoutError:
             process.kill()

@@ -4,7 +4,7 @@ Two pure functions translate an HTTP request into a payload 2.0 event and a func
 server calls them.
 
 Sources: Lambda developer guide, "Invoking Lambda function URLs" (formats, inference, base64) and "Lambda quotas". Where
-these pages are silent, we do what others recorded on AWS; "unconfirmed" marks what nobody is known to have recorded.
+these pages are silent, we do what others recorded on AWS; "unconfirmed" marks behaviour of which we know no recording.
 Unlike AWS: no TLS (so no x-amzn-tls-* headers), no IAM, no CORS settings, and a request waits a bounded time for a busy
 function, where AWS throttles it immediately.
 """

@@ -1,4 +1,4 @@
-"""The two queue servers, for the tests that need one: our own process, and ElasticMQ in a container."""
+"""The two queue servers that tests can start: our own process, and ElasticMQ in a container."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from local import queue_server
 from tests.functional.targets import ROOT, docker
 from tests.polling import eventually
 
-#: It starts in a second or four on two busy cores.
+#: How long ElasticMQ may take to start; it takes 1 to 4 s on two busy cores.
 START_SECONDS = 60.0
 
 
@@ -36,7 +36,7 @@ def running_queue_server(port: int = 0) -> Iterator[str]:
 
 @contextmanager
 def running_elasticmq(port: int = 0) -> Iterator[str]:
-    """Start the ElasticMQ of docker-compose.yml, with our configuration and no messages; remove it in the end."""
+    """Start the ElasticMQ of docker-compose.yml with our configuration and without messages; remove it in the end."""
     image = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["elasticmq"]["image"]
     name = f"faceq-test-queue-{uuid.uuid4().hex[:8]}"
     try:
@@ -57,7 +57,7 @@ def is_healthy(host: str) -> bool:
         connection.request("GET", "/health")
         return connection.getresponse().status == 200
     except (OSError, HTTPException):
-        return False  # Docker holds the port open before anybody listens behind it
+        return False  # Docker opens the port before ElasticMQ listens on it
     finally:
         connection.close()
 

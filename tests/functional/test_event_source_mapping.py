@@ -1,4 +1,4 @@
-"""The event source mapping process between a real queue server and a Lambda API that does as each test says."""
+"""The process of the event source mappings between a real queue server and a fake Lambda API."""
 
 import json
 import os
@@ -31,7 +31,7 @@ Record = dict[str, Any]
 
 @dataclass
 class Answer:
-    """What the Lambda API says to one call."""
+    """The fake Lambda API's answer to one call."""
 
     body: bytes = b""
     status: int = 200
@@ -44,7 +44,7 @@ THROTTLED = Answer(b'{"Reason": "ReservedFunctionConcurrentInvocationLimitExceed
 
 
 class LambdaApi:
-    """The Invoke operation: `POST /2015-03-31/functions/NAME/invocations`, as the Lambda API reference has it."""
+    """The Invoke operation: `POST /2015-03-31/functions/NAME/invocations` (Lambda API reference)."""
 
     def __init__(self) -> None:
         self.functions: dict[str, Callable[[list[Record]], Answer]] = {}
@@ -104,7 +104,7 @@ class LambdaApi:
 
 @dataclass
 class Flow:
-    """One queue, one function of the same name, and what a mapping between them needs."""
+    """A queue, a function of the same name, and the mapping between them."""
 
     name: str
     mapping: EventSourceMapping
@@ -173,10 +173,10 @@ class Setup:
         return Flow(name, mapping, self.sqs, self.api, self.directory / f"{name}.log")
 
     @contextmanager
-    def playing(
+    def running(
         self, *flows: Flow, concurrency: int = 1, endpoint: str = "", api_endpoint: str = ""
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """Run the process for the flows; a test that is about how it stops stops it itself."""
+        """Run the process for the flows, and kill it in the end. A test of a stop stops it first."""
         command = event_source_mapping.command(
             [flow.mapping for flow in flows], {flow.name: concurrency for flow in flows}
         )
@@ -211,7 +211,7 @@ def setup(endpoint: str, tmp_path: Path) -> Iterator[Setup]:
     api.close()
 
 
-def test_a_message_is_moved_as_sqs_sent_it_and_deleted(setup: Setup) -> None:
+def test_a_message_reaches_the_function_as_sqs_delivers_it_and_is_deleted(setup: Setup) -> None:
     flow = setup.flow(visibility=30)
     sent = setup.sqs.send_message(
         QueueUrl=flow.mapping.queue_url,
@@ -221,7 +221,7 @@ def test_a_message_is_moved_as_sqs_sent_it_and_deleted(setup: Setup) -> None:
             "Raw": {"DataType": "Binary", "BinaryValue": b"\x00\xff"},
         },
     )
-    with setup.playing(flow):
+    with setup.running(flow):
         eventually(lambda: flow.calls)
         eventually(lambda: flow.depth() == (0, 0))
     (record,) = flow.calls[0]
@@ -239,7 +239,7 @@ def test_a_message_is_moved_as_sqs_sent_it_and_deleted(setup: Setup) -> None:
 # Partial batch responses: Lambda developer guide, "Handling errors for an SQS event source"; `foo` recorded from AWS.
 ALL = ["a", "b", "c"]
 PARTIAL_BATCHES: dict[str, tuple[Answer, bool, list[str]]] = {
-    # name: the answer, where ids stand as bodies; whether the mapping reports; the messages that stay
+    # name: (answer, with message bodies in place of message ids; ReportBatchItemFailures; bodies that fail)
     "empty answer": (Answer(b""), True, []),
     "null": (Answer(b"null"), True, []),
     "empty object": (Answer(b"{}"), True, []),
@@ -255,14 +255,14 @@ PARTIAL_BATCHES: dict[str, tuple[Answer, bool, list[str]]] = {
     "wrong key": (Answer(b'{"batchItemFailures": [{"foo": "notvalid"}]}'), True, ALL),
     "unknown id": (Answer(b'{"batchItemFailures": [{"itemIdentifier": "unknown"}]}'), True, ALL),
     "function error": (Answer(b'{"errorMessage": "x"}', function_error=True), True, ALL),
-    "error that reports": (
+    "function error that reports": (
         Answer(b'{"batchItemFailures": [{"itemIdentifier": "b"}]}', function_error=True),
         True,
         ALL,
     ),
-    "not asked to report": (Answer(b'{"batchItemFailures": [{"itemIdentifier": "b"}]}'), False, []),
-    "not asked, no JSON": (Answer(b"{"), False, []),
-    "not asked, function error": (Answer(b"{}", function_error=True), False, ALL),
+    "without reports": (Answer(b'{"batchItemFailures": [{"itemIdentifier": "b"}]}'), False, []),
+    "without reports, no JSON": (Answer(b"{"), False, []),
+    "without reports, function error": (Answer(b"{}", function_error=True), False, ALL),
 }
 
 
@@ -283,7 +283,7 @@ def _answer_once(answer: Answer) -> Callable[[list[Record]], Answer]:
 
 @pytest.fixture(scope="module")
 def partial_batches(endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[str]]]:
-    """Play every row at once and return the calls that each led to."""
+    """Run all rows together; return the bodies of each call, by row."""
     api = LambdaApi()
     setup = Setup(endpoint, api, tmp_path_factory.mktemp("partial"))
     flows = {
@@ -292,28 +292,28 @@ def partial_batches(endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> 
     }
     for flow in flows.values():
         flow.send(*ALL)
-    with setup.playing(*flows.values()):
-        # What stays comes back and is then done with, so in the end each queue is empty.
+    with setup.running(*flows.values()):
+        # A failed message comes back and then succeeds, so each queue is empty in the end.
         eventually(lambda: all(flow.calls and flow.depth() == (0, 0) for flow in flows.values()), 60)
     api.close()
     return {row: api.bodies(flow.name) for row, flow in flows.items()}
 
 
 @pytest.mark.parametrize("row", PARTIAL_BATCHES)
-def test_what_failed_comes_back_and_only_that(partial_batches: dict[str, list[list[str]]], row: str) -> None:
+def test_exactly_the_failed_messages_come_back(partial_batches: dict[str, list[list[str]]], row: str) -> None:
     first, *later = partial_batches[row]
     assert first == ALL
     assert sorted(body for call in later for body in call) == PARTIAL_BATCHES[row][2]
 
 
-def test_a_poison_message_reaches_the_dead_letter_queue_after_its_attempts_and_the_others_do_not(setup: Setup) -> None:
+def test_only_a_poison_message_reaches_the_dead_letter_queue_after_its_attempts(setup: Setup) -> None:
     def function(records: list[Record]) -> Answer:
         failed = [{"itemIdentifier": record["messageId"]} for record in records if record["body"] == "poison"]
         return Answer(json.dumps({"batchItemFailures": failed}).encode())
 
-    flow = setup.flow(function, visibility=1, attempts=3)
+    flow = setup.flow(function, visibility=1, attempts=2)
     flow.send("good", "poison", "better")
-    with setup.playing(flow):
+    with setup.running(flow):
         eventually(lambda: flow.depth(f"{flow.name}-dlq") == (1, 0))
         assert flow.depth() == (0, 0)
     counts = [
@@ -322,7 +322,7 @@ def test_a_poison_message_reaches_the_dead_letter_queue_after_its_attempts_and_t
         for record in records
         if record["body"] == "poison"
     ]
-    assert counts == ["1", "2", "3"]
+    assert counts == ["1", "2"]
     assert sorted(record["body"] for record in flow.calls[0]) == ["better", "good", "poison"]
     assert [message.body for message in queue_operations.peek(setup.sqs, f"{flow.name}-dlq")] == ["poison"]
 
@@ -341,13 +341,13 @@ def test_concurrency_reaches_its_limit_and_never_exceeds_it(
 
     flow = setup.flow(function, visibility=60, batch_size=1, maximum_concurrency=maximum)
     flow.send(*map(str, range(4 * most)))
-    with setup.playing(flow, concurrency=environments):
+    with setup.running(flow, concurrency=environments):
         eventually(lambda: len(flow.calls) == 4 * most and flow.depth() == (0, 0))
     assert setup.api.most_running == most
 
 
-def test_concurrency_follows_the_environments_that_there_are(setup: Setup) -> None:
-    """GIVEN one environment, WHEN the parent says that there are three, THEN three calls run at once."""
+def test_concurrency_follows_the_number_of_environments(setup: Setup) -> None:
+    """GIVEN one environment, WHEN the parent reports three, THEN three calls run at once."""
     all_busy = threading.Event()
 
     def function(_records: list[Record]) -> Answer:
@@ -359,7 +359,7 @@ def test_concurrency_follows_the_environments_that_there_are(setup: Setup) -> No
 
     flow = setup.flow(function, visibility=60, batch_size=1)
     flow.send("alone")
-    with setup.playing(flow, concurrency=1) as process:
+    with setup.running(flow, concurrency=1) as process:
         eventually(lambda: flow.depth() == (0, 0))
         assert setup.api.most_running == 1
         assert process.stdin
@@ -381,16 +381,18 @@ def test_pollers_grow_beyond_the_first_five_while_all_are_busy(setup: Setup) -> 
 
     flow = setup.flow(function, visibility=60, batch_size=1)
     flow.send(*map(str, range(30)))
-    with setup.playing(flow, concurrency=12):
+    with setup.running(flow, concurrency=12):
         eventually(lambda: len(flow.calls) == 30 and flow.depth() == (0, 0))
     assert setup.api.most_running == 12
 
 
-def test_a_window_gathers_what_comes_within_it(setup: Setup) -> None:
-    flow = setup.flow(visibility=60, window=10)
-    with setup.playing(flow):
-        for body in "abc":
-            flow.send(body)
+def test_a_window_collects_the_messages_that_come_within_it(setup: Setup) -> None:
+    flow = setup.flow(visibility=60, window=3)
+    with setup.running(flow):
+        flow.send("a")
+        eventually(lambda: flow.depth() == (0, 1))  # received, which opens the window
+        flow.send("b")
+        flow.send("c")
         eventually(lambda: flow.calls)
     assert setup.api.bodies(flow.name) == [["a", "b", "c"]]
 
@@ -398,8 +400,8 @@ def test_a_window_gathers_what_comes_within_it(setup: Setup) -> None:
 def test_a_full_batch_does_not_wait_for_the_window_and_may_take_several_receives(setup: Setup) -> None:
     flow = setup.flow(visibility=300, batch_size=25, window=300)
     flow.send(*map(str, range(30)))
-    with setup.playing(flow):
-        eventually(lambda: flow.depth() == (0, 5))  # 25 are done, 5 wait for the next window
+    with setup.running(flow):
+        eventually(lambda: flow.depth() == (0, 5))  # 25 are processed, 5 wait for the next window
     assert [len(records) for records in flow.calls] == [25]
 
 
@@ -407,17 +409,17 @@ def test_a_batch_holds_at_most_6_mb_and_the_rest_follows(setup: Setup) -> None:
     flow = setup.flow(visibility=60)
     for number in range(10):
         flow.send(str(number) + "x" * 1_000_000)
-    with setup.playing(flow):
+    with setup.running(flow):
         eventually(lambda: flow.depth() == (0, 0))
     assert sorted(body[0] for call in setup.api.bodies(flow.name) for body in call) == list("0123456789")
     assert max(setup.api.payload_bytes) <= 6 * 1024 * 1024
     assert len(flow.calls[0]) > 1
 
 
-def test_a_stop_gives_back_what_waits_for_its_window(setup: Setup) -> None:
+def test_a_stop_makes_messages_visible_that_wait_for_their_window(setup: Setup) -> None:
     flow = setup.flow(visibility=300, window=300)
     flow.send("a", "b")
-    with setup.playing(flow) as process:
+    with setup.running(flow) as process:
         eventually(lambda: flow.depth() == (0, 2))
         process.terminate()
         assert process.wait(10) == 0
@@ -425,17 +427,17 @@ def test_a_stop_gives_back_what_waits_for_its_window(setup: Setup) -> None:
     assert flow.calls == []
 
 
-def test_a_stop_gives_back_what_waits_for_a_throttled_function(setup: Setup) -> None:
+def test_a_stop_makes_messages_visible_that_wait_for_a_throttled_function(setup: Setup) -> None:
     flow = setup.flow(lambda _records: THROTTLED, visibility=300)
     flow.send("a", "b")
-    with setup.playing(flow) as process:
+    with setup.running(flow) as process:
         eventually(lambda: flow.calls)
         process.terminate()
         assert process.wait(10) == 0
     assert flow.depth() == (2, 0)
 
 
-def test_a_stop_waits_for_a_running_function_and_deletes_what_it_did(setup: Setup) -> None:
+def test_a_stop_waits_for_a_running_function_and_deletes_its_messages(setup: Setup) -> None:
     stopped = threading.Event()
 
     def function(_records: list[Record]) -> Answer:
@@ -444,7 +446,7 @@ def test_a_stop_waits_for_a_running_function_and_deletes_what_it_did(setup: Setu
 
     flow = setup.flow(function, visibility=300)
     flow.send("a")
-    with setup.playing(flow) as process:
+    with setup.running(flow) as process:
         eventually(lambda: flow.calls)
         process.terminate()
         stopped.set()
@@ -452,7 +454,7 @@ def test_a_stop_waits_for_a_running_function_and_deletes_what_it_did(setup: Setu
     assert flow.depth() == (0, 0)
 
 
-def test_a_stop_does_not_wait_for_a_function_that_takes_long(setup: Setup) -> None:
+def test_a_stop_does_not_wait_for_a_slow_function(setup: Setup) -> None:
     stopped = threading.Event()
 
     def function(_records: list[Record]) -> Answer:
@@ -461,7 +463,7 @@ def test_a_stop_does_not_wait_for_a_function_that_takes_long(setup: Setup) -> No
 
     flow = setup.flow(function, visibility=300)
     flow.send("a")
-    with setup.playing(flow) as process:
+    with setup.running(flow) as process:
         eventually(lambda: flow.calls)
         process.terminate()
         assert process.wait(10) == 0
@@ -472,15 +474,15 @@ def test_a_stop_does_not_wait_for_a_function_that_takes_long(setup: Setup) -> No
 
 def test_the_process_ends_with_its_parent(setup: Setup) -> None:
     flow = setup.flow()
-    with setup.playing(flow) as process:
+    with setup.running(flow) as process:
         assert process.stdin
         process.stdin.close()
         assert process.wait(10) == 0
 
 
-def test_after_a_stop_no_poll_is_left_that_could_take_a_message(setup: Setup) -> None:
+def test_no_poll_outlives_a_stop_and_takes_a_message(setup: Setup) -> None:
     flow = setup.flow(visibility=300)
-    with setup.playing(flow, concurrency=5) as process:
+    with setup.running(flow, concurrency=5) as process:
         process.terminate()
         process.wait(10)
     flow.send("a")
@@ -494,38 +496,38 @@ def test_a_kill_loses_nothing(setup: Setup) -> None:
         killed.wait(15)
         return Answer()
 
-    flow = setup.flow(function, visibility=5, batch_size=2)
+    flow = setup.flow(function, visibility=2, batch_size=2)
     flow.send(*map(str, range(6)))
-    with setup.playing(flow, concurrency=2) as process:
+    with setup.running(flow, concurrency=2) as process:
         eventually(lambda: len(flow.calls) == 2)
         process.send_signal(signal.SIGKILL)
         process.wait(10)
     killed.set()
     before = len(flow.calls)
-    with setup.playing(flow, concurrency=2):
+    with setup.running(flow, concurrency=2):
         eventually(lambda: flow.depth() == (0, 0))
     again = [body for call in setup.api.bodies(flow.name)[before:] for body in call]
     assert sorted(again) == list("012345")
 
 
-def test_a_throttled_call_is_repeated_and_costs_no_attempt(setup: Setup) -> None:
+def test_a_throttled_call_is_repeated_without_another_receive(setup: Setup) -> None:
     def function(_records: list[Record]) -> Answer:
         return THROTTLED if len(flow.calls) < 4 else Answer()
 
     flow = setup.flow(function, visibility=60, attempts=2)
     flow.send("a")
-    with setup.playing(flow):
+    with setup.running(flow):
         eventually(lambda: flow.depth() == (0, 0))
     assert [records[0]["attributes"]["ApproximateReceiveCount"] for records in flow.calls] == ["1"] * 4
 
 
-def test_what_is_throttled_longer_than_its_visibility_comes_back(setup: Setup) -> None:
+def test_messages_that_are_throttled_beyond_their_visibility_timeout_come_back(setup: Setup) -> None:
     def function(records: list[Record]) -> Answer:
         return Answer() if records[0]["attributes"]["ApproximateReceiveCount"] == "2" else THROTTLED
 
     flow = setup.flow(function, visibility=1)
     flow.send("a")
-    with setup.playing(flow):
+    with setup.running(flow):
         eventually(lambda: flow.depth() == (0, 0))
     assert flow.calls[-1][0]["attributes"]["ApproximateReceiveCount"] == "2"
     assert [line["message"] for line in flow.log()] == [
@@ -534,55 +536,55 @@ def test_what_is_throttled_longer_than_its_visibility_comes_back(setup: Setup) -
 
 
 @pytest.mark.parametrize("lost", [Answer(hang_up=True), Answer(b"{", cut_short=True)], ids=["all", "half"])
-def test_a_call_whose_answer_is_lost_is_not_repeated_at_once(setup: Setup, lost: Answer) -> None:
+def test_a_call_whose_answer_is_lost_is_not_repeated_before_the_visibility_timeout(setup: Setup, lost: Answer) -> None:
     def function(records: list[Record]) -> Answer:
         return lost if records[0]["attributes"]["ApproximateReceiveCount"] == "1" else Answer()
 
     flow = setup.flow(function, visibility=1)
     flow.send("a")
-    with setup.playing(flow):
+    with setup.running(flow):
         eventually(lambda: flow.depth() == (0, 0))
     assert [records[0]["attributes"]["ApproximateReceiveCount"] for records in flow.calls] == ["1", "2"]
 
 
-def test_messages_wait_for_a_lambda_api_that_is_not_there_yet(setup: Setup) -> None:
+def test_messages_wait_for_a_lambda_api_that_starts_later(setup: Setup) -> None:
     flow = setup.flow(visibility=60)
     flow.send("a")
     late = LambdaApi()
     late.close()  # its port is free again
-    with setup.playing(flow, api_endpoint=late.endpoint) as process:
+    with setup.running(flow, api_endpoint=late.endpoint) as process:
         eventually(lambda: flow.depth() == (0, 1))
         process.terminate()
         assert process.wait(10) == 0
     assert flow.depth() == (1, 0)
 
 
-def test_a_queue_server_that_comes_late_or_comes_back_is_waited_for_and_told_once(
+def test_an_outage_of_the_queue_server_is_waited_out_and_logged_once(
     setup: Setup, queue_server: StartQueueServer
 ) -> None:
     with queue_server() as endpoint:
         port = int(endpoint.rsplit(":", 1)[1])
     flow = setup.flow()
     flow.mapping = EventSourceMapping(**(vars(flow.mapping) | {"queue_url": queue_url(endpoint, flow.name)}))
-    down, up = "The queue cannot be read. Retrying until it can.", "The queue can be read again."
+    lost, regained = "The queue cannot be read. Retrying until it can.", "The queue can be read again."
 
-    def told() -> list[str]:
-        return [line["message"] for line in flow.log() if line["message"] in {down, up}]
+    def logged() -> list[str]:
+        return [line["message"] for line in flow.log() if line["message"] in {lost, regained}]
 
-    with setup.playing(flow, concurrency=3, endpoint=endpoint):
+    with setup.running(flow, concurrency=3, endpoint=endpoint):
         for outage in (1, 2):
-            eventually(lambda: told() == [down, up] * (outage - 1) + [down])  # noqa: B023
+            eventually(lambda: logged() == [lost, regained] * (outage - 1) + [lost])  # noqa: B023
             with queue_server(port):
                 client = sqs_client(endpoint)
                 url = client.create_queue(QueueName=flow.name)["QueueUrl"]
                 client.send_message(QueueUrl=url, MessageBody=str(outage))
-                eventually(lambda: told() == [down, up] * outage)  # noqa: B023
+                eventually(lambda: logged() == [lost, regained] * outage)  # noqa: B023
                 eventually(lambda: [(d.visible, d.in_flight) for d in queue_operations.depths(client)] == [(0, 0)])  # noqa: B023
     assert [records[0]["body"] for records in flow.calls] == ["1", "2"]
 
 
 class FailingDeletes:
-    """Stands before the queue server and refuses the first deletes."""
+    """A proxy in front of the queue server that refuses the first deletes."""
 
     def __init__(self, endpoint: str, refusals: int) -> None:
         self.deletes = 0
@@ -616,11 +618,11 @@ class FailingDeletes:
         threading.Thread(target=self.server.serve_forever, args=[0.02], daemon=True).start()
 
 
-def test_a_delete_that_fails_is_repeated_so_that_nothing_is_done_twice(setup: Setup) -> None:
+def test_a_failed_delete_is_repeated_so_that_no_message_is_processed_twice(setup: Setup) -> None:
     flow = setup.flow(visibility=30)
     flow.send("a", "b", "c")
     proxy = FailingDeletes(setup.endpoint, refusals=3)
-    with setup.playing(flow, endpoint=proxy.endpoint):
+    with setup.running(flow, endpoint=proxy.endpoint):
         eventually(lambda: flow.depth() == (0, 0))
     proxy.server.shutdown()
     proxy.server.server_close()
@@ -628,9 +630,9 @@ def test_a_delete_that_fails_is_repeated_so_that_nothing_is_done_twice(setup: Se
     assert setup.api.bodies(flow.name) == [["a", "b", "c"]]
 
 
-def test_many_messages_are_each_done_once(setup: Setup) -> None:
+def test_each_of_many_messages_is_processed_once(setup: Setup) -> None:
     flow = setup.flow(visibility=60)
-    with setup.playing(flow, concurrency=4):
+    with setup.running(flow, concurrency=4):
         senders = [threading.Thread(target=flow.send, args=[f"{thread}-{n}" for n in range(50)]) for thread in range(4)]
         for sender in senders:
             sender.start()
@@ -641,7 +643,7 @@ def test_many_messages_are_each_done_once(setup: Setup) -> None:
     assert sorted(bodies) == sorted(f"{thread}-{n}" for thread in range(4) for n in range(50))
 
 
-def test_without_local_endpoints_nothing_is_played(setup: Setup) -> None:
+def test_without_local_endpoints_the_process_refuses_to_start(setup: Setup) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_ENDPOINT_URL")}
     done = subprocess.run(
         event_source_mapping.command([setup.flow().mapping], defaultdict(lambda: 1)),

@@ -1,4 +1,4 @@
-"""The function URL's server over real sockets, in front of a real function process: ours, or RIE's."""
+"""The function URL's server over real sockets, in front of a real function process: ours, or one of RIE."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ class Url:
     folder: Path
 
     async def raw(self, request: bytes) -> bytes:
-        """Send bytes and return all that comes back until the server closes."""
+        """Send bytes; return everything that the server sends until it closes the connection."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(request)
         await writer.drain()
@@ -40,15 +40,15 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path, start_runtime: Sta
     handler = "tests.conformance.sample_functions.url_handler"
     function = Function("F", "web", handler, timeout_seconds=20, memory_mb=512, environment={}, reserved_concurrency=1)
     runtime = await start_runtime(function)
-    # A function that has answered may be ready for the next request only a moment later; tests of throttling say how
-    # long is waited for it.
+    # A function that has answered may need a moment before its next request, so the server waits, but only briefly in
+    # tests of throttling.
     runner, port = await listen(application(runtime, "web", wait_seconds=getattr(request, "param", 20.0)), 0)
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
         yield Url(runtime, client, port, tmp_path)
     await runner.cleanup()
 
 
-async def test_the_function_sees_the_request_as_it_was_sent(url: Url) -> None:
+async def test_the_function_receives_the_request_as_sent(url: Url) -> None:
     request = b"PUT /a%2Fb//../c%zz?x=%20&x=2 HTTP/1.1\r\nHost: here\r\nX-A: 1\r\nx-a: 2\r\nConnection: close\r\n\r\n"
     head, _, body = (await url.raw(request)).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 ")
@@ -68,15 +68,15 @@ async def test_every_method_reaches_the_function(url: Url, method: str) -> None:
         assert (await response.json())["requestContext"]["http"]["method"] == method
 
 
-async def test_a_response_comes_out_as_the_function_wrote_it(url: Url) -> None:
+async def test_the_client_receives_the_response_as_the_function_wrote_it(url: Url) -> None:
     result = {
         "statusCode": 201,
         "headers": {"X-Mine": "1", "Content-Type": "text/plain"},
         "cookies": ["a=1", "b=2"],
-        "body": "made",
+        "body": "created",
     }
     async with url.client.post("/result", json=result) as response:
-        assert (response.status, await response.text()) == (201, "made")
+        assert (response.status, await response.text()) == (201, "created")
         assert response.headers["X-Mine"] == "1"
         assert response.headers.getall("Content-Type") == ["text/plain"]
         assert response.headers.getall("Set-Cookie") == ["a=1", "b=2"]
@@ -95,7 +95,7 @@ async def test_a_compressed_body_stays_compressed(url: Url) -> None:
 
 
 @pytest.mark.parametrize("path", ["/fail", "/exit", "/bytes"])
-async def test_a_function_that_fails_is_a_502_and_the_next_request_is_served(url: Url, path: str) -> None:
+async def test_a_failed_function_is_a_502_and_the_next_request_is_served(url: Url, path: str) -> None:
     async with url.client.get(path) as response:
         assert (response.status, await response.text()) == (502, "Internal Server Error")
         assert response.headers["x-amzn-requestid"]
@@ -119,19 +119,19 @@ async def test_a_body_over_6_mb_is_refused_and_the_next_request_is_served(url: U
         assert response.status == 200
 
 
-async def test_the_limit_counts_the_event_with_its_base64(url: Url) -> None:
+async def test_the_size_limit_counts_the_event_with_its_base64(url: Url) -> None:
     for size, kind, status in [
         (MAX_REQUEST_BYTES - 2000, "text/plain", 200),
         (MAX_REQUEST_BYTES * 3 // 4 - 2000, "image/jpeg", 200),
         (MAX_REQUEST_BYTES * 3 // 4 + 1, "image/jpeg", 413),
     ]:
         async with url.client.post("/statusCode-less", data=b"x" * size, headers={"Content-Type": kind}) as response:
-            # The function echoes its event, whose JSON may be a little over what a response may hold: then a 502.
+            # The function echoes its event, so the event must stay below the limit of a response.
             assert response.status == status
 
 
-@pytest.mark.parametrize("url", [0.1], indirect=True, ids=["impatient"])
-async def test_a_request_that_finds_all_busy_is_a_429_that_says_so(url: Url) -> None:
+@pytest.mark.parametrize("url", [0.1], indirect=True, ids=["short wait"])
+async def test_a_request_to_a_busy_function_gets_a_429_with_the_reason(url: Url) -> None:
     began, go = url.folder / "began", url.folder / "go"
     query = {"began": str(began), "until": str(go)}
     busy = asyncio.create_task(url.client.get("/wait", params=query))
@@ -146,8 +146,8 @@ async def test_a_request_that_finds_all_busy_is_a_429_that_says_so(url: Url) -> 
         assert response.status == 200
 
 
-@pytest.mark.parametrize("url", [0.1], indirect=True, ids=["impatient"])
-async def test_a_client_that_goes_does_not_stop_the_function(url: Url) -> None:
+@pytest.mark.parametrize("url", [0.1], indirect=True, ids=["short wait"])
+async def test_a_client_that_disconnects_does_not_stop_the_function(url: Url) -> None:
     began, go = url.folder / "began", url.folder / "go"
     _, writer = await asyncio.open_connection("127.0.0.1", url.port)
     writer.write(f"GET /wait?began={began}&until={go} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
@@ -156,7 +156,7 @@ async def test_a_client_that_goes_does_not_stop_the_function(url: Url) -> None:
     assert len(pids["web"]) == 1
     writer.transport.abort()
     async with url.client.get("/") as response:
-        assert response.status == 429, "it still runs"
+        assert response.status == 429, "the function still runs"
     go.touch()
     invocation = await url.runtime.invoke("web", b'{"rawPath": "/"}', wait_seconds=10)
     assert invocation.function_error is None
@@ -172,7 +172,7 @@ async def test_a_client_that_goes_does_not_stop_the_function(url: Url) -> None:
     ],
     ids=["length", "chunk", "not a chunk"],
 )
-async def test_half_a_body_reaches_nobody_and_leaves_no_traceback(
+async def test_an_incomplete_body_reaches_no_function_and_logs_no_traceback(
     url: Url, half: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", url.port)
@@ -186,7 +186,7 @@ async def test_half_a_body_reaches_nobody_and_leaves_no_traceback(
     assert "Traceback" not in caplog.text
 
 
-async def test_curl_like_clients_that_ask_before_they_send_are_told_to_go_on(url: Url) -> None:
+async def test_a_client_that_expects_100_continue_gets_it(url: Url) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", url.port)
     writer.write(
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
@@ -198,7 +198,7 @@ async def test_curl_like_clients_that_ask_before_they_send_are_told_to_go_on(url
     writer.close()
 
 
-async def test_bytes_that_are_no_http_get_a_400_and_no_more(url: Url) -> None:
+async def test_bytes_that_are_not_http_get_a_400(url: Url) -> None:
     for nonsense in (b"\x16\x03\x01\x00\xa5\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"):
         assert (await url.raw(nonsense)).startswith((b"HTTP/1.0 400", b"HTTP/1.1 400"))
     async with url.client.get("/") as response:

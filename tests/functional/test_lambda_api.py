@@ -1,4 +1,4 @@
-"""The Lambda API as boto3 sees it, in front of a real function process: ours, or RIE's."""
+"""The Lambda API through boto3, in front of a real function process: ours, or one of RIE."""
 
 import asyncio
 import base64
@@ -27,10 +27,12 @@ class Api:
     endpoint: str
     folder: Path
 
-    async def invoke(self, payload: bytes | None = None, function: str = "sample", **more: str) -> dict[str, Any]:
-        """Call as boto3 does, the payload read and parsed."""
-        arguments = {"FunctionName": function, **more} | ({} if payload is None else {"Payload": payload})
-        answer: dict[str, Any] = await asyncio.to_thread(lambda: self.client.invoke(**arguments))
+    async def invoke(self, payload: bytes | None = None, function: str = "sample", **arguments: str) -> dict[str, Any]:
+        """Call through boto3; return the answer with its payload parsed."""
+        call: dict[str, Any] = {"FunctionName": function, **arguments}
+        if payload is not None:
+            call["Payload"] = payload
+        answer: dict[str, Any] = await asyncio.to_thread(lambda: self.client.invoke(**call))
         content = answer["Payload"].read()
         answer["Payload"] = json.loads(content) if content else None
         return answer
@@ -41,11 +43,11 @@ async def api(request: pytest.FixtureRequest, tmp_path: Path, start_runtime: Sta
     handler = "tests.conformance.sample_functions.handler"
     function = Function("F", "sample", handler, 20, 512, {}, reserved_concurrency=1)
     runtime = await start_runtime(function)
-    played = ServiceTemplate({"sample": function}, (), {}, ())
-    # A function that has answered may be ready for the next request only a moment later; tests of throttling say how
-    # long is waited for it.
-    patience = getattr(request, "param", 20.0)
-    server = application(runtime, played, {}, region="us-east-1", account="000000000000", wait_seconds=patience)
+    template = ServiceTemplate({"sample": function}, (), {}, ())
+    # A function that has answered may need a moment before its next request, so the API waits, except in tests of
+    # throttling.
+    wait_seconds = getattr(request, "param", 20.0)
+    server = application(runtime, template, {}, region="us-east-1", account="000000000000", wait_seconds=wait_seconds)
     runner, port = await listen(server, 0)
     endpoint = f"http://127.0.0.1:{port}"
     client = boto3.client(
@@ -86,7 +88,7 @@ async def test_no_payload_is_an_empty_event(api: Api) -> None:
     assert (await api.invoke())["Payload"] == {}
 
 
-async def test_a_failure_of_the_function_is_a_200_that_says_unhandled(api: Api) -> None:
+async def test_a_failed_function_is_a_200_with_the_error_unhandled(api: Api) -> None:
     answer = await api.invoke(event(do="fail", message="no"))
     assert (answer["StatusCode"], answer["FunctionError"]) == (200, "Unhandled")
     assert answer["Payload"]["errorMessage"] == "no"
@@ -95,12 +97,12 @@ async def test_a_failure_of_the_function_is_a_200_that_says_unhandled(api: Api) 
     assert answer["Payload"]["errorType"] == "Runtime.ExitError"
 
 
-async def test_the_log_tail_and_the_request_id_come_along(api: Api, in_containers: bool) -> None:
+async def test_the_answer_has_the_log_tail_and_the_request_id(api: Api, in_containers: bool) -> None:
     answer = await api.invoke(event(do="print"), LogType="Tail")
     log = base64.b64decode(answer["LogResult"]).decode()
     assert f"START RequestId: {answer['ResponseMetadata']['RequestId']} Version: $LATEST" in log
     assert "to stdout" in log
-    # RIE's REPORT line is not passed on: its durations and its memory are not measured ones.
+    # We drop RIE's REPORT line, because RIE does not measure its durations and its memory.
     assert ("REPORT" in log) is not in_containers
 
 
@@ -138,8 +140,8 @@ async def test_a_payload_over_the_limit_is_refused(api: Api, kind: str, size: in
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 413
 
 
-@pytest.mark.parametrize("api", [0.0], indirect=True, ids=["impatient"])
-async def test_a_busy_function_throttles_at_once(api: Api) -> None:
+@pytest.mark.parametrize("api", [0.0], indirect=True, ids=["no wait"])
+async def test_a_busy_function_throttles_immediately(api: Api) -> None:
     began, go = api.folder / "began", api.folder / "go"
     busy = asyncio.create_task(api.invoke(event(do="wait", began=str(began), until=str(go))))
     await until(began.exists)
@@ -152,7 +154,9 @@ async def test_a_busy_function_throttles_at_once(api: Api) -> None:
     assert (await busy)["StatusCode"] == 200
 
 
-async def test_an_event_is_taken_at_once_and_runs_when_there_is_room(api: Api) -> None:
+async def test_an_asynchronous_invocation_is_accepted_immediately_and_runs_later(
+    api: Api,
+) -> None:
     began, go, record = api.folder / "began", api.folder / "go", api.folder / "record"
     busy = asyncio.create_task(api.invoke(event(do="wait", began=str(began), until=str(go))))
     await until(began.exists)
@@ -164,7 +168,7 @@ async def test_an_event_is_taken_at_once_and_runs_when_there_is_room(api: Api) -
     await until(record.exists)
 
 
-async def test_a_dry_run_runs_nothing(api: Api) -> None:
+async def test_a_dry_run_does_not_run_the_function(api: Api) -> None:
     record = api.folder / "record"
     answer = await api.invoke(event(do="record", file=str(record), seconds=0, n=7), InvocationType="DryRun")
     assert answer["StatusCode"] == 204

@@ -1,4 +1,4 @@
-"""What boto3 is told of the shipped template's functions, held against botocore's model of the Lambda API."""
+"""The descriptions that boto3 gets of the template's resources, checked against botocore's model of the Lambda API."""
 
 import asyncio
 import json
@@ -33,26 +33,26 @@ DIGEST = "0123456789abcdef" * 4
 IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/faceq@sha256:{DIGEST}"
 
 
-def play(text: str = SHIPPED, **parameters: str) -> ServiceTemplate:
+def read(text: str = SHIPPED, **parameters: str) -> ServiceTemplate:
     pseudo_parameters = {"AWS::Region": REGION, "AWS::AccountId": ACCOUNT, "AWS::StackName": "faceq"}
     created = local_values(REGION, "http://127.0.0.1:9324")
     return read_playable(text, {**pseudo_parameters, **parameters}, created)
 
 
 def many(functions: int) -> ServiceTemplate:
-    """Return a template with as many functions and mappings as wanted."""
+    """Return a template with this many functions and mappings."""
     resources = ["  Q: {Type: AWS::SQS::Queue, Properties: {QueueName: q}}"]
     for number in range(functions):
         code = f"FunctionName: f{number}, PackageType: Image, ImageConfig: {{Command: [a.b]}}"
         resources.append(f"  F{number}: {{Type: AWS::Lambda::Function, Properties: {{{code}}}}}")
         ends = f"FunctionName: f{number}, EventSourceArn: !GetAtt Q.Arn"
         resources.append(f"  M{number}: {{Type: AWS::Lambda::EventSourceMapping, Properties: {{{ends}}}}}")
-    return play("Resources:\n" + "\n".join(resources))
+    return read("Resources:\n" + "\n".join(resources))
 
 
 @dataclass
 class Api:
-    """boto3 in front of the server; every answer is checked, as it was sent, against the operation's output shape."""
+    """A boto3 client of the server. It checks the JSON of every answer against the output shape of its operation."""
 
     client: Any  # boto3 has no types
     endpoint: str
@@ -64,7 +64,7 @@ class Api:
         return answer
 
     async def refusal(self, operation: str, **arguments: object) -> tuple[str, str]:
-        """Return the code and the message of the error that is answered."""
+        """Return the code and the message of the error in the answer."""
         with pytest.raises(ClientError) as caught:
             await self(operation, **arguments)
         error = caught.value.response["Error"]
@@ -84,7 +84,7 @@ PYTHON = {
 
 
 def check_shape(value: Any, shape: Any, where: str) -> None:
-    """Fail unless a value that was sent is what botocore's model says."""
+    """Fail unless a value conforms to botocore's model."""
     assert type(value) in PYTHON[shape.type_name], where
     if shape.type_name == "structure":
         assert set(shape.required_members) <= set(value) <= set(shape.members), where
@@ -96,7 +96,7 @@ def check_shape(value: Any, shape: Any, where: str) -> None:
     elif shape.type_name == "string":
         assert not shape.enum or value in shape.enum, where
         pattern = shape.metadata.get("pattern", ".*")
-        if r"\p{" not in pattern:  # Java's, for tags
+        if r"\p{" not in pattern:  # a Java pattern, for tags
             assert re.fullmatch(pattern, value, re.DOTALL), f"{where}: {value}"
 
 
@@ -107,12 +107,12 @@ Start = Callable[..., Any]
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
     runners = []
 
-    async def start(played: ServiceTemplate) -> Api:
+    async def start(template: ServiceTemplate) -> Api:
         runtime = EmbeddedRuntime(
-            played.functions.values(), task_root=ROOT, logs=tmp_path, region=REGION, account=ACCOUNT
-        )  # that it was not started is as good as being busy: nothing here waits for a function
-        urls = {url.function: ADDRESS for url in played.function_urls}
-        runner, port = await listen(application(runtime, played, urls, region=REGION, account=ACCOUNT), 0)
+            template.functions.values(), task_root=ROOT, logs=tmp_path, region=REGION, account=ACCOUNT
+        )  # not started, because no test here invokes a function
+        urls = {url.function: ADDRESS for url in template.function_urls}
+        runner, port = await listen(application(runtime, template, urls, region=REGION, account=ACCOUNT), 0)
         runners.append(runner)
         endpoint = f"http://127.0.0.1:{port}"
         client = boto3.client(
@@ -134,12 +134,12 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
 @pytest.fixture
 async def api(start: Start) -> Api:
-    shipped: Api = await start(play())
+    shipped: Api = await start(read())
     return shipped
 
 
 def is_recent(text: str) -> bool:
-    """Return whether a text is a moment of this test's, in the API's format."""
+    """Return whether a text is a time during this test, in the API's format."""
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+0000", text)
     return abs(datetime.now(UTC) - datetime.fromisoformat(text)) < timedelta(minutes=2)
 
@@ -147,7 +147,7 @@ def is_recent(text: str) -> bool:
 # Functions
 
 
-async def test_a_function_is_told_as_the_template_has_it(api: Api) -> None:
+async def test_a_function_is_described_as_in_the_template(api: Api) -> None:
     answer = await api("get_function", FunctionName="face-recognition")
     assert is_recent(answer["Configuration"].pop("LastModified"))
     assert answer == {
@@ -179,7 +179,7 @@ async def test_a_function_is_told_as_the_template_has_it(api: Api) -> None:
     }
 
 
-async def test_what_the_template_says_beyond_what_is_played_is_told(start: Start) -> None:
+async def test_properties_that_are_not_emulated_are_described_too(start: Start) -> None:
     extras = """
       EphemeralStorage: {Size: 1024}
       TracingConfig: {Mode: Active}
@@ -188,42 +188,42 @@ async def test_what_the_template_says_beyond_what_is_played_is_told(start: Start
     text = SHIPPED.replace("\n      Timeout: !Ref DetectionTimeout", extras)
     key = "arn:aws:kms:eu-central-1:000000000000:key/1"
     parameters = {"Architecture": "arm64", "ImageUri": IMAGE, "DetectionTimeout": "9", "DetectionReserve": "7"}
-    api = await start(play(text, **parameters, KmsKeyArn=key))
+    api = await start(read(text, **parameters, KmsKeyArn=key))
     answer = await api("get_function", FunctionName="face-detection")
     assert answer["Code"] == {"RepositoryType": "ECR", "ImageUri": IMAGE, "ResolvedImageUri": IMAGE}
     assert answer["Tags"] == {"team": "cameras"}
     assert answer["Concurrency"] == {"ReservedConcurrentExecutions": 7}
-    told = answer["Configuration"]
-    assert told["CodeSha256"] == DIGEST
-    assert told["Architectures"] == ["arm64"]
-    assert told["EphemeralStorage"] == {"Size": 1024}
-    assert told["TracingConfig"] == {"Mode": "Active"}
-    assert told["KMSKeyArn"] == key
-    assert told["Timeout"] == 9
+    configuration = answer["Configuration"]
+    assert configuration["CodeSha256"] == DIGEST
+    assert configuration["Architectures"] == ["arm64"]
+    assert configuration["EphemeralStorage"] == {"Size": 1024}
+    assert configuration["TracingConfig"] == {"Mode": "Active"}
+    assert configuration["KMSKeyArn"] == key
+    assert configuration["Timeout"] == 9
     assert await api("get_function_concurrency", FunctionName="face-detection") == answer["Concurrency"]
     assert await api("get_function_concurrency", FunctionName="face-recognition") == {}
 
 
-async def test_what_a_tag_stands_for_is_not_made_up(start: Start) -> None:
-    api = await start(play(ImageUri="repository:tag"))
+async def test_the_digest_of_a_tag_is_not_invented(start: Start) -> None:
+    api = await start(read(ImageUri="repository:tag"))
     answer = await api("get_function", FunctionName="face-detection")
     assert answer["Code"] == {"RepositoryType": "ECR", "ImageUri": "repository:tag"}
     assert "CodeSha256" not in answer["Configuration"]
 
 
-async def test_what_is_not_known_here_is_left_out_and_no_default_put_in_its_place(start: Start) -> None:
+async def test_unknown_values_are_left_out_and_not_replaced_by_defaults(start: Start) -> None:
     text = SHIPPED.replace("Architectures: [!Ref Architecture]", "Architectures: [!ImportValue architecture]")
     text = text.replace("LogGroup: !Ref", "LogGroup: !ImportValue").replace(" Role: !GetAtt", " Role: !ImportValue")
-    told = await (await start(play(text)))("get_function_configuration", FunctionName="face-detection")
-    assert not {"Role", "Architectures", "LoggingConfig", "CodeSha256", "CodeSize", "RevisionId"} & set(told)
+    configuration = await (await start(read(text)))("get_function_configuration", FunctionName="face-detection")
+    assert not {"Role", "Architectures", "LoggingConfig", "CodeSha256", "CodeSize", "RevisionId"} & set(configuration)
 
 
-async def test_a_template_that_says_little_gets_the_defaults_of_aws(start: Start) -> None:
+async def test_missing_properties_get_the_defaults_of_aws(start: Start) -> None:
     api = await start(many(1))
-    told = await api("get_function_configuration", FunctionName="f0")
-    assert (told["Timeout"], told["MemorySize"], told["Description"]) == (3, 128, "")
-    assert told["LoggingConfig"]["LogGroup"] == "/aws/lambda/f0"
-    assert not {"Role", "Environment", "CodeSha256"} & set(told)
+    configuration = await api("get_function_configuration", FunctionName="f0")
+    assert (configuration["Timeout"], configuration["MemorySize"], configuration["Description"]) == (3, 128, "")
+    assert configuration["LoggingConfig"]["LogGroup"] == "/aws/lambda/f0"
+    assert not {"Role", "Environment", "CodeSha256"} & set(configuration)
 
 
 @pytest.mark.parametrize(
@@ -237,10 +237,10 @@ async def test_a_template_that_says_little_gets_the_defaults_of_aws(start: Start
         ("face-detection", {"Qualifier": "$LATEST"}, f"{ARN}face-detection:$LATEST"),
     ],
 )
-async def test_each_form_of_a_name_is_understood(api: Api, function: str, more: dict[str, str], arn: str) -> None:
-    told = await api("get_function_configuration", FunctionName=function, **more)
-    assert told["FunctionArn"] == arn
-    assert (await api("get_function", FunctionName=function, **more))["Configuration"] == told
+async def test_each_form_of_a_function_name_works(api: Api, function: str, more: dict[str, str], arn: str) -> None:
+    configuration = await api("get_function_configuration", FunctionName=function, **more)
+    assert configuration["FunctionArn"] == arn
+    assert (await api("get_function", FunctionName=function, **more))["Configuration"] == configuration
 
 
 @pytest.mark.parametrize(
@@ -268,8 +268,8 @@ async def test_the_list_of_functions_leaves_out_their_state(api: Api) -> None:
     listed = (await api("list_functions"))["Functions"]
     assert [function["FunctionName"] for function in listed] == ["face-detection", "face-recognition"]
     for function in listed:
-        told = await api("get_function_configuration", FunctionName=function["FunctionName"])
-        assert told == {**function, "State": "Active", "LastUpdateStatus": "Successful"}
+        configuration = await api("get_function_configuration", FunctionName=function["FunctionName"])
+        assert configuration == {**function, "State": "Active", "LastUpdateStatus": "Successful"}
 
 
 async def test_the_list_of_all_versions_has_qualified_arns(api: Api) -> None:
@@ -289,14 +289,14 @@ async def test_boto3s_waiters_find_the_functions_ready(api: Api) -> None:
 # Pages
 
 
-async def test_boto3s_paginators_find_everything_once(start: Start) -> None:
+async def test_boto3s_paginators_return_each_entry_once(start: Start) -> None:
     api = await start(many(120))
 
     def pages(operation: str, key: str, size: int | None) -> list[list[str]]:
         paginator = api.client.get_paginator(operation).paginate(PaginationConfig={"PageSize": size})
         return [[entry["FunctionArn"] for entry in page[key]] for page in paginator]
 
-    wanted = [f"{ARN}f{number}" for number in range(120)]
+    arns = [f"{ARN}f{number}" for number in range(120)]
     for operation, key, size, lengths in [
         ("list_functions", "Functions", None, [50, 50, 20]),
         ("list_functions", "Functions", 10_000, [50, 50, 20]),
@@ -304,9 +304,9 @@ async def test_boto3s_paginators_find_everything_once(start: Start) -> None:
         ("list_event_source_mappings", "EventSourceMappings", None, [100, 20]),
         ("list_event_source_mappings", "EventSourceMappings", 60, [60, 60]),
     ]:
-        found = await asyncio.to_thread(pages, operation, key, size)
-        assert [len(page) for page in found] == lengths
-        assert [arn for page in found for arn in page] == wanted
+        answer = await asyncio.to_thread(pages, operation, key, size)
+        assert [len(page) for page in answer] == lengths
+        assert [arn for page in answer for arn in page] == arns
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ async def test_boto3s_paginators_find_everything_once(start: Start) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["functions", "functions/", "event-source-mappings/"])
-async def test_a_page_that_there_is_not_is_refused(api: Api, path: str, query: str, code: str) -> None:
+async def test_an_invalid_page_is_refused(api: Api, path: str, query: str, code: str) -> None:
     async with (
         aiohttp.ClientSession() as client,
         client.get(f"{api.endpoint}/2015-03-31/{path}?{query}") as response,
@@ -336,7 +336,7 @@ async def test_a_page_that_there_is_not_is_refused(api: Api, path: str, query: s
 
 async def test_a_functions_url_is_the_local_address(start: Start) -> None:
     cors = 'Cors: {AllowOrigins: ["*"], MaxAge: 5}\n      AuthType: !Ref UrlAuthType'
-    api = await start(play(SHIPPED.replace("AuthType: !Ref UrlAuthType", cors)))
+    api = await start(read(SHIPPED.replace("AuthType: !Ref UrlAuthType", cors)))
     url = await api("get_function_url_config", FunctionName=f"{ARN}face-detection")
     assert await api("list_function_url_configs", FunctionName="face-detection") == {"FunctionUrlConfigs": [url]}
     assert is_recent(url.pop("CreationTime"))
@@ -359,7 +359,7 @@ async def test_a_function_without_a_url_has_none(api: Api) -> None:
 # Event source mappings
 
 
-async def test_the_mapping_is_told_as_the_template_has_it(api: Api) -> None:
+async def test_the_mapping_is_described_as_in_the_template(api: Api) -> None:
     (mapping,) = (await api("list_event_source_mappings"))["EventSourceMappings"]
     assert await api("get_event_source_mapping", UUID=mapping["UUID"]) == mapping
     assert abs(datetime.now(UTC) - mapping.pop("LastModified")) < timedelta(minutes=2)
@@ -377,7 +377,7 @@ async def test_the_mapping_is_told_as_the_template_has_it(api: Api) -> None:
     }
 
 
-async def test_a_mapping_keeps_its_uuid_and_two_have_different_ones(start: Start) -> None:
+async def test_each_mapping_has_a_uuid_of_its_own_that_stays(start: Start) -> None:
     def uuids(answer: dict[str, Any]) -> list[str]:
         return [mapping["UUID"] for mapping in answer["EventSourceMappings"]]
 
@@ -387,16 +387,16 @@ async def test_a_mapping_keeps_its_uuid_and_two_have_different_ones(start: Start
     assert len(set(once)) == 3
 
 
-async def test_a_mapping_that_is_off_and_says_little_is_told_so(start: Start) -> None:
+async def test_a_disabled_mapping_with_few_properties_is_described_as_such(start: Start) -> None:
     text = SHIPPED.replace("FunctionResponseTypes: [ReportBatchItemFailures]", "Enabled: false")
     text = text.replace("ScalingConfig:\n        MaximumConcurrency: !Ref RecognitionConcurrency", "Tags: []")
-    (mapping,) = (await (await start(play(text)))("list_event_source_mappings"))["EventSourceMappings"]
+    (mapping,) = (await (await start(read(text)))("list_event_source_mappings"))["EventSourceMappings"]
     assert (mapping["State"], mapping["FunctionResponseTypes"]) == ("Disabled", [])
     assert "ScalingConfig" not in mapping
 
 
 @pytest.mark.parametrize(
-    ("filters", "found"),
+    ("filters", "count"),
     [
         ({"FunctionName": "face-recognition"}, 1),
         ({"FunctionName": f"{ARN}face-recognition"}, 1),
@@ -407,8 +407,8 @@ async def test_a_mapping_that_is_off_and_says_little_is_told_so(start: Start) ->
         ({"EventSourceArn": QUEUE, "FunctionName": "face-detection"}, 0),
     ],
 )
-async def test_mappings_are_found_by_their_ends(api: Api, filters: dict[str, str], found: int) -> None:
-    assert len((await api("list_event_source_mappings", **filters))["EventSourceMappings"]) == found
+async def test_mappings_are_found_by_queue_and_function(api: Api, filters: dict[str, str], count: int) -> None:
+    assert len((await api("list_event_source_mappings", **filters))["EventSourceMappings"]) == count
 
 
 async def test_an_unknown_mapping_is_not_found(api: Api) -> None:
@@ -421,8 +421,8 @@ async def test_an_unknown_mapping_is_not_found(api: Api) -> None:
 # Permissions
 
 
-async def test_a_public_urls_policy_is_told(start: Start) -> None:
-    api = await start(play(UrlAuthType="NONE"))
+async def test_the_policy_of_a_public_url_is_described(start: Start) -> None:
+    api = await start(read(UrlAuthType="NONE"))
     assert (await api("get_function_url_config", FunctionName="face-detection"))["AuthType"] == "NONE"
     answer = await api("get_policy", FunctionName="face-detection")
     assert json.loads(answer["Policy"]) == {
@@ -450,19 +450,21 @@ async def test_a_public_urls_policy_is_told(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("principal", "told"),
+    ("principal", "statement_principal"),
     [
         ("s3.amazonaws.com", {"Service": "s3.amazonaws.com"}),
         ("'111111111111'", {"AWS": "arn:aws:iam::111111111111:root"}),
         ("arn:aws:iam::111111111111:user/u", {"AWS": "arn:aws:iam::111111111111:user/u"}),
     ],
 )
-async def test_principals_and_conditions_are_written_as_aws_does(start: Start, principal: str, told: object) -> None:
+async def test_principals_and_conditions_are_written_as_aws_does(
+    start: Start, principal: str, statement_principal: object
+) -> None:
     source = f"Principal: {principal}\n      SourceArn: arn:aws:s3:::b\n      SourceAccount: '111111111111'"
     text = SHIPPED.replace('Principal: "*"\n      FunctionUrlAuthType: NONE', source)
-    api = await start(play(text, UrlAuthType="NONE"))
+    api = await start(read(text, UrlAuthType="NONE"))
     statement = json.loads((await api("get_policy", FunctionName="face-detection"))["Policy"])["Statement"][0]
-    assert statement["Principal"] == told
+    assert statement["Principal"] == statement_principal
     assert statement["Condition"] == {
         "ArnLike": {"AWS:SourceArn": "arn:aws:s3:::b"},
         "StringEquals": {"AWS:SourceAccount": "111111111111"},
@@ -491,7 +493,7 @@ async def test_a_function_without_permissions_has_no_policy(api: Api) -> None:
         ("get_account_settings", {}),
     ],
 )
-async def test_nothing_is_changed_and_the_rest_is_said_not_to_be_played(
+async def test_operations_that_change_something_and_other_operations_are_refused(
     api: Api, operation: str, arguments: dict[str, Any]
 ) -> None:
     code, message = await api.refusal(operation, **arguments)
@@ -499,7 +501,7 @@ async def test_nothing_is_changed_and_the_rest_is_said_not_to_be_played(
     assert "is not emulated" in message
 
 
-async def test_every_answer_was_held_against_the_model(api: Api) -> None:
+async def test_every_answer_is_checked_against_the_model(api: Api) -> None:
     await api("list_functions")
     assert len(api.sent) == 1
     model = api.client.meta.service_model.operation_model("ListFunctions").output_shape

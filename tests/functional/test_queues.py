@@ -1,4 +1,4 @@
-"""The queue server process, and what people do with queues on it."""
+"""The queue server process, and the operations on its queues that faceq offers."""
 
 import json
 import signal
@@ -31,10 +31,10 @@ def sqs(endpoint: str) -> BaseClient:
 
 @pytest.fixture
 def name(sqs: BaseClient) -> str:
-    """Return a queue with a dead-letter queue, `<name>-dlq`, that takes what was received twice."""
+    """The name of a queue whose messages move to a dead-letter queue, `<name>-dlq`, after two receives."""
     name = f"q-{uuid4().hex[:8]}"
     dead = Queue("Dead", f"{name}-dlq", 30, 0, 0, None)
-    # The order is the wrong one on purpose: dead-letter queues must be made first.
+    # The wrong order on purpose: dead-letter queues must be created first.
     queue_creation.create_queues(sqs, {name: Queue("Q", name, 30, 0, 0, Redrive(dead.name, 2)), dead.name: dead})
     return name
 
@@ -49,7 +49,7 @@ def depth(sqs: BaseClient, name: str) -> queue_operations.Depth:
 
 # The process
 
-only_our_process = pytest.mark.only("processes", "how our own server starts and ends")
+only_our_process = pytest.mark.only("processes", "about the start and end of our own server")
 
 
 def start(*arguments: str) -> "subprocess.Popen[str]":
@@ -60,7 +60,7 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
 
 
 @only_our_process
-def test_it_says_when_it_is_ready_and_ends_on_sigterm() -> None:
+def test_the_server_reports_when_it_is_ready_and_ends_on_sigterm() -> None:
     with start("--port", "0") as process:
         assert process.stdout
         ready = json.loads(process.stdout.readline())
@@ -73,7 +73,7 @@ def test_it_says_when_it_is_ready_and_ends_on_sigterm() -> None:
 
 
 @only_our_process
-def test_it_ends_with_its_parent() -> None:
+def test_the_server_ends_with_its_parent() -> None:
     with start("--port", "0") as process:
         assert process.stdin
         assert process.stdout
@@ -83,7 +83,7 @@ def test_it_ends_with_its_parent() -> None:
 
 
 @only_our_process
-def test_a_taken_port_is_one_line() -> None:
+def test_a_taken_port_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with start("--port", str(port)) as process:
@@ -94,7 +94,7 @@ def test_a_taken_port_is_one_line() -> None:
             )
 
 
-def test_it_listens_on_this_machine_only_and_lets_no_web_page_in(endpoint: str) -> None:
+def test_the_server_listens_on_this_machine_only_and_refuses_web_pages(endpoint: str) -> None:
     host, port = endpoint.removeprefix("http://").split(":")
     assert host == "127.0.0.1"
     connection = HTTPConnection(host, int(port))
@@ -111,7 +111,7 @@ def test_it_listens_on_this_machine_only_and_lets_no_web_page_in(endpoint: str) 
     assert "Access-Control-Allow-Origin" not in response.headers
 
 
-def test_any_credentials_see_the_same_queues(endpoint: str, name: str) -> None:
+def test_clients_with_any_credentials_see_the_same_queues(endpoint: str, name: str) -> None:
     client = boto3.client(
         "sqs",
         endpoint_url=endpoint,
@@ -124,12 +124,10 @@ def test_any_credentials_see_the_same_queues(endpoint: str, name: str) -> None:
     assert client.get_queue_url(QueueName=name)["QueueUrl"] == url(endpoint, name)
 
 
-# What moto alone does not do
+# Concurrency: what our server adds to moto
 
 
-def test_no_message_is_lost_or_given_twice_however_many_use_a_queue_at_once(
-    endpoint: str, sqs: BaseClient, name: str
-) -> None:
+def test_concurrent_clients_receive_each_message_exactly_once(endpoint: str, sqs: BaseClient, name: str) -> None:
     received: Counter[str] = Counter()
     lock = threading.Lock()
     all_sent = threading.Event()
@@ -159,7 +157,7 @@ def test_no_message_is_lost_or_given_twice_however_many_use_a_queue_at_once(
     assert received == Counter(f"{sender}-{number}" for sender in range(4) for number in range(60))
 
 
-def test_a_long_poll_whose_reader_has_gone_keeps_no_message_from_others(
+def test_a_long_poll_whose_reader_has_disconnected_takes_no_message(
     endpoint: str, sqs: BaseClient, name: str, in_containers: bool
 ) -> None:
     sqs.set_queue_attributes(QueueUrl=url(endpoint, name), Attributes={"VisibilityTimeout": "2"})
@@ -168,18 +166,18 @@ def test_a_long_poll_whose_reader_has_gone_keeps_no_message_from_others(
     headers = {"X-Amz-Target": "AmazonSQS.ReceiveMessage", "Content-Type": "application/x-amz-json-1.0"}
     connection.request("POST", "/", body, headers)
     connection.close()
-    sqs.send_message(QueueUrl=url(endpoint, name), MessageBody="for somebody else")
+    sqs.send_message(QueueUrl=url(endpoint, name), MessageBody="for another reader")
     (message,) = sqs.receive_message(
         QueueUrl=url(endpoint, name), WaitTimeSeconds=20, AttributeNames=["ApproximateReceiveCount"]
     )["Messages"]
-    assert message["Body"] == "for somebody else"
-    # ElasticMQ 1.7.1 does not notice that the reader has gone: it hands it the message, which others see once its
-    # visibility timeout has lapsed (measured; or at once, if the send overtakes the poll).
+    assert message["Body"] == "for another reader"
+    # ElasticMQ 1.7.1 does not notice that the reader has disconnected and sends it the message; other readers see the
+    # message when its visibility timeout has lapsed (measured), or immediately if the send overtakes the poll.
     counts = {"1", "2"} if in_containers else {"1"}
     assert message["Attributes"]["ApproximateReceiveCount"] in counts
 
 
-def test_each_waiting_reader_is_woken_by_a_message_of_its_own(endpoint: str, sqs: BaseClient, name: str) -> None:
+def test_each_waiting_reader_receives_a_message_of_its_own(endpoint: str, sqs: BaseClient, name: str) -> None:
     def receive() -> int:
         answer = sqs.receive_message(QueueUrl=url(endpoint, name), MaxNumberOfMessages=1, WaitTimeSeconds=20)
         return len(answer.get("Messages", []))
@@ -191,10 +189,10 @@ def test_each_waiting_reader_is_woken_by_a_message_of_its_own(endpoint: str, sqs
         assert [reader.result(timeout=15) for reader in readers] == [1, 1, 1, 1]
 
 
-# What people do with queues
+# Operations
 
 
-def test_queues_are_made_once_and_take_new_attributes(endpoint: str, sqs: BaseClient, name: str) -> None:
+def test_a_queue_that_exists_gets_new_attributes_and_keeps_messages(endpoint: str, sqs: BaseClient, name: str) -> None:
     sqs.send_message(QueueUrl=url(endpoint, name), MessageBody="kept")
     dead = Queue("Dead", f"{name}-dlq", 30, 0, 0, None)
     queue_creation.create_queues(sqs, {dead.name: dead, name: Queue("Q", name, 7, 3, 0, Redrive(dead.name, 9))})
@@ -206,7 +204,7 @@ def test_queues_are_made_once_and_take_new_attributes(endpoint: str, sqs: BaseCl
     assert depth(sqs, name).visible == 1
 
 
-def test_depths_tell_waiting_from_in_flight_and_delayed(endpoint: str, sqs: BaseClient, name: str) -> None:
+def test_depths_count_visible_in_flight_and_delayed_messages(endpoint: str, sqs: BaseClient, name: str) -> None:
     for body in "abc":
         sqs.send_message(QueueUrl=url(endpoint, name), MessageBody=body)
     sqs.send_message(QueueUrl=url(endpoint, name), MessageBody="later", DelaySeconds=60)
@@ -233,7 +231,7 @@ def test_a_purge_empties_a_queue_and_may_be_repeated(endpoint: str, sqs: BaseCli
         assert depth(sqs, name).visible == 0
 
 
-def test_a_redrive_sends_everything_back_with_its_attributes(endpoint: str, sqs: BaseClient, name: str) -> None:
+def test_a_redrive_sends_every_message_back_with_its_attributes(endpoint: str, sqs: BaseClient, name: str) -> None:
     dead = f"{name}-dlq"
     attributes = {"K": {"DataType": "String", "StringValue": "v"}}
     for number in range(12):
@@ -251,12 +249,12 @@ def test_a_redrive_needs_a_dead_letter_queue(sqs: BaseClient, name: str) -> None
         queue_operations.redrive(sqs, name)
 
 
-@pytest.mark.parametrize("do", [queue_operations.peek, queue_operations.purge, queue_operations.redrive])
-def test_a_queue_that_does_not_exist_is_named_beside_those_that_do(
-    sqs: BaseClient, name: str, do: Callable[[BaseClient, str], object]
+@pytest.mark.parametrize("operation", [queue_operations.peek, queue_operations.purge, queue_operations.redrive])
+def test_an_unknown_queue_is_reported_with_the_queues_that_exist(
+    sqs: BaseClient, name: str, operation: Callable[[BaseClient, str], object]
 ) -> None:
     with pytest.raises(
         queue_operations.QueueError, match=rf"The queue nothing does not exist\. Existing queues: .*{name}"
     ) as refused:
-        do(sqs, "nothing")
+        operation(sqs, "nothing")
     assert refused.value.code == "queue"

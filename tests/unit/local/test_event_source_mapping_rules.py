@@ -17,7 +17,7 @@ ALL = {"a", "b", "c"}
 
 
 @pytest.mark.parametrize(
-    ("response", "stays"),
+    ("response", "failed"),
     [
         # Complete success
         (b"", set()),
@@ -43,7 +43,7 @@ ALL = {"a", "b", "c"}
         (b'{"batchItemFailures": [{"itemIdentifier": "unknown"}]}', ALL),
         (b'{"batchItemFailures": [{"itemIdentifier": "a"}, {"itemIdentifier": "unknown"}]}', ALL),
         (b'{"batchItemFailures": [{}]}', ALL),
-        # Not documented; kept, so that nothing is lost
+        # Not documented; treated as complete failure, which loses nothing
         (b'{"batchItemFailures": ["a"]}', ALL),
         (b'{"batchItemFailures": [{"itemIdentifier": ["a"]}]}', ALL),
         (b'{"batchItemFailures": [{"itemIdentifier": 1}]}', ALL),
@@ -55,8 +55,8 @@ ALL = {"a", "b", "c"}
         (b"true", ALL),
     ],
 )
-def test_the_answer_says_which_messages_stay(response: bytes, stays: set[str]) -> None:
-    assert failed_message_ids(response, ["a", "b", "c"]) == stays
+def test_the_response_decides_which_messages_failed(response: bytes, failed: set[str]) -> None:
+    assert failed_message_ids(response, ["a", "b", "c"]) == failed
 
 
 def test_a_record_has_the_shape_that_aws_sends() -> None:
@@ -100,7 +100,7 @@ def test_a_record_has_the_shape_that_aws_sends() -> None:
     }
 
 
-def test_a_message_without_attributes_has_no_checksum_of_them() -> None:
+def test_a_message_without_attributes_has_no_checksum_of_attributes() -> None:
     record = to_record({"MessageId": "1", "ReceiptHandle": "r", "Body": "b", "MD5OfBody": "m"}, "arn", "us-east-1")
     assert record["messageAttributes"] == {}
     assert "md5OfMessageAttributes" not in record
@@ -148,7 +148,7 @@ def test_a_batch_of_the_longest_length_is_within_6_mb() -> None:
         (2, 2, 2, 2),
     ],
 )
-def test_pollers_grow_while_all_are_busy_and_shrink_when_idle_within_the_limit(
+def test_pollers_increase_while_all_are_busy_and_decrease_when_idle_within_the_limit(
     pollers: int, busy: int, limit: int, wanted: int
 ) -> None:
     assert pollers_wanted(pollers, busy, limit) == wanted

@@ -1,4 +1,4 @@
-"""The conversion between HTTP and payload format 2.0. Expected events are tests/events/function_url_*.json."""
+"""The conversion between HTTP and payload format 2.0. The expected events are in tests/events/function_url_*.json."""
 
 import json
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ def test_a_plain_get_has_neither_body_nor_cookies_nor_query() -> None:
     assert event_of("GET") == expected("get")
 
 
-def test_query_cookies_and_repeated_headers_are_decoded_and_joined_and_the_raw_path_stays() -> None:
+def test_repeated_parameters_and_headers_are_joined_and_the_raw_path_stays_encoded() -> None:
     headers = (
         ("User-Agent", "Camera/1.0"),
         ("X-Multi", "one"),
@@ -75,12 +75,12 @@ def test_an_image_is_base64() -> None:
         (None, b"hello", True),
     ],
 )
-def test_which_bodies_are_base64(content_type: str | None, body: bytes, is_base64: bool) -> None:
+def test_the_content_type_decides_about_base64(content_type: str | None, body: bytes, is_base64: bool) -> None:
     headers = () if content_type is None else (("Content-Type", content_type),)
     assert event_of(headers=headers, body=body)["isBase64Encoded"] is is_base64
 
 
-def test_the_servers_word_on_where_a_request_came_from_replaces_the_clients() -> None:
+def test_the_server_replaces_the_clients_x_forwarded_for() -> None:
     headers = event_of(headers=(("X-Forwarded-For", "10.0.0.1"),))["headers"]
     assert isinstance(headers, dict)
     assert headers["x-forwarded-for"] == "127.0.0.1"
@@ -170,12 +170,12 @@ json_values = st.recursive(
         optional={"headers": json_values, "body": json_values, "cookies": json_values, "isBase64Encoded": json_values},
     ).map(lambda value: json.dumps(value).encode())
 )
-def test_any_result_whatever_is_some_response(payload: bytes) -> None:
+def test_any_result_gives_a_response(payload: bytes) -> None:
     response = to_response(payload)
     assert 200 <= response.status <= 599
 
 
 @given(st.text(max_size=30), st.text(max_size=20), st.text(max_size=40), st.binary(max_size=100))
-def test_any_request_whatever_is_an_event_that_is_json(target: str, name: str, value: str, body: bytes) -> None:
+def test_any_request_gives_an_event_that_is_json(target: str, name: str, value: str, body: bytes) -> None:
     event = event_of(target=target, headers=((name, value), ("Cookie", value), ("Content-Type", "text/x")), body=body)
     assert json.loads(json.dumps(event)) == event
