@@ -140,12 +140,12 @@ def _digest_of(tag: str, repository_uri: str, ecr: "BaseClient") -> str | None:
 
     with translated_aws_errors():
         try:
-            found = ecr.describe_images(**_repository(repository_uri), imageIds=[{"imageTag": tag}])["imageDetails"]
+            response = ecr.describe_images(**_repository(repository_uri), imageIds=[{"imageTag": tag}])
         except ClientError as error:
             if error.response["Error"]["Code"] in ("ImageNotFoundException", "RepositoryNotFoundException"):
                 return None
             raise
-    return str(found[0]["imageDigest"])
+    return str(response["imageDetails"][0]["imageDigest"])
 
 
 def _repository(uri: str) -> dict[str, str]:

@@ -176,11 +176,11 @@ def summaries(function: str, calls: Sequence[Report], timeout_seconds: int) -> l
 
     """
     sizes = list(dict.fromkeys(call.memory_mb for call in reversed(calls)))
-    found = [_summary(function, [call for call in calls if call.memory_mb == size]) for size in reversed(sizes)]
-    if found:
-        latest_calls = [call for call in calls if call.memory_mb == found[-1].memory_mb]
-        found[-1] = replace(found[-1], advice=tuple(_advice(found[-1], latest_calls, timeout_seconds)))
-    return found
+    by_size = [_summary(function, [call for call in calls if call.memory_mb == size]) for size in reversed(sizes)]
+    if by_size:
+        latest_calls = [call for call in calls if call.memory_mb == by_size[-1].memory_mb]
+        by_size[-1] = replace(by_size[-1], advice=tuple(_advice(by_size[-1], latest_calls, timeout_seconds)))
+    return by_size
 
 
 def _report(message: str) -> Report | None:

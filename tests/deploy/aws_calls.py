@@ -53,8 +53,8 @@ def model(service: str) -> ServiceModel:
 
 def service_of(authorization: str) -> tuple[str, str] | None:
     """Return service and access key of a signed request: `Credential=KEY/DATE/REGION/SERVICE/aws4_request`."""
-    found = re.search(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/aws4_request", authorization)
-    return (_SIGNED_FOR.get(found[2], found[2]), found[1]) if found else None
+    match = re.search(r"Credential=([^/]+)/\d+/[^/]+/([^/]+)/aws4_request", authorization)
+    return (_SIGNED_FOR.get(match[2], match[2]), match[1]) if match else None
 
 
 def read(service: str, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes) -> Call:
@@ -72,10 +72,10 @@ def read(service: str, method: str, path: str, query: str, headers: Mapping[str,
             operation = known.operation_model(name)
             parameters = _nested(fields, operation.input_shape, "") if operation.input_shape else fields
     else:
-        found = _by_path(known, method, path, query, headers)
-        if found is None:
+        matching = _by_path(known, method, path, query, headers)
+        if matching is None:
             return Call(service, f"{method} {path}", {}, ("botocore's model has no such operation",))
-        operation, in_path = found
+        operation, in_path = matching
         name = operation.name
         parameters = {**in_path, **_rest(operation, query, headers, body)}
     return Call(service, name, parameters, tuple(_faults(known, name, parameters)))
@@ -90,11 +90,11 @@ def _faults(known: ServiceModel, name: str, parameters: Mapping[str, Any]) -> It
         yield f"{name} is deprecated"
     shape = operation.input_shape
     if shape is None:
-        yield from (f"Unknown parameter {one}" for one in parameters)
+        yield from (f"Unknown parameter {field}" for field in parameters)
         return
     faults = ParamValidator().validate(parameters, shape).generate_report().splitlines()
     payload = shape.serialization.get("payload")  # the body of an S3 object, or XML, which is not read
-    yield from (one for one in faults if one != f'Missing required parameter in input: "{payload}"')
+    yield from (fault for fault in faults if fault != f'Missing required parameter in input: "{payload}"')
     yield from _wrong_choices(parameters, shape, "")
 
 
@@ -116,11 +116,15 @@ def _nested(fields: Mapping[str, str], shape: Shape, prefix: str) -> Any:
     rest = dict(fields)
     for name, member in shape.members.items():
         key = member.serialization.get("name", name)
-        own = {one: value for one, value in rest.items() if one == prefix + key or one.startswith(f"{prefix}{key}.")}
+        own = {
+            field: value
+            for field, value in rest.items()
+            if field == prefix + key or field.startswith(f"{prefix}{key}.")
+        }
         if own:
             result[name] = _value(own, member, prefix + key)
-            for one in own:
-                del rest[one]
+            for field in own:
+                del rest[field]
     return {**result, **rest}
 
 
@@ -131,10 +135,16 @@ def _value(fields: Mapping[str, str], shape: Shape, key: str) -> Any:
         start = (
             key if shape.serialization.get("flattened") else f"{key}.{shape.member.serialization.get('name', 'member')}"
         )
-        numbers = sorted({int(one[len(start) + 1 :].split(".")[0]) for one in fields if one.startswith(f"{start}.")})
+        numbers = sorted(
+            {int(field[len(start) + 1 :].split(".")[0]) for field in fields if field.startswith(f"{start}.")}
+        )
         return [
             _value(
-                {one: v for one, v in fields.items() if one == f"{start}.{n}" or one.startswith(f"{start}.{n}.")},
+                {
+                    field: v
+                    for field, v in fields.items()
+                    if field == f"{start}.{n}" or field.startswith(f"{start}.{n}.")
+                },
                 shape.member,
                 f"{start}.{n}",
             )
@@ -159,7 +169,7 @@ def _by_path(
     known: ServiceModel, method: str, path: str, query: str, headers: Mapping[str, str]
 ) -> tuple[OperationModel, dict[str, Any]] | None:
     """Return the operation that matches best, by its path and required parameters, and the parameters in the path."""
-    given = dict(parse_qsl(query, keep_blank_values=True))
+    query_parameters = dict(parse_qsl(query, keep_blank_values=True))
     best: tuple[int, OperationModel, dict[str, Any]] | None = None
     for name in known.operation_names:
         operation = known.operation_model(name)
@@ -167,17 +177,17 @@ def _by_path(
         wanted = dict(parse_qsl(fixed, keep_blank_values=True))
         pattern = re.sub(r"\\\{(\w+)\\\+\\\}", r"(?P<\1>.+)", re.escape(template))
         pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", pattern)
-        found = re.fullmatch(pattern.rstrip("/") + "/?", path)
-        if operation.http["method"] != method or not wanted.items() <= given.items() or not found:
+        match = re.fullmatch(pattern.rstrip("/") + "/?", path)
+        if operation.http["method"] != method or not wanted.items() <= query_parameters.items() or not match:
             continue
         # Operations of the same path differ in what they require: PutObject and CopyObject, GetObject and ListParts.
         needed = [*_required(operation, "querystring"), *_required(operation, "header")]
-        if any(one not in given and one.lower() not in headers for one in needed):
+        if any(field not in query_parameters and field.lower() not in headers for field in needed):
             continue
         score = len(wanted) * 100 + len(needed) * 50 + len(re.sub(r"\{[^}]*\}", "", template))
         if best is None or score > best[0]:
-            names = {_request_name(member, one): one for one, member in _members(operation, "uri").items()}
-            best = score, operation, {names[key]: unquote(value) for key, value in found.groupdict().items()}
+            names = {_request_name(member, field): field for field, member in _members(operation, "uri").items()}
+            best = score, operation, {names[key]: unquote(value) for key, value in match.groupdict().items()}
     return (best[1], best[2]) if best else None
 
 
@@ -201,11 +211,12 @@ def _rest(operation: OperationModel, query: str, headers: Mapping[str, str], bod
     if shape is None:
         return {}
     parameters: dict[str, Any] = {}
-    given = dict(parse_qsl(query, keep_blank_values=True))
+    query_parameters = dict(parse_qsl(query, keep_blank_values=True))
     for name, member in shape.members.items():
         key, where = member.serialization.get("name", name), member.serialization.get("location")
-        if where == "querystring" and key in given:
-            parameters[name] = [given[key]] if member.type_name == "list" else _scalar(given[key], member)
+        if where == "querystring" and key in query_parameters:
+            value = query_parameters[key]
+            parameters[name] = [value] if member.type_name == "list" else _scalar(value, member)
         elif where == "header" and key.lower() in headers:
             parameters[name] = _scalar(headers[key.lower()], member)
     if operation.service_model.protocol == "rest-json" and body and "payload" not in shape.serialization:

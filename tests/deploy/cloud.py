@@ -93,9 +93,9 @@ class Cloud(AwsServer):
         """Let the functions answer every frame with this name. `Unknown` at first."""
         self._control("set_answer", result=result)
 
-    def break_image(self, digest: str, how: str = "crash") -> None:
+    def break_image(self, digest: str, behaviour: str = "crash") -> None:
         """Let functions with this image `crash` (502), answer with a `wrong` name, or send no answer (`silent`)."""
-        self._control("break_image", digest=digest, how=how)
+        self._control("break_image", digest=digest, behaviour=behaviour)
 
     def break_push(self, status: int, code: str, message: str) -> None:
         """Let the registry refuse every push, with an error of its API."""

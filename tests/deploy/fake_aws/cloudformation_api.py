@@ -136,30 +136,35 @@ def _under_review(name: str, backend: CloudFormationBackend) -> Stack:
 
 
 def describe_change_set(self: CloudFormationResponse) -> ActionResult:
-    found = copy.copy(_find_change_set(self))
+    change_set = copy.copy(_find_change_set(self))
     if not self._get_bool_param("IncludePropertyValues", False):
-        found.changes = preview(
-            found.stack, ResolvedTemplate(found.stack, found.resolved.template, found.parameters), False
+        change_set.changes = preview(
+            change_set.stack,
+            ResolvedTemplate(change_set.stack, change_set.resolved.template, change_set.parameters),
+            False,
         )
-    return ActionResult(found)
+    return ActionResult(change_set)
 
 
 def execute_change_set(self: CloudFormationResponse) -> EmptyResult:
-    found = _find_change_set(self)
-    stack = found.stack
-    if found.execution_status != "AVAILABLE":
+    change_set = _find_change_set(self)
+    stack = change_set.stack
+    if change_set.execution_status != "AVAILABLE":
         raise ServiceException(
             "InvalidChangeSetStatus",
-            f"ChangeSet [{found.change_set_id}] cannot be executed in its current status of [{found.status}]",
+            f"ChangeSet [{change_set.change_set_id}] cannot be executed in its current status of [{change_set.status}]",
         )
     execution = Execution(
-        stack, ResolvedTemplate(stack, found.resolved.template, found.parameters), found.body, found.on_failure
+        stack,
+        ResolvedTemplate(stack, change_set.resolved.template, change_set.parameters),
+        change_set.body,
+        change_set.on_failure,
     )
-    found.execution_status = "EXECUTE_COMPLETE"
+    change_set.execution_status = "EXECUTE_COMPLETE"
     # The stack's other change sets are deleted, because they are outdated. (CloudFormation API, ExecuteChangeSet)
-    stack.change_sets = {found.change_set_name: found}
-    if found.tags:
-        stack.tags = found.tags
+    stack.change_sets = {change_set.change_set_name: change_set}
+    if change_set.tags:
+        stack.tags = change_set.tags
     stack._add_stack_event(f"{execution.action}_IN_PROGRESS", resource_status_reason="User Initiated")
     stack.status = f"{execution.action}_IN_PROGRESS"
     in_background(execution.run)
@@ -167,8 +172,8 @@ def execute_change_set(self: CloudFormationResponse) -> EmptyResult:
 
 
 def delete_change_set(self: CloudFormationResponse) -> EmptyResult:
-    found = _find_change_set(self)
-    del _change_sets(found.stack)[found.change_set_name]
+    change_set = _find_change_set(self)
+    del _change_sets(change_set.stack)[change_set.change_set_name]
     return EmptyResult()
 
 
@@ -216,12 +221,12 @@ def list_stack_resources(self: CloudFormationResponse) -> ActionResult:
 
 def describe_stack_resources(self: CloudFormationResponse) -> ActionResult:
     wanted = self._get_param("LogicalResourceId")
-    found = [
+    summaries = [
         item
         for item in _summaries(_stack(self, self._get_param("StackName")))
         if wanted in (None, item["LogicalResourceId"])
     ]
-    return ActionResult({"StackResources": found})
+    return ActionResult({"StackResources": summaries})
 
 
 def describe_stack_resource(self: CloudFormationResponse) -> ActionResult:

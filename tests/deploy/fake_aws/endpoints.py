@@ -83,16 +83,16 @@ class Endpoints:
             return web.json_response({"Message": "Forbidden"}, status=403)
         function = backend.get_function(functions[0].function_name, config.qualifier)
         digest = function.code["ImageUri"].partition("@")[2]
-        how = self.broken.get(digest)
+        behaviour = self.broken.get(digest)
         self.posts.append({"digest": digest, "version": str(function.version), "body": body.decode(errors="replace")})
-        if how == "crash":
+        if behaviour == "crash":
             return web.json_response({"message": "Internal Server Error"}, status=502)
-        if self.runs_images and how is None:
+        if self.runs_images and behaviour is None:
             recognition = backend.get_function("face-recognition", config.qualifier)
             answer = await self.containers.post(function, recognition, body)
             return web.Response(status=answer.status, headers=dict(answer.headers), body=answer.body)
-        if how != "silent":
-            self._answer(function, json.loads(body), "Nobody" if how == "wrong" else self.result)
+        if behaviour != "silent":
+            self._answer(function, json.loads(body), "Nobody" if behaviour == "wrong" else self.result)
         return web.Response(text="Face detection completed")
 
     def _answer(self, function: LambdaFunction, frame: dict[str, Any], result: str) -> None:
@@ -110,14 +110,14 @@ class Endpoints:
 
     def _signed(self, request: web.Request, body: bytes) -> bool:
         """Return whether the request is signed with the secret, for the service `lambda`."""
-        found = re.fullmatch(
+        match = re.fullmatch(
             r"AWS4-HMAC-SHA256 Credential=testing/\d+/([^/]+)/lambda/aws4_request, ?"
             r"SignedHeaders=([^,]+), ?Signature=([0-9a-f]{64})",
             request.headers.get("Authorization", ""),
         )
-        if found is None or "X-Amz-Date" not in request.headers:
+        if match is None or "X-Amz-Date" not in request.headers:
             return False
-        region, names, signature = found.groups()
+        region, names, signature = match.groups()
         headers = {name: request.headers[name] for name in names.split(";") if name in request.headers}
         copied = AWSRequest(request.method, str(request.url), headers=headers, data=body)
         copied.context["timestamp"] = request.headers["X-Amz-Date"]
@@ -153,10 +153,10 @@ class Endpoints:
             return _registry_error(401, "UNAUTHORIZED", "Not Authorized", realm)
         if self.push_failure is not None and request.method in ("POST", "PUT", "PATCH"):
             return _registry_error(*self.push_failure)
-        found = re.match(r"/v2/(.+?)/(blobs|manifests|tags)/(.*)", request.path)
-        if found is None:
+        match = re.match(r"/v2/(.+?)/(blobs|manifests|tags)/(.*)", request.path)
+        if match is None:
             return None
-        name, kind, rest = found.groups()
+        name, kind, rest = match.groups()
         repositories = ecr_backends[DEFAULT_ACCOUNT_ID][REGION].repositories
         if name not in repositories:
             return _registry_error(

@@ -83,8 +83,8 @@ class Environment:
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request of the Runtime API."""
-        what = request.path.removeprefix(_API)
-        if what == "invocation/next":
+        operation = request.path.removeprefix(_API)
+        if operation == "invocation/next":
             request_id, payload = await self.work.get()
             headers = {
                 "Lambda-Runtime-Aws-Request-Id": request_id,
@@ -94,11 +94,11 @@ class Environment:
             }
             return web.Response(body=payload, headers=headers, content_type="application/json")
         body = await request.read()
-        if what == "init/error":
+        if operation == "init/error":
             for future in self.results.values():
                 future.set_result((body, True))
         else:
-            _, request_id, kind = what.split("/")
+            _, request_id, kind = operation.split("/")
             self.results.pop(request_id).set_result((body, kind == "error"))
         return web.json_response({"status": "OK"}, status=202)
 
@@ -155,10 +155,10 @@ class FunctionContainers:
             return now
         if now is not None:
             await now.stop()
-        made = Environment(function, CONTROLS.endpoint)
-        self._running[function.function_name] = made
-        await made.start()
-        return made
+        environment = Environment(function, CONTROLS.endpoint)
+        self._running[function.function_name] = environment
+        await environment.start()
+        return environment
 
     async def stop(self) -> None:
         """Stop all containers."""

@@ -337,14 +337,14 @@ class Execution:
         try:
             self._pause()
             fail_if_broken(name, "create" if word == "CREATE" else "update")
-            made = self._create_resource(name, kind, properties)
+            created = self._create_resource(name, kind, properties)
         except Exception as error:
             self._event(name, kind, f"{word}_FAILED", "", self._reason(error))
             raise
-        made.cf_resource_type, made.logical_resource_id = kind, name
-        self._keep(name, made)
-        entry = StackResource(kind, made, properties, resource)
-        self._event(name, kind, f"{word}_COMPLETE", made.physical_resource_id)
+        created.cf_resource_type, created.logical_resource_id = kind, name
+        self._keep(name, created)
+        entry = StackResource(kind, created, properties, resource)
+        self._event(name, kind, f"{word}_COMPLETE", created.physical_resource_id)
         self.undo.append(lambda: self._delete(name, entry, ""))
         return entry
 
@@ -353,27 +353,27 @@ class Execution:
         model = parsing.get_model_map().get(kind)
         named = model.cloudformation_name_type() if model else None
         physical = str(properties.get(named) or parsing.generate_resource_name(kind, self.stack.name, name))
-        parameters = copy.deepcopy(properties)
+        own_properties = copy.deepcopy(properties)
         if own.create is not None:
-            return own.create(self.location, physical, parameters)
+            return own.create(self.location, physical, own_properties)
         if model is None:
             raise ResourceError(f"moto has no {kind}; tests/deploy/fake_aws/resource_types.py must emulate it.")
         return model.create_from_cloudformation_json(
-            physical, {"Type": kind, "Properties": parameters}, self.location.account, self.location.region,
+            physical, {"Type": kind, "Properties": own_properties}, self.location.account, self.location.region,
             LogicalId=name, StackId=self.stack.stack_id, ResourceType=kind,
         )  # fmt: skip
 
     def _update(
         self, name: str, resource: Mapping[str, Any], old: StackResource, properties: Properties
     ) -> StackResource:
-        kind, made = old.kind, old.resource
-        self._event(name, kind, "UPDATE_IN_PROGRESS", made.physical_resource_id)
+        kind, current = old.kind, old.resource
+        self._event(name, kind, "UPDATE_IN_PROGRESS", current.physical_resource_id)
         try:
             self._pause()
             fail_if_broken(name, "update")
-            changed = self._update_resource(kind, made, properties)
+            changed = self._update_resource(kind, current, properties)
         except Exception as error:
-            self._event(name, kind, "UPDATE_FAILED", made.physical_resource_id, self._reason(error))
+            self._event(name, kind, "UPDATE_FAILED", current.physical_resource_id, self._reason(error))
             raise
         changed.cf_resource_type, changed.logical_resource_id = kind, name
         self._keep(name, changed)
@@ -388,16 +388,16 @@ class Execution:
         self.undo.append(back)
         return StackResource(kind, changed, properties, resource)
 
-    def _update_resource(self, kind: str, made: Any, properties: Properties) -> Any:
+    def _update_resource(self, kind: str, current: Any, properties: Properties) -> Any:
         own = RESOURCE_TYPES.get(kind, ResourceType())
-        parameters = copy.deepcopy(properties)
+        own_properties = copy.deepcopy(properties)
         if own.update is not None:
-            return own.update(self.location, made, parameters)
+            return own.update(self.location, current, own_properties)
         model = parsing.get_model_map()[kind]
         return model.update_from_cloudformation_json(
-            made,
-            made.physical_resource_id,
-            {"Type": kind, "Properties": parameters},
+            current,
+            current.physical_resource_id,
+            {"Type": kind, "Properties": own_properties},
             self.location.account,
             self.location.region,
         )
