@@ -15,8 +15,9 @@ from rich.table import Table
 from adapters.aws_errors import translated_aws_errors
 from cli.target_options import Profile, Region
 from client.cloudwatch_logs import LogEvent, containing, follow_log_events, log_events, timeout_seconds
-from client.deployed_stack import FunctionName, session
+from client.deployed_stack import session
 from pipeline.errors import BadInput
+from template.reader import shipped_service
 
 if TYPE_CHECKING:
     import boto3
@@ -32,8 +33,8 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 def logs(
     function: Annotated[
-        FunctionName | None,
-        typer.Option("--function", help="Show only this function's lines.  [default: both]", show_default=False),
+        str | None,
+        typer.Option("--function", metavar="NAME", help="Show only this function's lines.  [default: all]"),
     ] = None,
     since: Annotated[
         str, typer.Option("--since", metavar="TIME", help="Look this far back, as in 90s, 30m, 1h or 2d.")
@@ -58,7 +59,10 @@ def logs(
     start_ms = max(0, int((datetime.now(UTC) - _duration(since)).timestamp() * 1e3))
     if report and (follow or request_id):
         raise BadInput("report_of_all", "--report covers all calls. Leave out --follow and --request-id.")
-    functions = [function] if function is not None else list(FunctionName)
+    names = list(shipped_service().functions)
+    if function is not None and function not in names:
+        raise typer.BadParameter(f"choose one of {', '.join(names)}", param_hint="--function")
+    functions = [function] if function is not None else names
     aws = session(region, profile)
     with translated_aws_errors():
         if report:
@@ -80,9 +84,7 @@ def show_events(events: Iterable[LogEvent], as_json: bool) -> None:
                     print(f"{event.function}: {event.at} {line}", flush=True)
 
 
-def _show_report(
-    aws: "boto3.Session", functions: Sequence[FunctionName], start_ms: int, since: str, as_json: bool
-) -> None:
+def _show_report(aws: "boto3.Session", functions: Sequence[str], start_ms: int, since: str, as_json: bool) -> None:
     summaries = _summaries(aws, functions, start_ms)
     if as_json:
         rows = [
@@ -120,7 +122,7 @@ def _show_report(
                 console.print(f"    {advice.command}", soft_wrap=True)
 
 
-def _summaries(aws: "boto3.Session", functions: Sequence[FunctionName], start_ms: int) -> "list[Summary]":
+def _summaries(aws: "boto3.Session", functions: Sequence[str], start_ms: int) -> "list[Summary]":
     from deploy.reports import Line, reports, summaries
 
     found: list[Summary] = []

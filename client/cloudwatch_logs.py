@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from client.deployed_stack import ALIAS, FunctionName
+from client.deployed_stack import ALIAS
 from pipeline.errors import BadInput
 
 if TYPE_CHECKING:
@@ -51,15 +51,18 @@ class LogEvent:
         return datetime.fromtimestamp(self.at_ms / 1e3, UTC).isoformat(timespec="milliseconds")
 
 
+def log_group(function: str) -> str:
+    """Return the log group that template.yaml gives a function, which is also Lambda's default."""
+    return f"/aws/lambda/{function}"
+
+
 def containing(phrase: str) -> str:
     """Return the filter pattern for lines that contain a phrase; an empty phrase matches every line."""
     escaped = phrase.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"' if phrase else ""
 
 
-def log_events(
-    logs: "BaseClient", functions: Sequence[FunctionName], start_ms: int, pattern: str = ""
-) -> Iterator[LogEvent]:
+def log_events(logs: "BaseClient", functions: Sequence[str], start_ms: int, pattern: str = "") -> Iterator[LogEvent]:
     """Yield the lines of these functions from `start_ms` on, oldest first.
 
     Parameters
@@ -80,7 +83,7 @@ def log_events(
 
 
 def follow_log_events(
-    logs: "BaseClient", functions: Sequence[FunctionName], start_ms: int, pattern: str = ""
+    logs: "BaseClient", functions: Sequence[str], start_ms: int, pattern: str = ""
 ) -> Iterator[LogEvent]:
     """Yield the lines as `log_events` does, then each new line once when it arrives, without end."""
     seen: dict[str, int] = {}
@@ -99,7 +102,7 @@ def follow_log_events(
         pause = min(2 * pause, POLL_SECONDS)
 
 
-def timeout_seconds(lambda_client: "BaseClient", function: FunctionName) -> int:
+def timeout_seconds(lambda_client: "BaseClient", function: str) -> int:
     """Return the Timeout that a function has now. Raises BadInput if the function does not exist in this region."""
     from botocore.exceptions import ClientError
 
@@ -112,10 +115,10 @@ def timeout_seconds(lambda_client: "BaseClient", function: FunctionName) -> int:
     return int(configuration["Timeout"])
 
 
-def _events_of(logs: "BaseClient", function: FunctionName, start_ms: int, pattern: str) -> Iterator[LogEvent]:
+def _events_of(logs: "BaseClient", function: str, start_ms: int, pattern: str) -> Iterator[LogEvent]:
     from botocore.exceptions import ClientError
 
-    request = {"logGroupName": function.log_group, "startTime": start_ms}
+    request = {"logGroupName": log_group(function), "startTime": start_ms}
     if pattern:
         request["filterPattern"] = pattern
     try:
@@ -125,7 +128,7 @@ def _events_of(logs: "BaseClient", function: FunctionName, start_ms: int, patter
     except ClientError as error:
         if error.response["Error"]["Code"] != "ResourceNotFoundException":
             raise
-        raise _not_deployed(f"The log group {function.log_group}") from None
+        raise _not_deployed(f"The log group {log_group(function)}") from None
 
 
 def _not_deployed(resource: str) -> BadInput:

@@ -5,7 +5,6 @@ boto3 finds credentials, region and profile as it does for every other tool.
 
 import os
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from adapters.aws_errors import translated_aws_errors
@@ -19,18 +18,6 @@ if TYPE_CHECKING:
 STACK: Final = "faceq"
 #: The alias of each function that clients and the queue call, as template.yaml defines it.
 ALIAS: Final = "live"
-
-
-class FunctionName(StrEnum):
-    """The names of the functions, which are part of the contract with clients."""
-
-    DETECTION = "face-detection"
-    RECOGNITION = "face-recognition"
-
-    @property
-    def log_group(self) -> str:
-        """The log group that template.yaml gives the function."""
-        return f"/aws/lambda/{self}"
 
 
 @dataclass(frozen=True)

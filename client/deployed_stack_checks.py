@@ -6,23 +6,28 @@ Every check only reads; none changes anything.
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from adapters.artifacts_s3 import PREFIX
 from adapters.aws_errors import translated_aws_errors
+from adapters.settings import FACEQ_GALLERY
 from client.checks import Check
-from client.deployed_stack import ALIAS, Deployed, FunctionName, account, deployed, session
+from client.cloudwatch_logs import log_group
+from client.deployed_stack import ALIAS, Deployed, account, deployed, session
 from client.queue_operations import depths, queue_name
 from pipeline.errors import FaceqError
 from pipeline.gallery_storage import MANIFEST
+from template.model import EventSourceMapping, ServiceTemplate
+from template.reader import TEMPLATE_FILE, read_service
+from template.resources import QUEUE, Template
+from template.values import Symbol, Value
 
 if TYPE_CHECKING:
     import boto3
     from botocore.client import BaseClient
 
 _T = TypeVar("_T")
-
-DETECTION, RECOGNITION = FunctionName.DETECTION, FunctionName.RECOGNITION
 
 #: Statuses of a stack whose resources are as its template says.
 #: (CloudFormation user guide, "Stack status codes")
@@ -83,7 +88,7 @@ def checks(stack: str, region: str | None, profile: str | None) -> Iterator[Chec
         return
     groups: dict[str, Callable[[], Iterator[Check]]] = {
         "stack": lambda: stack_checks(aws.client("cloudformation"), target),
-        "functions": lambda: function_checks(aws.client("lambda")),
+        "functions": lambda: function_checks(aws.client("lambda"), target),
         "url": lambda: url_checks(aws.client("lambda"), target),
         "mappings": lambda: trigger_checks(aws.client("lambda"), aws.client("sqs"), target),
         "queues": lambda: queue_checks(aws.client("sqs"), target),
@@ -96,6 +101,18 @@ def checks(stack: str, region: str | None, profile: str | None) -> Iterator[Chec
                 yield from group()
         except FaceqError as error:
             yield Check(name, False, error.message)
+
+
+@cache
+def described_service(target: Deployed) -> ServiceTemplate:
+    """Return the service that deploy/template.yaml describes, with the names and queue URLs of the deployed stack."""
+    folder = target.request_queue_url.rpartition("/")[0]
+
+    def created(symbol: Symbol, kind: str, name: str) -> Value:
+        return f"{folder}/{name}" if kind == QUEUE and not symbol.attribute else symbol
+
+    parameters = {"Prefix": target.stack, "Gallery": target.gallery}
+    return read_service(Template(TEMPLATE_FILE.read_text(), parameters, created))
 
 
 def stack_checks(cloudformation: "BaseClient", target: Deployed) -> Iterator[Check]:
@@ -112,10 +129,10 @@ def stack_checks(cloudformation: "BaseClient", target: Deployed) -> Iterator[Che
         yield Check("stack", False, f"{target.stack} is {status}: faceq deploy")
 
 
-def function_checks(lambda_client: "BaseClient") -> Iterator[Check]:
-    """Check that both functions can be called, and run the same image."""
+def function_checks(lambda_client: "BaseClient", target: Deployed) -> Iterator[Check]:
+    """Check that all functions can be called, and run the same image."""
     images: dict[str, str] = {}
-    for name in FunctionName:
+    for name in described_service(target).functions:
         function = _function(lambda_client, name)
         if function is None:
             yield Check(name, False, f"the function {name} with the alias {ALIAS} does not exist: faceq deploy")
@@ -131,37 +148,38 @@ def function_checks(lambda_client: "BaseClient") -> Iterator[Check]:
         size = f"version {configuration['Version']}, {configuration['MemorySize']} MB, {configuration['Timeout']} s"
         problem = "" if passed else f". {reason or 'It cannot be called yet'}: faceq deploy status"
         yield Check(name, passed, f"{state}, last update {update}, {size}{problem}")
-    if len(images) == 2:
+    if len(images) > 1:
         digests = {uri.partition("@")[2] or uri for uri in images.values()}
         same = len(digests) == 1
         names = " and ".join(sorted(digests))
-        yield Check("image", same, f"both run {names}" if same else f"they run different images, {names}: faceq deploy")
+        yield Check("image", same, f"all run {names}" if same else f"they run different images, {names}: faceq deploy")
 
 
 def url_checks(lambda_client: "BaseClient", target: Deployed) -> Iterator[Check]:
     """Check that the function URL is the stack's, and who may post to it."""
+    function = described_service(target).function_urls[0].function
     url = _or_none(
-        lambda: lambda_client.get_function_url_config(FunctionName=DETECTION, Qualifier=ALIAS),
+        lambda: lambda_client.get_function_url_config(FunctionName=function, Qualifier=ALIAS),
         _NOT_FOUND,
     )
     if url is None:
-        yield Check("url", False, f"the alias {ALIAS} of {DETECTION} has no function URL: faceq deploy")
+        yield Check("url", False, f"the alias {ALIAS} of {function} has no function URL: faceq deploy")
         return
     address, auth_type = str(url["FunctionUrl"]), str(url["AuthType"])
     if address != target.function_url or auth_type != target.auth_type:
         yield Check("url", False, f"it is {address} ({auth_type}), the stack says otherwise: faceq deploy")
     elif auth_type == "AWS_IAM":
         yield Check("url", True, f"{address} accepts signed frames only")
-    elif missing := _PUBLIC_ACTIONS - _actions_allowed_to_everyone(lambda_client):
+    elif missing := _PUBLIC_ACTIONS - _actions_allowed_to_everyone(lambda_client, function):
         yield Check("url", False, f"it is public, but its policy lacks {' and '.join(sorted(missing))}: faceq deploy")
     else:
         yield Check("url", None, f"{address} accepts frames from anyone, at your cost")
 
 
-def _actions_allowed_to_everyone(lambda_client: "BaseClient") -> set[str]:
-    """Return the actions that the policy of the detection function's alias allows to everyone."""
+def _actions_allowed_to_everyone(lambda_client: "BaseClient", function: str) -> set[str]:
+    """Return the actions that the policy of the function's alias allows to everyone."""
     policy = _or_none(
-        lambda: lambda_client.get_policy(FunctionName=DETECTION, Qualifier=ALIAS)["Policy"],
+        lambda: lambda_client.get_policy(FunctionName=function, Qualifier=ALIAS)["Policy"],
         _NOT_FOUND,
     )
     statements = json.loads(policy)["Statement"] if policy is not None else []
@@ -169,7 +187,7 @@ def _actions_allowed_to_everyone(lambda_client: "BaseClient") -> set[str]:
 
 
 def trigger_checks(lambda_client: "BaseClient", sqs: "BaseClient", target: Deployed) -> Iterator[Check]:
-    """Check the event source mappings: the request queue calls the recognition function and no other."""
+    """Check the event source mappings: each queue calls the function that the template names, and no other."""
     pages = lambda_client.get_paginator("list_event_source_mappings")
 
     def mappings_of(queue_url: str) -> list[dict[str, Any]]:
@@ -179,33 +197,39 @@ def trigger_checks(lambda_client: "BaseClient", sqs: "BaseClient", target: Deplo
             for mapping in page["EventSourceMappings"]
         ]
 
-    queue = queue_name(target.request_queue_url)
-    request_mappings = mappings_of(target.request_queue_url)
-    ours = [mapping for mapping in request_mappings if _function_name(mapping["FunctionArn"]) == RECOGNITION]
-    if not ours:
-        yield Check("trigger", False, f"{queue} does not call {RECOGNITION}: faceq deploy")
-    for mapping in ours:
-        state, last_result = str(mapping["State"]), str(mapping.get("LastProcessingResult", ""))
-        if state in {"Disabled", "Disabling"}:
-            fix = f"aws lambda update-event-source-mapping --uuid {mapping['UUID']} --enabled"
-            yield Check("trigger", False, f"the event source mapping of {RECOGNITION} is disabled: {fix}")
-        elif last_result.startswith("PROBLEM"):
-            fix = f"faceq deploy logs --function {RECOGNITION}"
-            yield Check("trigger", False, f"{state}, but {last_result}: {fix}")
-        else:
-            yield Check("trigger", state == "Enabled" or None, f"{queue} calls {RECOGNITION}, {state}")
-    foreign = [mapping for mapping in request_mappings if mapping not in ours]
-    for mapping in [*foreign, *mappings_of(target.response_queue_url)]:
+    service = described_service(target)
+    foreign = mappings_of(target.response_queue_url)
+    for wanted in service.event_source_mappings:
+        existing = mappings_of(wanted.queue_url)
+        ours = [mapping for mapping in existing if _function_name(mapping["FunctionArn"]) == wanted.function]
+        foreign += [mapping for mapping in existing if mapping not in ours]
+        if not ours:
+            yield Check("trigger", False, f"{wanted.queue} does not call {wanted.function}: faceq deploy")
+        for mapping in ours:
+            yield _mapping_check(mapping, wanted)
+    for mapping in foreign:
         queue, function = mapping["EventSourceArn"].rsplit(":", 1)[-1], _function_name(mapping["FunctionArn"])
-        loop = ", and its answers may come back to that queue without end" if function in set(FunctionName) else ""
+        loop = ", and its answers may come back to that queue without end" if function in service.functions else ""
         fix = f"aws lambda delete-event-source-mapping --uuid {mapping['UUID']}"
         yield Check("trigger", False, f"{queue} also calls {function}, which takes messages from others{loop}: {fix}")
+
+
+def _mapping_check(mapping: Mapping[str, Any], wanted: EventSourceMapping) -> Check:
+    state, last_result = str(mapping["State"]), str(mapping.get("LastProcessingResult", ""))
+    if state in {"Disabled", "Disabling"}:
+        fix = f"aws lambda update-event-source-mapping --uuid {mapping['UUID']} --enabled"
+        return Check("trigger", False, f"the event source mapping of {wanted.function} is disabled: {fix}")
+    if last_result.startswith("PROBLEM"):
+        fix = f"faceq deploy logs --function {wanted.function}"
+        return Check("trigger", False, f"{state}, but {last_result}: {fix}")
+    return Check("trigger", state == "Enabled" or None, f"{wanted.queue} calls {wanted.function}, {state}")
 
 
 def queue_checks(sqs: "BaseClient", target: Deployed) -> Iterator[Check]:
     """Check that the queues exist, that failures go to the dead-letter queue, and that none are there."""
     dead_letter_queue = queue_name(target.dead_letter_queue_url)
-    for url in (target.request_queue_url, target.response_queue_url, target.dead_letter_queue_url):
+    sources = [mapping.queue_url for mapping in described_service(target).event_source_mappings]
+    for url in (*sources, target.response_queue_url, target.dead_letter_queue_url):
         name = queue_name(url)
         depth = _or_none(lambda url=url: depths(sqs, [url])[0], *_NO_QUEUE)  # type: ignore[misc] # lambda's default
         if depth is None:
@@ -213,7 +237,7 @@ def queue_checks(sqs: "BaseClient", target: Deployed) -> Iterator[Check]:
         elif url == target.dead_letter_queue_url and depth.visible:
             fix = f"faceq queues peek {name} --target aws, then faceq queues redrive {name} --target aws"
             yield Check("queue", False, f"{name} has messages that failed on every attempt ({depth.visible}): {fix}")
-        elif url == target.request_queue_url and depth.dead_letter_queue != dead_letter_queue:
+        elif url in sources and depth.dead_letter_queue != dead_letter_queue:
             yield Check("queue", False, f"messages of {name} that fail do not go to {dead_letter_queue}: faceq deploy")
         else:
             yield Check("queue", True, f"{name}: {depth.visible} waiting, {depth.in_flight} in flight")
@@ -235,33 +259,28 @@ def gallery_checks(s3: "BaseClient", target: Deployed) -> Iterator[Check]:
 
 
 def permission_checks(aws: "boto3.Session", target: Deployed) -> Iterator[Check]:
-    """Check the roles of both functions."""
-    sqs, iam, lambda_client = aws.client("sqs"), aws.client("iam"), aws.client("lambda")
-    queue_arns = {url: _queue_arn(sqs, url) for url in (target.request_queue_url, target.response_queue_url)}
-    for name in FunctionName:
+    """Check the roles of all functions."""
+    iam, lambda_client = aws.client("iam"), aws.client("lambda")
+    for name in described_service(target).functions:
         function = _function(lambda_client, name)
         if function is not None:
-            yield from role_checks(iam, name, function["Configuration"], queue_arns, target)
+            yield from role_checks(iam, name, function["Configuration"], target)
 
 
-def role_checks(
-    iam: "BaseClient", name: str, configuration: Mapping[str, Any], queue_arns: Mapping[str, str], target: Deployed
-) -> Iterator[Check]:
+def role_checks(iam: "BaseClient", name: str, configuration: Mapping[str, Any], target: Deployed) -> Iterator[Check]:
     """Ask IAM whether the role of function `name` allows each call that the function makes.
 
     Parameters
     ----------
     configuration : Mapping
         The function's, as GetFunction returns it.
-    queue_arns : Mapping of str to str
-        The queues' ARNs by their URLs.
 
     """
     from botocore.exceptions import ClientError
 
     denied: list[str] = []
     count = 0
-    for needed in needed_actions(name, configuration, queue_arns, target):
+    for needed in needed_actions(name, configuration, target):
         context = [
             {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
             for key, value in needed.context.items()
@@ -290,20 +309,28 @@ def role_checks(
         yield Check("permissions", True, f"{name}'s role allows each of the {count} calls that it makes")
 
 
-def needed_actions(
-    name: str, configuration: Mapping[str, Any], queue_arns: Mapping[str, str], target: Deployed
-) -> Iterator[NeededActions]:
-    """Yield the actions that function `name` needs, and those that Lambda needs from the function's role."""
-    request, response = queue_arns[target.request_queue_url], queue_arns[target.response_queue_url]
+def needed_actions(name: str, configuration: Mapping[str, Any], target: Deployed) -> Iterator[NeededActions]:
+    """Yield the actions that function `name` needs, and those that Lambda needs from the function's role.
+
+    The function sends to the queues whose URLs are among its variables, and Lambda receives from those that call it.
+    """
+    service = described_service(target)
     _, partition, _, _, account_id, *_ = str(configuration["Role"]).split(":")
-    if name == DETECTION:
-        yield NeededActions(("sqs:SendMessage",), request, {})
-    else:
-        yield NeededActions(("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"), request, {})
-    yield NeededActions(("sqs:SendMessage",), response, {})
-    stream = f"arn:{partition}:logs:{target.region}:{account_id}:log-group:/aws/lambda/{name}:log-stream:any"
+
+    def queue_arn(url: str) -> str:
+        return f"arn:{partition}:sqs:{target.region}:{account_id}:{queue_name(url)}"
+
+    for mapping in service.event_source_mappings:
+        if mapping.function == name:
+            actions = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
+            yield NeededActions(actions, queue_arn(mapping.queue_url), {})
+    variables = service.functions[name].environment
+    for variable, value in variables.items():
+        if variable.endswith("_QUEUE_URL"):
+            yield NeededActions(("sqs:SendMessage",), queue_arn(value), {})
+    stream = f"arn:{partition}:logs:{target.region}:{account_id}:log-group:{log_group(name)}:log-stream:any"
     yield NeededActions(("logs:CreateLogStream", "logs:PutLogEvents"), stream, {})
-    if name == RECOGNITION and target.gallery:
+    if FACEQ_GALLERY in variables:
         bucket = f"arn:{partition}:s3:::{target.gallery}"
         yield NeededActions(("s3:GetObject",), f"{bucket}/{_GALLERY_FOLDER}{MANIFEST}", {})
         yield NeededActions(("s3:ListBucket",), bucket, {"s3:prefix": _GALLERY_FOLDER + MANIFEST})

@@ -9,18 +9,16 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Final
 
 import numpy as np
 
-#: Prefix of template.yaml's parameters for each function.
-PARAMETER_PREFIXES: Final = {"face-detection": "Detection", "face-recognition": "Recognition"}
+from template.lambda_facts import MAX_MEMORY_MB, MAX_TIMEOUT_SECONDS, MB_PER_PROCESSOR
+from template.reader import TEMPLATE_FILE, shipped_service
+from template.resources import Template
+from template.rules import TIMEOUTS_HIDDEN
 
-#: MB at which a function has one whole vCPU. (Lambda developer guide, "Configure Lambda function memory")
-ONE_CPU_MB: Final = 1769
-#: Most memory and longest timeout of a function. (Lambda developer guide, "Lambda quotas")
-MAX_MB: Final = 10_240
-MAX_SECONDS: Final = 900
 #: Longest init, in milliseconds. After it Lambda starts the init again, inside the first call. (Lambda developer guide,
 #: "Init phase")
 INIT_LIMIT_MS: Final = 10_000
@@ -168,7 +166,7 @@ def summaries(function: str, calls: Sequence[Report], timeout_seconds: int) -> l
     Parameters
     ----------
     function : str
-        A key of `PARAMETER_PREFIXES`.
+        Its name in the template.
     calls : sequence of Report
         In order of time.
     timeout_seconds : int
@@ -260,44 +258,44 @@ def _advice(now: Summary, calls: Sequence[Report], timeout_seconds: int) -> Iter
 
 
 def _memory_advice(now: Summary, calls: Sequence[Report]) -> Iterator[Advice]:
-    parameter = f"{PARAMETER_PREFIXES[now.function]}Memory"
+    parameter = _parameters(now.function).memory
     out_of_memory = sum(call.error_type == "Runtime.OutOfMemory" or call.used_mb >= call.memory_mb for call in calls)
     used = f"{now.used_mb} MB of {now.memory_mb} MB"
-    if out_of_memory and now.memory_mb < MAX_MB:
-        size = min(MAX_MB, 2 * now.memory_mb)
+    if out_of_memory and now.memory_mb < MAX_MEMORY_MB:
+        size = min(MAX_MEMORY_MB, 2 * now.memory_mb)
         yield Advice(
             f"Memory ran out in {out_of_memory} of {now.requests} calls ({used}). Raise MemorySize.",
-            ((parameter, size),),
+            _set(parameter, size),
         )
-    elif now.used_mb >= TOO_LOW * now.memory_mb and now.memory_mb < MAX_MB:
-        size = min(MAX_MB, _rounded(1.5 * now.used_mb))
-        yield Advice(f"Memory is nearly full ({used}). Raise MemorySize.", ((parameter, size),))
-    elif now.memory_mb < ONE_CPU_MB:
+    elif now.used_mb >= TOO_LOW * now.memory_mb and now.memory_mb < MAX_MEMORY_MB:
+        size = min(MAX_MEMORY_MB, _rounded(1.5 * now.used_mb))
+        yield Advice(f"Memory is nearly full ({used}). Raise MemorySize.", _set(parameter, size))
+    elif now.memory_mb < MB_PER_PROCESSOR:
         yield Advice(
-            f"{now.memory_mb} MB give less than one vCPU, and a frame takes only computing. {ONE_CPU_MB} MB are faster "
-            "for about the same price. Raise MemorySize.",
-            ((parameter, ONE_CPU_MB),),
+            f"{now.memory_mb} MB give less than one vCPU, and a frame takes only computing. {MB_PER_PROCESSOR} MB are "
+            "faster for about the same price. Raise MemorySize.",
+            _set(parameter, MB_PER_PROCESSOR),
         )
-    elif now.memory_mb > ONE_CPU_MB and now.used_mb <= TOO_HIGH * now.memory_mb and now.requests >= ENOUGH_CALLS:
-        size = max(ONE_CPU_MB, _rounded(1.5 * now.used_mb))
+    elif now.memory_mb > MB_PER_PROCESSOR and now.used_mb <= TOO_HIGH * now.memory_mb and now.requests >= ENOUGH_CALLS:
+        size = max(MB_PER_PROCESSOR, _rounded(1.5 * now.used_mb))
         if size < now.memory_mb:
             yield Advice(
                 f"Only {used} are used. Lower MemorySize if fewer vCPUs are enough too, and compare the durations.",
-                ((parameter, size),),
+                _set(parameter, size),
             )
 
 
 def _time_advice(now: Summary, timeout_seconds: int) -> Iterator[Advice]:
     longest = now.max_ms / 1e3
-    if now.timeouts and timeout_seconds < MAX_SECONDS:
+    if now.timeouts and timeout_seconds < MAX_TIMEOUT_SECONDS:
         reason = (
             f"{now.timeouts} of {now.requests} calls ran out of their {timeout_seconds} s. If more memory does not "
             "make them faster, raise Timeout."
         )
-        yield _timeout(now.function, min(MAX_SECONDS, 2 * timeout_seconds), reason)
-    elif longest >= TOO_LOW * timeout_seconds and timeout_seconds < MAX_SECONDS:
+        yield _timeout(now.function, min(MAX_TIMEOUT_SECONDS, 2 * timeout_seconds), reason)
+    elif longest >= TOO_LOW * timeout_seconds and timeout_seconds < MAX_TIMEOUT_SECONDS:
         reason = f"The longest call took {longest:.1f} s of its {timeout_seconds} s. Raise Timeout."
-        yield _timeout(now.function, min(MAX_SECONDS, 2 * timeout_seconds), reason)
+        yield _timeout(now.function, min(MAX_TIMEOUT_SECONDS, 2 * timeout_seconds), reason)
     elif now.requests >= ENOUGH_CALLS and timeout_seconds > max(30, 10 * longest):
         reason = (
             f"No call took more than {longest:.1f} s, but one that hangs is billed for {timeout_seconds} s. "
@@ -307,30 +305,70 @@ def _time_advice(now: Summary, timeout_seconds: int) -> Iterator[Advice]:
 
 
 def _timeout(function: str, seconds: int, reason: str) -> Advice:
-    name = f"{PARAMETER_PREFIXES[function]}Timeout"
-    if function != "face-recognition":
-        return Advice(reason, ((name, seconds),))
-    # Six times the timeout; template.yaml gives the reason at the parameter.
-    visibility = min(43_200, 6 * seconds)
-    note = " RequestVisibilityTimeout must change with it; add BatchingWindow to it if you set one."
-    return Advice(reason + note, ((name, seconds), ("RequestVisibilityTimeout", visibility)))
+    parameters = _parameters(function)
+    if parameters.visibility is None:
+        return Advice(reason, _set(parameters.timeout, seconds))
+    visibility = min(43_200, TIMEOUTS_HIDDEN * seconds)
+    window = f"; add {parameters.window} to it if you set one" if parameters.window else ""
+    note = f" {parameters.visibility} must change with it{window}."
+    return Advice(reason + note, (*_set(parameters.timeout, seconds), *_set(parameters.visibility, visibility)))
 
 
 def _init_advice(now: Summary) -> Iterator[Advice]:
-    prefix = PARAMETER_PREFIXES[now.function]
-    if now.init_p50_ms is not None and now.init_p50_ms >= TOO_LOW * INIT_LIMIT_MS and now.memory_mb < MAX_MB:
-        size = min(MAX_MB, 2 * now.memory_mb)
+    parameters = _parameters(now.function)
+    if now.init_p50_ms is not None and now.init_p50_ms >= TOO_LOW * INIT_LIMIT_MS and now.memory_mb < MAX_MEMORY_MB:
+        size = min(MAX_MEMORY_MB, 2 * now.memory_mb)
         yield Advice(
             f"An environment takes {now.init_p50_ms / 1e3:.1f} s to start; after {INIT_LIMIT_MS // 1000} s Lambda "
             "starts it again, inside a call. Raise MemorySize, which brings more vCPUs.",
-            ((f"{prefix}Memory", size),),
+            _set(parameters.memory, size),
         )
     elif now.requests >= ENOUGH_CALLS and now.inits > TOO_OFTEN * now.requests:
         yield Advice(
             f"{now.inits} of {now.requests} calls waited for an environment to start. Keep one warm, which AWS bills "
             "by the second.",
-            ((f"{prefix}Provisioned", 1),),
+            _set(parameters.provisioned, 1),
         )
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    """Names of the template's parameters that set a function; None for what the template sets without a parameter.
+
+    `visibility` and `window` are those of the queue that calls the function.
+    """
+
+    memory: str | None
+    timeout: str | None
+    provisioned: str | None
+    visibility: str | None
+    window: str | None
+
+
+@cache
+def _parameters(function: str) -> _Parameters:
+    template, service = Template(TEMPLATE_FILE.read_text(), {}), shipped_service()
+    resource = template.resources[service.functions[function].logical_id]
+    aliases = [
+        alias
+        for alias in template.of("AWS::Lambda::Alias").values()
+        if template.function_of(alias.property("FunctionName")) == resource.logical_id
+    ]
+    mappings = [mapping for mapping in service.event_source_mappings if mapping.function == function]
+    queues = [template.resources[service.queues[mapping.queue].logical_id] for mapping in mappings]
+    windows = [template.resources[mapping.logical_id] for mapping in mappings]
+    provisioned = ("ProvisionedConcurrencyConfig", "ProvisionedConcurrentExecutions")
+    return _Parameters(
+        memory=resource.parameter("MemorySize"),
+        timeout=resource.parameter("Timeout"),
+        provisioned=next((alias.parameter(*provisioned) for alias in aliases), None),
+        visibility=next((queue.parameter("VisibilityTimeout") for queue in queues), None),
+        window=next((mapping.parameter("MaximumBatchingWindowInSeconds") for mapping in windows), None),
+    )
+
+
+def _set(parameter: str | None, value: int) -> tuple[tuple[str, int], ...]:
+    return ((parameter, value),) if parameter else ()
 
 
 def _rounded(megabytes: float) -> int:

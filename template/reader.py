@@ -12,11 +12,13 @@ is silent.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 from template import rules
 from template.intrinsic_functions import CreatedValue
+from template.lambda_facts import MAX_MEMORY_MB, MAX_TIMEOUT_SECONDS
 from template.model import (
     EventSourceMapping,
     Function,
@@ -123,6 +125,12 @@ def read_playable(text: str, parameters: Mapping[str, str], created_value: Creat
     return replace(service, advice=[finding.sentence for finding in findings])
 
 
+@cache
+def shipped_service() -> ServiceTemplate:
+    """Return the service of deploy/template.yaml with its default parameters; names that AWS makes stay symbols."""
+    return read_service(Template(TEMPLATE_FILE.read_text(), {}))
+
+
 def read_service(template: Template) -> ServiceTemplate:
     """Return the service that a template describes, on the laptop or on AWS.
 
@@ -218,8 +226,8 @@ class _Reader:
             name=name or resource.logical_id,
             handler=as_text(words[0]) if words else "",
             # Defaults and ranges: Lambda API reference, CreateFunction; Lambda quotas.
-            timeout_seconds=properties.number("Timeout", 1, 900, default=3),
-            memory_mb=properties.number("MemorySize", 128, 10_240, default=128),
+            timeout_seconds=properties.number("Timeout", 1, MAX_TIMEOUT_SECONDS, default=3),
+            memory_mb=properties.number("MemorySize", 128, MAX_MEMORY_MB, default=128),
             environment=self._environment(properties),
             reserved_concurrency=properties.number_or_none("ReservedConcurrentExecutions", 0, 1_000_000),
             unplayed_properties=properties.unplayed(),

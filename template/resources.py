@@ -77,20 +77,21 @@ class Resource:
         """Return the line of a property; of the resource where it has none such."""
         return line_of(self.node_at(*path))
 
-    def setting(self, *path: str) -> str:
-        """Return where the user sets a property: `the parameter NAME` if it comes from one, else the property."""
+    def parameter(self, *path: str) -> str | None:
+        """Return the name of the parameter that a property takes its value from, None if there is none."""
         nodes, node = self.property_nodes, None
         for key in path:
-            node = nodes.get(key)
+            node = _without_condition(nodes.get(key))
             nodes = entries(node) if isinstance(node, yaml.MappingNode) else {}
         call = intrinsic_call(node) if node is not None else None
-        if call is not None and call[0] == "Fn::If" and isinstance(call[1], yaml.SequenceNode):
-            # The setting is the first branch: in the other the property is not set.
-            branches = call[1].value[1:2]
-            call = intrinsic_call(branches[0]) if branches else None
         if call is not None and call[0] == "Ref" and isinstance(call[1], yaml.ScalarNode):
-            return f"the parameter {call[1].value}"
-        return f"{'.'.join(path)} of {self.logical_id}"
+            return str(call[1].value)
+        return None
+
+    def setting(self, *path: str) -> str:
+        """Return where the user sets a property: `the parameter NAME` if it comes from one, else the property."""
+        parameter = self.parameter(*path)
+        return f"the parameter {parameter}" if parameter else f"{'.'.join(path)} of {self.logical_id}"
 
 
 class Template:
@@ -194,3 +195,11 @@ class Template:
             if kept is not None and self.function_of(qualified.property("FunctionName")) == function:
                 total += as_whole_number(kept) or 0
         return total
+
+
+def _without_condition(node: yaml.Node | None) -> yaml.Node | None:
+    """Return the first branch of an Fn::If, where a property has its setting: in the other one it is not set."""
+    call = intrinsic_call(node) if node is not None else None
+    if call is not None and call[0] == "Fn::If" and isinstance(call[1], yaml.SequenceNode) and len(call[1].value) == 3:
+        return _without_condition(call[1].value[1])
+    return node

@@ -12,7 +12,7 @@ from botocore.client import BaseClient
 from botocore.stub import Stubber
 
 from client.checks import Check
-from client.deployed_stack import Deployed, FunctionName
+from client.deployed_stack import Deployed
 from client.deployed_stack_checks import (
     VPC_ACTIONS,
     NeededActions,
@@ -23,26 +23,24 @@ from client.deployed_stack_checks import (
 )
 from deploy.service_stacks import TEMPLATE
 
-DETECTION, RECOGNITION = FunctionName
+DETECTION, RECOGNITION = "face-detection", "face-recognition"
 ROLE = "arn:aws:iam::123456789012:role/faceq-Role"
 URL = "https://abcdefghijklmnopqrstuvwxyz012345.lambda-url.eu-central-1.on.aws/"
-REQUEST, RESPONSE = ("arn:aws:sqs:eu-central-1:123456789012:faceq-req-queue", "arn:aws:sqs:eu-central-1:123456789012:r")
+REQUEST = "arn:aws:sqs:eu-central-1:123456789012:faceq-req-queue"
+QUEUES = "https://sqs.eu-central-1.amazonaws.com/123456789012"
 
 
 def deployed(gallery: str = "") -> Deployed:
     return Deployed(
         stack="faceq",
         function_url=URL,
-        request_queue_url="request-url",
-        response_queue_url="response-url",
-        dead_letter_queue_url="dead-url",
+        request_queue_url=f"{QUEUES}/faceq-req-queue",
+        response_queue_url=f"{QUEUES}/faceq-resp-queue",
+        dead_letter_queue_url=f"{QUEUES}/faceq-req-dlq",
         region="eu-central-1",
         gallery=gallery,
         auth_type="AWS_IAM",
     )
-
-
-QUEUE_ARNS = {"request-url": REQUEST, "response-url": RESPONSE}
 
 
 def client(service: str) -> BaseClient:
@@ -89,9 +87,9 @@ def simulated(
     iam: BaseClient, function: str, decisions: Mapping[str, str], gallery: str = ""
 ) -> list[tuple[bool | None, str]]:
     with Stubber(iam) as stub:
-        for needed in needed_actions(function, configuration(), QUEUE_ARNS, deployed(gallery)):
+        for needed in needed_actions(function, configuration(), deployed(gallery)):
             stub.add_response("simulate_principal_policy", answer(needed, decisions), request(needed))
-        checks = list(role_checks(iam, function, configuration(), QUEUE_ARNS, deployed(gallery)))
+        checks = list(role_checks(iam, function, configuration(), deployed(gallery)))
         stub.assert_no_pending_responses()
     return [(check.passed, check.finding) for check in checks]
 
@@ -118,21 +116,21 @@ def test_each_denied_call_is_a_failed_check_with_the_command_that_fixes_it(iam: 
 def test_without_permission_to_ask_iam_no_check_fails(iam: BaseClient) -> None:
     with Stubber(iam) as stub:
         stub.add_client_error("simulate_principal_policy", "AccessDenied", "not authorized", 403)
-        (check,) = role_checks(iam, DETECTION, configuration(), QUEUE_ARNS, deployed())
+        (check,) = role_checks(iam, DETECTION, configuration(), deployed())
     assert check.passed is None
     assert "iam:SimulatePrincipalPolicy" in check.finding
 
 
 def test_iam_is_given_the_prefix_on_which_the_gallerys_policy_depends(iam: BaseClient) -> None:
     """Without it the simulator would deny s3:ListBucket, which the policy allows only under gallery/."""
-    calls = list(needed_actions(RECOGNITION, configuration(), QUEUE_ARNS, deployed("bucket")))
+    calls = list(needed_actions(RECOGNITION, configuration(), deployed("bucket")))
     assert NeededActions(("s3:ListBucket",), "arn:aws:s3:::bucket", {"s3:prefix": "gallery/gallery.json"}) in calls
     assert NeededActions(("s3:GetObject",), "arn:aws:s3:::bucket/gallery/gallery.json", {}) in calls
 
 
 def test_a_function_in_a_vpc_or_with_its_own_key_needs_more() -> None:
     def calls(**fields: object) -> list[NeededActions]:
-        return list(needed_actions(DETECTION, configuration(**fields), QUEUE_ARNS, deployed()))
+        return list(needed_actions(DETECTION, configuration(**fields), deployed()))
 
     plain = calls(VpcConfig={"SubnetIds": []})
     assert calls(VpcConfig={"SubnetIds": ["subnet-1"]}) == [*plain, NeededActions(VPC_ACTIONS, "*", {})]
@@ -146,7 +144,7 @@ def test_iam_is_asked_about_every_action_that_the_template_grants(function: str,
     (block,) = re.findall(rf"\n  {role}:\n(.+?)\n  \w", TEMPLATE.read_text(), re.DOTALL)
     granted = set(re.findall(r"\b[a-z0-9]+:[A-Z]\w+", block)) - {"sts:AssumeRole"}
     everything = configuration(VpcConfig={"SubnetIds": ["subnet-1"]}, KMSKeyArn="arn:aws:kms:eu-central-1:1:key/1")
-    calls = needed_actions(function, everything, QUEUE_ARNS, deployed("bucket"))
+    calls = needed_actions(function, everything, deployed("bucket"))
     assert {action for call in calls for action in call.actions} == granted
 
 
@@ -209,7 +207,24 @@ def test_functions_that_run_different_images_or_cannot_be_called_fail() -> None:
                 },
                 {"FunctionName": name, "Qualifier": "live"},
             )
-        detection, recognition, image = function_checks(lambda_client)
+        detection, recognition, image = function_checks(lambda_client, deployed())
     assert (detection.passed, recognition.passed, image.passed) == (True, False, False)
     assert "The image cannot be pulled." in recognition.finding
     assert image.finding == "they run different images, sha256:a and sha256:b: faceq deploy"
+
+
+def test_what_a_function_needs_follows_from_its_variables_and_its_queue() -> None:
+    """The detector sends to both queues; Lambda takes from the request queue for the recogniser, which answers."""
+    response = REQUEST.replace("-req-", "-resp-")
+
+    def on_queues(function: str) -> set[tuple[str, str]]:
+        calls = needed_actions(function, configuration(), deployed())
+        return {(action, call.resource) for call in calls for action in call.actions if action.startswith("sqs:")}
+
+    assert on_queues(DETECTION) == {("sqs:SendMessage", REQUEST), ("sqs:SendMessage", response)}
+    assert on_queues(RECOGNITION) == {
+        ("sqs:ReceiveMessage", REQUEST),
+        ("sqs:DeleteMessage", REQUEST),
+        ("sqs:GetQueueAttributes", REQUEST),
+        ("sqs:SendMessage", response),
+    }
