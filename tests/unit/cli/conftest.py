@@ -1,4 +1,4 @@
-"""What the commands' tests share: a running stack that needs no model."""
+"""A fixture for tests of commands: a running stack that needs no model."""
 
 from collections.abc import Iterator
 from pathlib import Path

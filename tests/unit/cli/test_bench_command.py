@@ -1,4 +1,4 @@
-"""`faceq bench` as a person meets it, against a stack that answers at once."""
+"""`faceq bench` on the command line, against a stack that answers immediately."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.answering_stack import Stack
 from tests.builders import RED, picture
 
 
-def measured(stack: Stack, *arguments: object) -> Result:
+def run_bench(stack: Stack, *arguments: object) -> Result:
     return stack.run(bench_command.register, *arguments)
 
 
@@ -32,7 +32,7 @@ def outcome(milliseconds: float, result: str | None = "Ada", problem: str | None
     return Outcome(Frame("a.jpg", b"x"), "id", answer, problem, milliseconds)  # type: ignore[arg-type]
 
 
-def test_the_figures_are_of_answered_frames_only() -> None:
+def test_times_and_throughput_count_answered_frames_only() -> None:
     outcomes = [outcome(float(ms)) for ms in range(1, 101)] + [outcome(60_000, None, "no answer within 60 s")] * 2
     assert bench_command.figures(outcomes, 4, 2.0) == bench_command.Figures(
         frames=102,
@@ -48,13 +48,13 @@ def test_the_figures_are_of_answered_frames_only() -> None:
     )
 
 
-def test_without_any_answer_there_are_no_times() -> None:
+def test_without_answers_there_are_no_times() -> None:
     found = bench_command.figures([outcome(5, None, "HTTP 502: broken")], 1, 1.0)
     assert (found.throughput, found.p50, found.p95, found.max) == (0.0, None, None, None)
 
 
 def test_frames_are_sent_in_turn_until_there_are_enough(stack: Stack, photos: Path) -> None:
-    done = measured(stack, "--count", 7, "--json", photos)
+    done = run_bench(stack, "--count", 7, "--json", photos)
     assert done.exit_code == 0
     found = json.loads(done.stdout)
     assert (found["frames"], found["answered"], found["results"]) == (7, 7, {"ada": 4, "bo": 3})
@@ -62,23 +62,23 @@ def test_frames_are_sent_in_turn_until_there_are_enough(stack: Stack, photos: Pa
 
 
 def test_a_table_shows_the_figures(stack: Stack, photos: Path) -> None:
-    done = measured(stack, "-n", 3, photos / "ada.png")
+    done = run_bench(stack, "-n", 3, photos / "ada.png")
     assert done.exit_code == 0
     assert "frames/s" in done.stdout
     assert "3 × ada" in done.stdout
 
 
-def test_a_frame_without_an_answer_is_exit_code_1_and_its_reason_is_counted(stack: Stack, photos: Path) -> None:
+def test_an_unanswered_frame_exits_with_code_1_and_its_reason_is_counted(stack: Stack, photos: Path) -> None:
     stack.refused = {"bo.png"}
-    done = measured(stack, "--count", 4, photos)
+    done = run_bench(stack, "--count", 4, photos)
     assert done.exit_code == 1
     assert "2 without an answer: HTTP 400: This is no [picture]." in done.stdout
     assert "2 frames got no answer. See why with: faceq logs" in done.stderr
 
 
-def test_there_is_a_most_that_one_bench_sends(stack: Stack, photos: Path) -> None:
-    assert measured(stack, "--count", bench_command.MOST_FRAMES + 1, photos).exit_code == 2
+def test_too_many_frames_are_wrong_usage(stack: Stack, photos: Path) -> None:
+    assert run_bench(stack, "--count", bench_command.MOST_FRAMES + 1, photos).exit_code == 2
 
 
-def test_a_path_that_is_not_there_is_said_before_anything_is_sent(stack: Stack, photos: Path) -> None:
-    assert isinstance(measured(stack, photos / "absent.png").exception, BadInput)
+def test_a_missing_file_is_refused(stack: Stack, photos: Path) -> None:
+    assert isinstance(run_bench(stack, photos / "absent.png").exception, BadInput)

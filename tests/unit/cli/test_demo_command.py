@@ -1,4 +1,4 @@
-"""When the demo passes, and what its frames are."""
+"""When `faceq demo` passes, and its sideways frame."""
 
 import io
 
@@ -17,7 +17,7 @@ def answered(result: str | None, expected: str = "Ada", milliseconds: float = 10
     return Expected(frame, expected), Outcome(frame, "id", answer, None, milliseconds)
 
 
-def test_a_demo_whose_answers_are_all_right_passes() -> None:
+def test_the_demo_passes_if_every_answer_is_as_expected() -> None:
     line, passed = verdict([answered("Ada"), answered("Unknown", "Unknown", 30), answered("Ada", milliseconds=20)], 3)
     assert (line, passed) == ("demo: 3 frames, 3 answered, 3 as expected, p50 20 ms", True)
 
@@ -31,13 +31,13 @@ def test_a_demo_whose_answers_are_all_right_passes() -> None:
     ],
     ids=["wrong", "missing", "never sent"],
 )
-def test_a_wrong_or_missing_answer_fails_it(outcomes: list[tuple[Expected, Outcome]], counts: str) -> None:
+def test_a_wrong_or_missing_answer_fails_the_demo(outcomes: list[tuple[Expected, Outcome]], counts: str) -> None:
     line, passed = verdict(outcomes, 2)
     assert not passed
     assert line.startswith(f"demo: 2 frames, {counts}, ")
 
 
-def test_the_sideways_frame_is_sideways_and_says_how_to_turn_it() -> None:
+def test_the_sideways_frame_has_turned_pixels_and_the_tag_that_turns_them_back() -> None:
     picture = Image.new("RGB", (40, 20), "red")
     picture.paste("blue", (0, 0, 20, 20))
     content = held_sideways(picture)

@@ -8,7 +8,7 @@ from cli.main import command_line
 
 
 def commands(command: object, path: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], object]]:
-    """Return every command below `command`, with the words that call it."""
+    """Return every command below `command`, with its name as typed on the command line."""
     if not hasattr(command, "commands"):
         return [(path, command)]
     return [found for name, below in command.commands.items() for found in commands(below, (*path, name))]
@@ -18,7 +18,7 @@ COMMANDS = dict(commands(typer.main.get_command(command_line())))
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_a_command_has_help_and_an_example_of_itself(path: tuple[str, ...]) -> None:
+def test_every_command_and_option_has_help_and_every_command_an_example(path: tuple[str, ...]) -> None:
     command = COMMANDS[path]
     assert command.help
     assert command.epilog
@@ -29,15 +29,16 @@ def test_a_command_has_help_and_an_example_of_itself(path: tuple[str, ...]) -> N
             assert parameter.help, parameter.name
 
 
-def test_each_command_is_found_without_importing_the_others() -> None:
+def test_main_knows_the_module_of_every_command() -> None:
     assert set(main.COMMANDS) == {path[0] for path in COMMANDS}
 
 
-def test_all_commands_are_here() -> None:
+def test_no_command_is_missing() -> None:
     names = {" ".join(path) for path in COMMANDS}
     assert {
         "up", "down", "status", "doctor", "env", "send", "logs", "demo", "bench", "deploy logs",
         "queues list", "queues peek", "queues purge", "queues redrive",
+        "people renew", "people push", "people pull", "people diff",
         "people add", "people import", "people list", "people show", "people rename", "people remove", "people export",
         "models get", "models list", "models where",
     } <= names  # fmt: skip

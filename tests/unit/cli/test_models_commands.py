@@ -1,4 +1,4 @@
-"""`faceq models` as a person meets it, on a cache that needs no network."""
+"""`faceq models` on the command line, with a cache that needs no network."""
 
 import json
 import os
@@ -26,7 +26,7 @@ Faceq = Callable[..., Result]
 
 @pytest.fixture
 def faceq_models(cache: Path) -> Faceq:
-    """Run `faceq models ...`; what faceq understands comes back as the exception that `cli.main` prints."""
+    """Return how to run `faceq models ...`. A FaceqError, which `cli.main` would print, is the result's exception."""
 
     def run(*arguments: str, sources: Sources = SOURCES) -> Result:
         environment = {"FACEQ_MODELS_DIR": str(cache), "COLUMNS": "120"}
@@ -37,15 +37,15 @@ def faceq_models(cache: Path) -> Faceq:
     return run
 
 
-def test_get_says_what_is_there(faceq_models: Faceq) -> None:
-    """Twice the same: what is there is kept."""
+def test_get_reports_the_installed_model(faceq_models: Faceq) -> None:
+    """The second `get` keeps what the first one installed."""
     for _ in range(2):
         result = faceq_models("get", DLIB)
         assert result.exit_code == 0
         assert result.stdout == "dlib is installed (128 dimensions, threshold 0.5, CC0-1.0)\n"
 
 
-def test_get_says_when_auto_fell_back_and_why(faceq_models: Faceq) -> None:
+def test_get_reports_why_auto_used_another_model(faceq_models: Faceq) -> None:
     with serving(status(404)) as server:
         result = faceq_models("get", sources=vggface2_from(server))
     installed, note = result.stdout.splitlines()
@@ -53,7 +53,7 @@ def test_get_says_when_auto_fell_back_and_why(faceq_models: Faceq) -> None:
     assert note.startswith("note: dlib is used because vggface2 cannot be fetched: 127.0.0.1 answered 404")
 
 
-def test_get_says_once_that_it_waits_for_another(faceq_models: Faceq, cache: Path) -> None:
+def test_get_reports_once_that_it_waits_for_another_get(faceq_models: Faceq, cache: Path) -> None:
     faceq_models("get", DLIB)
     with file_lock.acquire(cache / ".lock"):
         waiting = subprocess.Popen(
@@ -66,18 +66,18 @@ def test_get_says_once_that_it_waits_for_another(faceq_models: Faceq, cache: Pat
         assert waiting.stderr
         assert waiting.stderr.readline() == "waiting for another `faceq models get`\n"
         assert waiting.poll() is None
-    said, problems = waiting.communicate(timeout=20)
-    assert (waiting.returncode, problems) == (0, "")
-    assert said.startswith("dlib is installed")
+    output, errors = waiting.communicate(timeout=20)
+    assert (waiting.returncode, errors) == (0, "")
+    assert output.startswith("dlib is installed")
 
 
-def test_get_of_an_unknown_model_is_one_line(faceq_models: Faceq) -> None:
+def test_get_refuses_an_unknown_model(faceq_models: Faceq) -> None:
     result = faceq_models("get", "vggface3")
     assert isinstance(result.exception, SetupError)
     assert "no model 'vggface3'" in result.exception.message
 
 
-def test_list_tells_installed_from_known(faceq_models: Faceq) -> None:
+def test_list_shows_which_models_are_installed(faceq_models: Faceq) -> None:
     faceq_models("get", DLIB)
     rows = json.loads(faceq_models("list", "--json").stdout)
     assert {row["id"]: row["installed"] for row in rows} == {model: model == DLIB for model in CATALOGUE}
@@ -85,7 +85,7 @@ def test_list_tells_installed_from_known(faceq_models: Faceq) -> None:
         assert set(row) == {"id", "installed", "preprocessing", "download_bytes", "licence", "description"}
 
 
-def test_list_is_a_table(faceq_models: Faceq) -> None:
+def test_list_shows_every_model_with_its_description(faceq_models: Faceq) -> None:
     table = faceq_models("list").stdout
     for model in CATALOGUE.values():
         assert model.id in table
@@ -95,8 +95,3 @@ def test_list_is_a_table(faceq_models: Faceq) -> None:
 def test_where_prints_the_folder(faceq_models: Faceq, cache: Path) -> None:
     assert faceq_models("where").stdout == f"{cache}\n"
     assert json.loads(faceq_models("where", "--json").stdout) == {"folder": str(cache)}
-
-
-@pytest.mark.parametrize("command", ["get", "list", "where"])
-def test_each_help_has_an_example(faceq_models: Faceq, command: str) -> None:
-    assert "Example: " in faceq_models(command, "--help").stdout

@@ -1,4 +1,4 @@
-"""`faceq people` on a deployed stack's gallery: the bucket and the stack are moto's, over HTTP."""
+"""`faceq people` with the gallery of a deployed stack. moto serves the bucket and the stack over HTTP."""
 
 import json
 import uuid
@@ -22,7 +22,7 @@ from tests.aws_server import AwsServer
 from tests.builders import GREEN, RED, picture
 from tests.fakes import ColourEmbedder, PatchDetector
 
-#: Has the outputs and the parameter by which a deployed stack is known, and nothing that works.
+#: Has the outputs and the parameter that faceq reads from a deployed stack, and no resources that work.
 TEMPLATE = {
     "Parameters": {"Gallery": {"Type": "String"}},
     "Resources": {"Topic": {"Type": "AWS::SNS::Topic"}},
@@ -39,7 +39,7 @@ People = Callable[..., Result]
 
 @pytest.fixture
 def stack(aws_server: AwsServer) -> str:
-    """Name of a stack with a bucket of its own."""
+    """Return the name of a stack with its own bucket."""
     name = f"faceq-{uuid.uuid4().hex[:8]}"
     deploy(aws_server, name, bucket=f"{name}-gallery")
     return name
@@ -56,18 +56,18 @@ def deploy(aws_server: AwsServer, name: str, bucket: str) -> None:
 
 
 @pytest.fixture
-def there(aws_server: AwsServer, stack: str) -> S3Store:
+def remote(aws_server: AwsServer, stack: str) -> S3Store:
     return S3Store(aws_server.client("s3"), f"{stack}-gallery", PREFIX)
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> DirectoryStore:
+def local(tmp_path: Path) -> DirectoryStore:
     return DirectoryStore(tmp_path / "gallery")
 
 
 @pytest.fixture
 def run(tmp_path: Path, aws_server: AwsServer, stack: str) -> People:
-    """Run `faceq people ...` on the stack; what faceq understands comes back as the exception that it prints."""
+    """Return how to run `faceq people ...` on the stack. A FaceqError is the result's exception."""
 
     def run(*arguments: str, answer: str = "", stack: str = stack) -> Result:
         environment = {
@@ -97,11 +97,11 @@ def refused(result: Result) -> BadInput:
     return result.exception
 
 
-def test_a_gallery_is_pushed_with_its_kept_photos_and_only_once(
-    here: DirectoryStore, there: S3Store, stack: str, run: People
+def test_push_copies_the_gallery_with_its_kept_photos_and_nothing_the_second_time(
+    local: DirectoryStore, remote: S3Store, stack: str, run: People
 ) -> None:
-    gallery_storage.save(here, gallery_with(ADA, BO))
-    here.write(PHOTO_PREFIX + ADA.sha256, b"the photo")
+    gallery_storage.save(local, gallery_with(ADA, BO))
+    local.write(PHOTO_PREFIX + ADA.sha256, b"the photo")
     pushed = run("push")
     assert pushed.exit_code == 0, pushed.output
     assert pushed.stdout.splitlines() == [
@@ -110,43 +110,43 @@ def test_a_gallery_is_pushed_with_its_kept_photos_and_only_once(
         f"the stack {stack} on AWS: 2 people with 2 photos are enrolled; kept photos copied: 1 "
         f"(model dlib, {gallery_with(ADA, BO).version})",
     ]
-    assert enrolled(there) == {"Ada": 1, "Bo": 1}
-    assert there.read(PHOTO_PREFIX + ADA.sha256) == b"the photo"
-    version = there.version(gallery_storage.MANIFEST)
+    assert enrolled(remote) == {"Ada": 1, "Bo": 1}
+    assert remote.read(PHOTO_PREFIX + ADA.sha256) == b"the photo"
+    version = remote.version(gallery_storage.MANIFEST)
     again = run("push")
     assert again.exit_code == 0
     assert "unchanged: 2 people with 2 photos are enrolled (" in again.stdout
-    assert there.version(gallery_storage.MANIFEST) == version
+    assert remote.version(gallery_storage.MANIFEST) == version
 
 
-def test_a_push_that_removes_or_changes_somebody_asks_first(here: DirectoryStore, there: S3Store, run: People) -> None:
-    gallery_storage.save(there, gallery_with(ADA, BO))
-    gallery_storage.save(here, gallery_with(ADA).rename("Ada", "Ada Lovelace"))
+def test_push_asks_before_it_removes_or_changes_anyone(local: DirectoryStore, remote: S3Store, run: People) -> None:
+    gallery_storage.save(remote, gallery_with(ADA, BO))
+    gallery_storage.save(local, gallery_with(ADA).rename("Ada", "Ada Lovelace"))
     stopped = run("push", answer="n\n")
     assert stopped.exit_code == 1
     assert "- Bo: 1 photo removed" in stopped.stdout
-    assert enrolled(there) == {"Ada": 1, "Bo": 1}
+    assert enrolled(remote) == {"Ada": 1, "Bo": 1}
     assert run("push", answer="y\n").exit_code == 0
-    assert enrolled(there) == {"Ada Lovelace": 1}
+    assert enrolled(remote) == {"Ada Lovelace": 1}
 
 
-def test_a_pull_brings_everybody_here_and_asks_before_it_removes_somebody(
-    here: DirectoryStore, there: S3Store, run: People
+def test_pull_copies_the_gallery_here_and_asks_before_it_removes_anyone(
+    local: DirectoryStore, remote: S3Store, run: People
 ) -> None:
     assert "faceq people push" in refused(run("pull")).message
-    gallery_storage.save(there, gallery_with(ADA))
+    gallery_storage.save(remote, gallery_with(ADA))
     assert run("pull").exit_code == 0
-    assert enrolled(here) == {"Ada": 1}
-    gallery_storage.save(here, gallery_with(ADA, BO))
+    assert enrolled(local) == {"Ada": 1}
+    gallery_storage.save(local, gallery_with(ADA, BO))
     assert run("pull", answer="n\n").exit_code == 1
-    assert enrolled(here) == {"Ada": 1, "Bo": 1}
+    assert enrolled(local) == {"Ada": 1, "Bo": 1}
     assert run("pull", "--yes").exit_code == 0
-    assert enrolled(here) == {"Ada": 1}
+    assert enrolled(local) == {"Ada": 1}
 
 
-def test_a_gallery_of_another_model_needs_a_yes(here: DirectoryStore, there: S3Store, run: People) -> None:
-    gallery_storage.save(there, gallery_with(ADA))
-    gallery_storage.save(here, gallery_with(ADA, model="vggface2"))
+def test_replacing_a_gallery_of_another_model_needs_yes(local: DirectoryStore, remote: S3Store, run: People) -> None:
+    gallery_storage.save(remote, gallery_with(ADA))
+    gallery_storage.save(local, gallery_with(ADA, model="vggface2"))
     message = refused(run("push")).message
     assert "dlib" in message
     assert "vggface2" in message
@@ -155,24 +155,24 @@ def test_a_gallery_of_another_model_needs_a_yes(here: DirectoryStore, there: S3S
     pushed = run("push", "--yes")
     assert pushed.exit_code == 0
     assert "~ model: dlib -> vggface2" in pushed.stdout
-    found = gallery_storage.load(there)
+    found = gallery_storage.load(remote)
     assert found is not None
     assert found.model == "vggface2"
 
 
-def test_nobody_here_is_not_pushed(there: S3Store, run: People) -> None:
-    gallery_storage.save(there, gallery_with(ADA))
+def test_an_empty_gallery_is_not_pushed(remote: S3Store, run: People) -> None:
+    gallery_storage.save(remote, gallery_with(ADA))
     assert "Nobody is enrolled" in refused(run("push")).message
-    assert enrolled(there) == {"Ada": 1}
+    assert enrolled(remote) == {"Ada": 1}
 
 
-def test_the_difference_is_told_and_in_the_exit_code(here: DirectoryStore, there: S3Store, run: People) -> None:
-    assert run("diff").exit_code == 0, "nobody here and nobody there"
-    gallery_storage.save(here, gallery_with(ADA))
-    gallery_storage.save(there, gallery_with(ADA))
+def test_diff_prints_the_difference_and_exits_with_0_or_1(local: DirectoryStore, remote: S3Store, run: People) -> None:
+    assert run("diff").exit_code == 0, "both galleries are empty"
+    gallery_storage.save(local, gallery_with(ADA))
+    gallery_storage.save(remote, gallery_with(ADA))
     same = run("diff")
     assert (same.exit_code, same.stdout) == (0, "")
-    gallery_storage.save(here, gallery_with(ADA, BO).rename("Ada", "Cy"))
+    gallery_storage.save(local, gallery_with(ADA, BO).rename("Ada", "Cy"))
     other = run("diff")
     assert other.exit_code == 1
     assert other.stdout.splitlines() == ["+ Bo: 1 photo added", "+ Cy: 1 photo changed", "- Ada: 1 photo changed"]
@@ -191,16 +191,16 @@ def test_the_difference_is_told_and_in_the_exit_code(here: DirectoryStore, there
     }
 
 
-def test_a_difference_that_cannot_be_told_is_exit_code_2(run: People) -> None:
-    untold = run("diff", stack="no-such-stack")
-    assert untold.exit_code == 2
-    assert "There is no stack no-such-stack in us-east-1. Deploy it with: faceq deploy" in untold.stderr
+def test_diff_exits_with_2_if_it_fails(run: People) -> None:
+    failed = run("diff", stack="no-such-stack")
+    assert failed.exit_code == 2
+    assert "There is no stack no-such-stack in us-east-1. Deploy it with: faceq deploy" in failed.stderr
 
 
-def test_each_command_works_on_the_gallery_on_aws_and_leaves_the_one_here(
-    here: DirectoryStore, there: S3Store, stack: str, tmp_path: Path, run: People
+def test_target_aws_uses_the_gallery_on_aws_and_leaves_the_local_one_alone(
+    local: DirectoryStore, remote: S3Store, stack: str, tmp_path: Path, run: People
 ) -> None:
-    gallery_storage.save(here, gallery_with(BO))
+    gallery_storage.save(local, gallery_with(BO))
     (tmp_path / "people.json").write_bytes(gallery_storage.export_json(gallery_with(ADA)))
     aws = ("--target", "aws")
     assert "Nobody is enrolled" in run("list", *aws).stdout
@@ -213,32 +213,34 @@ def test_each_command_works_on_the_gallery_on_aws_and_leaves_the_one_here(
     asked = run("remove", "Ada Lovelace", *aws, answer="n\n")
     assert f"Remove Ada Lovelace from the stack {stack} on AWS?" in asked.stdout
     assert run("remove", "--all", "--yes", *aws).exit_code == 0
-    assert list(there.names()) == []
-    assert enrolled(here) == {"Bo": 1}
+    assert list(remote.names()) == []
+    assert enrolled(local) == {"Bo": 1}
 
 
-def test_photos_are_enrolled_and_enrolled_again_on_aws(there: S3Store, tmp_path: Path) -> None:
+def test_photos_can_be_enrolled_and_renewed_on_aws(remote: S3Store, tmp_path: Path) -> None:
     for name, colour in (("a.png", RED), ("b.png", GREEN)):
         (tmp_path / name).write_bytes(picture(colour))
     for person, photo in (("Ada", "a.png"), ("Bo", "b.png")):
         assert not people_commands.add_photos(
             person,
             [tmp_path / photo],
-            there,
+            remote,
             PatchDetector(),
             ColourEmbedder(),
             max_pixels=1_000_000,
             largest=False,
             keep_photos=True,
         )
-    assert enrolled(there) == {"Ada": 1, "Bo": 1}
-    assert not people_commands.renew_photos(there, PatchDetector(), ColourEmbedder(model="other"), max_pixels=1_000_000)
-    found = gallery_storage.load(there)
+    assert enrolled(remote) == {"Ada": 1, "Bo": 1}
+    assert not people_commands.renew_photos(
+        remote, PatchDetector(), ColourEmbedder(model="other"), max_pixels=1_000_000
+    )
+    found = gallery_storage.load(remote)
     assert found is not None
     assert found.model == "other"
 
 
-def test_a_stack_without_a_gallery_says_so(aws_server: AwsServer, run: People) -> None:
+def test_a_stack_without_a_bucket_is_reported(aws_server: AwsServer, run: People) -> None:
     name = f"faceq-{uuid.uuid4().hex[:8]}"
     deploy(aws_server, name, bucket="")
     assert (
@@ -246,15 +248,11 @@ def test_a_stack_without_a_gallery_says_so(aws_server: AwsServer, run: People) -
     )
 
 
-def test_a_bucket_that_is_gone_is_one_line(there: S3Store, aws_server: AwsServer, stack: str, run: People) -> None:
+def test_a_missing_bucket_is_reported_in_one_line(
+    remote: S3Store, aws_server: AwsServer, stack: str, run: People
+) -> None:
     aws_server.client("s3").delete_bucket(Bucket=f"{stack}-gallery")
     failed = run("list", "--target", "aws")
     assert isinstance(failed.exception, FaceqError)
     assert failed.exception.message.startswith(f"Cannot read s3://{stack}-gallery/gallery/gallery.json: ")
     assert "\n" not in failed.exception.message
-
-
-@pytest.mark.parametrize("command", ["push", "pull", "diff"])
-def test_each_command_has_help_with_an_example(command: str) -> None:
-    shown = " ".join(CliRunner().invoke(people_commands.app, [command, "--help"]).stdout.split())
-    assert f"faceq people {command}" in shown.partition("Example: ")[2]

@@ -1,4 +1,4 @@
-"""`faceq send` as a person meets it: the command, a real queue server, and a function URL that knows file names."""
+"""`faceq send` on the command line, with a real queue server and a function URL that names frames by their file."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def outcome(answer: RecognitionResult | None, problem: str | None = None, filena
     return Outcome(Frame(filename, b"x"), "id", fields, problem, 12.345)
 
 
-def test_a_row_is_the_whole_answer_with_the_name_that_was_sent() -> None:
+def test_a_json_row_has_the_whole_answer_and_the_name_that_was_sent() -> None:
     answer = RecognitionResult(
         "id", "Ada", "as the service has it", model="dlib", gallery="abc", timings={"embed": 1.0}
     )
@@ -37,7 +37,7 @@ def test_a_row_is_the_whole_answer_with_the_name_that_was_sent() -> None:
     }
 
 
-def test_a_row_without_an_answer_says_why() -> None:
+def test_a_json_row_without_an_answer_has_the_reason() -> None:
     assert send_command.row(outcome(None, "no answer within 60 s")) == {
         "filename": "a.jpg",
         "request_id": "id",
@@ -51,7 +51,7 @@ def plain(answer: RecognitionResult) -> list[str]:
     return [cell.plain for cell in send_command.cells(outcome(answer))]
 
 
-def test_cells_show_the_distance_of_the_face_that_gave_the_name() -> None:
+def test_a_table_row_has_the_distance_of_the_face_that_gave_the_name() -> None:
     faces = (
         RecognisedFace(face(0, 0, 9, 9), "Unknown", 1.5),
         RecognisedFace(face(0, 0, 8, 8), "Ada", 0.256),
@@ -63,7 +63,7 @@ def test_cells_show_the_distance_of_the_face_that_gave_the_name() -> None:
     assert plain(RecognitionResult("id", "No-Face")) == ["a.jpg", "No-Face", "0", "", "12"]
 
 
-def sent(stack: Stack, *arguments: object) -> Result:
+def run_send(stack: Stack, *arguments: object) -> Result:
     return stack.run(send_command.register, *arguments)
 
 
@@ -76,8 +76,8 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_json_is_one_row_a_frame_on_standard_output_and_nothing_else(stack: Stack, photos: Path) -> None:
-    result = sent(stack, "--json", photos, photos / "ada.png")
+def test_json_prints_one_row_for_each_frame_and_nothing_else(stack: Stack, photos: Path) -> None:
+    result = run_send(stack, "--json", photos, photos / "ada.png")
     assert result.exit_code == 0
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert sorted((row["filename"], row["result"]) for row in rows) == [
@@ -90,18 +90,18 @@ def test_json_is_one_row_a_frame_on_standard_output_and_nothing_else(stack: Stac
 
 
 def test_a_table_shows_who_is_in_each_frame(stack: Stack, photos: Path) -> None:
-    result = sent(stack, photos)
+    result = run_send(stack, photos)
     assert result.exit_code == 0
     for name in ("ada", "bo", "cy"):
         assert any(f"{name}.png" in line and f" {name} " in line for line in result.stdout.splitlines())
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_a_frame_without_an_answer_is_exit_code_1_and_the_others_are_answered(
+def test_an_unanswered_frame_exits_with_code_1_and_the_others_are_answered(
     stack: Stack, photos: Path, as_json: bool
 ) -> None:
     stack.refused = {"bo.png"}
-    result = sent(stack, *(["--json"] if as_json else []), photos)
+    result = run_send(stack, *(["--json"] if as_json else []), photos)
     assert result.exit_code == 1
     assert "HTTP 400: This is no" in result.stdout
     assert "1 frame got no answer" in result.stderr
@@ -109,9 +109,9 @@ def test_a_frame_without_an_answer_is_exit_code_1_and_the_others_are_answered(
 
 
 def test_a_broken_video_in_a_folder_is_a_row_with_its_problem(stack: Stack, photos: Path) -> None:
-    """It is not sent, and counts as unanswered; the photos beside it are answered."""
+    """The video is not sent and counts as unanswered. The photos beside it are answered."""
     (photos / "b.mp4").write_bytes(b"no video")
-    result = sent(stack, "--json", photos)
+    result = run_send(stack, "--json", photos)
     assert result.exit_code == 1
     rows = {row["filename"]: row for row in map(json.loads, result.stdout.splitlines())}
     assert {name: row["result"] for name, row in rows.items()} == {
@@ -123,29 +123,29 @@ def test_a_broken_video_in_a_folder_is_a_row_with_its_problem(stack: Stack, phot
     assert "No frame of the video" in rows["b.mp4"]["problem"]
 
 
-def test_a_name_with_brackets_is_shown_as_it_is(stack: Stack, tmp_path: Path) -> None:
+def test_a_name_with_brackets_is_printed_unchanged(stack: Stack, tmp_path: Path) -> None:
     names = ("ada [red].png", "[/bold] bo.png")
     for name in names:
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "photos" / name).write_bytes(picture(RED))
     stack.refused = {names[0]}
-    result = sent(stack, tmp_path / "photos")
+    result = run_send(stack, tmp_path / "photos")
     for shown in (*names, "This is no [picture]."):
         assert shown in result.stdout
 
 
-def test_a_path_that_is_not_there_is_said_in_one_line(stack: Stack, photos: Path) -> None:
-    result = sent(stack, photos / "absent.png")
+def test_a_missing_file_is_named(stack: Stack, photos: Path) -> None:
+    result = run_send(stack, photos / "absent.png")
     assert isinstance(result.exception, BadInput)
     assert "absent.png" in result.exception.message
 
 
-def test_without_a_running_stack_the_command_that_starts_one_is_named(tmp_path: Path, photos: Path) -> None:
-    result = sent(Stack(tmp_path / "nothing here"), photos)
+def test_without_a_running_stack_the_error_names_the_command_that_starts_one(tmp_path: Path, photos: Path) -> None:
+    result = run_send(Stack(tmp_path / "nothing here"), photos)
     assert isinstance(result.exception, BadInput)
     assert "faceq up" in result.exception.message
 
 
-def test_what_is_out_of_range_is_refused(stack: Stack, photos: Path) -> None:
+def test_option_values_out_of_range_are_wrong_usage(stack: Stack, photos: Path) -> None:
     for option in ("--concurrency", "--timeout", "--every"):
-        assert sent(stack, option, 0, photos).exit_code == 2
+        assert run_send(stack, option, 0, photos).exit_code == 2

@@ -1,4 +1,4 @@
-"""A gallery file of the course's format, once it is read."""
+"""A gallery from the content of the original service's gallery file."""
 
 import numpy as np
 import pytest
@@ -12,14 +12,14 @@ def unit_vectors(count: int, dimensions: int = 512) -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def test_a_gallery_from_vectors_keeps_who_is_who_and_says_that_its_preprocessing_is_unknown() -> None:
+def test_a_gallery_from_vectors_keeps_the_names_and_warns_that_its_preprocessing_is_unknown() -> None:
     vectors = unit_vectors(4)[[0, 1, 1, 2, 3]]
-    made = gallery_from_vectors(vectors, ["Ada", "Ada", "Ada", "Bo", "Bo"], "class.pt", 0.9)
-    assert dict(made.people) == {"Ada": 2, "Bo": 2}, "a vector that comes twice is one photo"
-    assert [match.name for match in made.nearest(vectors)] == ["Ada", "Ada", "Ada", "Bo", "Bo"]
-    assert made.photos[-1].source == "class.pt#4"
-    assert (made.model, made.preprocessing, made.threshold) == ("vggface2", "unknown", 0.9)
-    assert made.warning is not None
+    gallery = gallery_from_vectors(vectors, ["Ada", "Ada", "Ada", "Bo", "Bo"], "class.pt", 0.9)
+    assert dict(gallery.people) == {"Ada": 2, "Bo": 2}, "the same vector twice is one photo"
+    assert [match.name for match in gallery.nearest(vectors)] == ["Ada", "Ada", "Ada", "Bo", "Bo"]
+    assert gallery.photos[-1].source == "class.pt#4"
+    assert (gallery.model, gallery.preprocessing, gallery.threshold) == ("vggface2", "unknown", 0.9)
+    assert gallery.warning is not None
 
 
 def test_vectors_that_no_facenet_network_made_are_refused() -> None:
@@ -28,7 +28,7 @@ def test_vectors_that_no_facenet_network_made_are_refused() -> None:
             gallery_from_vectors(vectors, ["Ada", "Bo"], "class.pt", 0.9)
 
 
-def test_one_vector_with_two_names_and_a_name_that_cannot_be_one_are_refused() -> None:
+def test_one_vector_with_two_names_and_an_invalid_name_are_refused() -> None:
     twice = unit_vectors(1)[[0, 0]]
     with pytest.raises(BadInput, match=r"class\.pt#1 is enrolled as Ada"):
         gallery_from_vectors(twice, ["Ada", "Bo"], "class.pt", 0.9)

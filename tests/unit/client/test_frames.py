@@ -19,7 +19,7 @@ def names(*paths: Path, every: int = 1) -> list[str]:
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    """Seven frames, each brighter than the one before it."""
+    """Return a video of seven frames, each brighter than the one before it."""
     path = tmp_path / "clip.avi"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
     for number in range(7):
@@ -28,37 +28,37 @@ def video(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_file_is_one_frame_with_its_bytes_as_they_are(tmp_path: Path) -> None:
+def test_a_file_is_one_frame_with_unchanged_content(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"whatever it is, the service judges it")
     assert list(frames([tmp_path / "a.jpg"])) == [Frame("a.jpg", b"whatever it is, the service judges it")]
 
 
-def test_a_file_that_is_named_is_sent_whatever_its_suffix(tmp_path: Path) -> None:
+def test_a_given_file_is_sent_whatever_its_suffix(tmp_path: Path) -> None:
     (tmp_path / "frame").write_bytes(picture(RED))
     assert names(tmp_path / "frame") == ["frame"]
 
 
-def test_a_folder_gives_its_pictures_by_name_deep_ones_with_their_way(tmp_path: Path, video: Path) -> None:
+def test_a_folder_gives_its_pictures_sorted_by_path(tmp_path: Path, video: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("b.PNG", "a.jpg", "deep/c.webp", "notes.txt", ".hidden"):
         (tmp_path / name).write_bytes(picture(RED))
     assert names(tmp_path, every=5) == ["a.jpg", "b.PNG", "clip.avi#0", "clip.avi#5", "deep/c.webp"]
 
 
-def test_a_folder_that_is_called_like_a_picture_is_a_folder(tmp_path: Path) -> None:
+def test_a_folder_with_the_suffix_of_a_picture_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").mkdir()
     (tmp_path / "holiday.jpg" / "a.png").write_bytes(picture(RED))
     assert names(tmp_path) == ["holiday.jpg/a.png"]
 
 
-def test_paths_come_in_the_order_they_were_given(tmp_path: Path) -> None:
+def test_paths_are_read_in_the_given_order(tmp_path: Path) -> None:
     for name in ("b.png", "a.png"):
         (tmp_path / name).write_bytes(picture(RED))
     assert names(tmp_path / "b.png", tmp_path / "a.png", tmp_path / "b.png") == ["b.png", "a.png", "b.png"]
 
 
 @pytest.mark.parametrize(("every", "taken"), [(1, range(7)), (3, [0, 3, 6]), (7, [0]), (100, [0])])
-def test_of_a_video_every_nth_frame_is_taken(video: Path, every: int, taken: list[int]) -> None:
+def test_every_nth_frame_of_a_video_is_taken(video: Path, every: int, taken: list[int]) -> None:
     found = list(frames([video], every))
     assert [frame.filename for frame in found] == [f"clip.avi#{number}" for number in taken]
     for frame, number in zip(found, taken, strict=True):
@@ -76,8 +76,8 @@ def test_a_video_is_read_frame_by_frame(video: Path) -> None:
     assert last.problem is not None
 
 
-def test_a_file_of_a_folder_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> None:
-    """A broken video, and a picture that vanishes; each is told in its place."""
+def test_an_unreadable_file_in_a_folder_does_not_stop_the_others(tmp_path: Path) -> None:
+    """A broken video and a picture that vanishes each give a frame with a problem."""
     for name in ("a.png", "b.png", "d.png"):
         (tmp_path / name).write_bytes(picture(RED))
     (tmp_path / "c.mp4").write_bytes(b"no video")
@@ -92,7 +92,7 @@ def test_a_file_of_a_folder_that_cannot_be_read_does_not_stop_the_others(tmp_pat
     assert (last.filename, last.problem) == ("d.png", None)
 
 
-def test_what_is_not_there_or_holds_nothing_is_named_before_the_first_frame(tmp_path: Path) -> None:
+def test_a_missing_file_or_empty_folder_is_refused_before_the_first_frame(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no picture")
     (tmp_path / "a.png").write_bytes(picture(RED))
@@ -102,7 +102,7 @@ def test_what_is_not_there_or_holds_nothing_is_named_before_the_first_frame(tmp_
         assert refused.value.code == code
 
 
-def test_a_named_file_that_cannot_be_read_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_an_unreadable_given_file_does_not_stop_the_others(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     (tmp_path / "a.png").write_bytes(picture(RED))
     broken, good = frames([tmp_path / "broken.mp4", tmp_path / "a.png"])

@@ -1,4 +1,4 @@
-"""What differs between two galleries, and the copy of one over the other."""
+"""The difference between two galleries, and the copy of one over the other."""
 
 import numpy as np
 import pytest
@@ -18,12 +18,12 @@ def gallery_with(*photos: Photo, model: str = "dlib", scale: float = 1) -> Galle
     return Gallery.empty(model, "dlib-150", 0.6, 3).add(photos, vectors)
 
 
-def test_equal_galleries_do_not_differ_whatever_the_order_of_their_photos() -> None:
+def test_the_order_of_photos_makes_no_difference() -> None:
     assert not difference(None, None)
     assert not difference(gallery_with(ADA, BO), gallery_with(BO, ADA))
 
 
-def test_people_and_photos_that_come_go_and_change_are_told() -> None:
+def test_the_difference_has_added_removed_and_changed_people_and_photos() -> None:
     renamed = Photo("Ada Lovelace", ADA.source, ADA.sha256)
     second = Photo("Bo", "again.jpg", "d" * 64)
     change = difference(gallery_with(ADA, BO), gallery_with(renamed, BO, second, CY))
@@ -42,14 +42,14 @@ def test_another_vector_of_the_same_photo_is_a_change() -> None:
     assert difference(gallery_with(ADA), gallery_with(ADA, scale=2)).photos_changed == ((ADA, ADA),)
 
 
-def test_what_only_comes_in_addition_loses_nothing() -> None:
+def test_only_removed_and_changed_photos_are_a_loss() -> None:
     assert not difference(gallery_with(ADA), gallery_with(ADA, BO)).is_loss
     assert not difference(None, gallery_with(ADA)).is_loss
     assert difference(gallery_with(ADA, BO), gallery_with(ADA)).is_loss
     assert difference(gallery_with(ADA), None).photos_removed == (ADA,)
 
 
-def test_another_model_is_told_and_loses_what_was_there() -> None:
+def test_another_model_is_a_loss_unless_there_was_no_gallery() -> None:
     change = difference(gallery_with(ADA), gallery_with(ADA, model="vggface2"))
     assert dict(change.settings) == {"model": ("dlib", "vggface2")}
     assert change.is_other_model
@@ -57,7 +57,7 @@ def test_another_model_is_told_and_loses_what_was_there() -> None:
     assert not difference(None, gallery_with(ADA)).is_other_model
 
 
-def test_a_copy_takes_the_kept_photos_along_and_keeps_those_of_the_other_side(tmp_path) -> None:
+def test_a_copy_includes_the_kept_photos_and_leaves_those_at_the_target(tmp_path) -> None:
     source, target = DirectoryStore(tmp_path / "a"), DirectoryStore(tmp_path / "b")
     before, wanted = gallery_with(BO, CY), gallery_with(ADA, BO)
     gallery_storage.save(source, wanted)
@@ -76,7 +76,7 @@ def test_a_copy_takes_the_kept_photos_along_and_keeps_those_of_the_other_side(tm
     assert copy_gallery(source, wanted, target, wanted) == 0
 
 
-def test_a_gallery_that_was_changed_since_it_was_shown_is_left(tmp_path) -> None:
+def test_a_gallery_that_has_changed_meanwhile_is_not_replaced(tmp_path) -> None:
     source, target = DirectoryStore(tmp_path / "a"), DirectoryStore(tmp_path / "b")
     gallery_storage.save(target, gallery_with(BO))
     for shown in (None, gallery_with(CY)):

@@ -1,4 +1,4 @@
-"""The client's side against an HTTP server on this machine and a response queue in memory."""
+"""The client, against an HTTP server on this machine and a response queue in memory."""
 
 import json
 import threading
@@ -19,20 +19,20 @@ from tests.fakes import MemorySqs, function_url
 from tests.memory_queue import MemoryQueue
 from tests.polling import eventually
 
-#: What the service does with a frame: the HTTP status and body, after it has put on the queue what it likes to.
+#: How the service reacts to a frame: it may send answers to the queue, and returns HTTP status and body.
 Reaction = Callable[[FrameRequest, MemoryQueue], tuple[int, str]]
 
 ACCEPTED = (200, "Face detection completed")
 
 
 def answer(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
-    """Answer with the frame's own name, so that a mixed-up answer shows."""
+    """Answer with the frame's own name, so that a test notices an answer to another frame."""
     queue.send(RecognitionResult(request.request_id, f"name of {request.filename}", request.filename).to_json())
     return ACCEPTED
 
 
 def service(queue: MemoryQueue, react: Reaction = answer) -> AbstractContextManager[str]:
-    """Serve a function URL that reacts to a frame and may put answers on the queue."""
+    """Serve a function URL that reacts to a frame, and may send answers to the queue."""
     return function_url(lambda request: react(request, queue))
 
 
@@ -66,7 +66,7 @@ def test_every_frame_gets_its_own_answer() -> None:
     assert len(queue) == 0
 
 
-def test_clients_that_share_a_queue_all_get_all_their_answers() -> None:
+def test_clients_that_share_a_queue_each_get_all_their_answers() -> None:
     queue = MemoryQueue(visibility_timeout=0.1)
     with service(queue) as url, ThreadPoolExecutor(3) as pool:
         sending = {
@@ -80,17 +80,17 @@ def test_clients_that_share_a_queue_all_get_all_their_answers() -> None:
     assert len(queue) == 0
 
 
-def test_a_client_that_is_done_gives_back_what_its_last_poll_took() -> None:
-    """Its last long poll outlives the sending; the next client need not wait for the visibility timeout."""
+def test_a_finished_client_returns_the_messages_of_its_last_poll() -> None:
+    """Its last long poll outlives `send`. The next client does not have to wait for the visibility timeout."""
     queue = MemoryQueue(visibility_timeout=60)
     with service(queue) as url:
         by_name(client(url, queue).send(some(1), timeout_seconds=30))
-        queue.send("for somebody else")
-        eventually(lambda: [message.body for message in queue.receive()] == ["for somebody else"])
+        queue.send("for another client")
+        eventually(lambda: [message.body for message in queue.receive()] == ["for another client"])
 
 
-def test_a_sending_that_is_cut_short_waits_for_no_answer() -> None:
-    """As by Ctrl-C: the frame that nobody answers has a minute left, which nobody has to wait for."""
+def test_an_interrupted_send_does_not_wait_for_answers() -> None:
+    """As by Ctrl-C. The unanswered frame would have a minute left."""
     queue = MemoryQueue()
 
     def react(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
@@ -105,7 +105,7 @@ def test_a_sending_that_is_cut_short_waits_for_no_answer() -> None:
         assert not closing.is_alive()
 
 
-def test_what_is_not_the_clients_own_stays_on_the_queue_and_does_not_stop_it() -> None:
+def test_messages_for_other_clients_stay_on_the_queue() -> None:
     queue = MemoryQueue(visibility_timeout=0.05)
     foreign = [
         RecognitionResult("of another client", "Ada").to_json(),
@@ -126,7 +126,7 @@ def test_what_is_not_the_clients_own_stays_on_the_queue_and_does_not_stop_it() -
     assert len(queue) == len(foreign)
 
 
-def test_an_answer_that_is_delivered_twice_counts_once_and_leaves_nothing_behind() -> None:
+def test_an_answer_that_is_delivered_twice_counts_once_and_is_deleted_twice() -> None:
     def twice(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
         answer(request, queue)
         return answer(request, queue)
@@ -135,13 +135,13 @@ def test_an_answer_that_is_delivered_twice_counts_once_and_leaves_nothing_behind
     with service(queue, twice) as url:
         sender = client(url, queue)
         assert len(by_name(sender.send(some(10), timeout_seconds=30))) == 10
-        # what came again after its frame was done is taken away while the next frames are sent
+        # duplicates that arrive after their frame was answered are deleted while the next frames are sent
         assert len(by_name(sender.send(some(2, "later"), timeout_seconds=30))) == 2
         eventually(lambda: len(queue) <= 2)
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_frame_that_was_not_accepted_for_now_is_sent_again_under_its_id(status: int) -> None:
+def test_a_throttled_frame_is_sent_again_with_the_same_id(status: int) -> None:
     tries: Counter[str] = Counter()
 
     def busy_once(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
@@ -167,7 +167,7 @@ def test_a_frame_that_was_not_accepted_for_now_is_sent_again_under_its_id(status
         (403, '{"message": "Signature expired: 20261125"}', "HTTP 403: Signature expired: 20261125"),
     ],
 )
-def test_a_refused_frame_says_why_and_is_not_sent_again(status: int, body: str, problem: str) -> None:
+def test_a_refused_frame_has_the_reason_and_is_not_sent_again(status: int, body: str, problem: str) -> None:
     tries = []
 
     def refuse_first(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
@@ -182,7 +182,7 @@ def test_a_refused_frame_says_why_and_is_not_sent_again(status: int, body: str, 
     assert sorted(tries) == ["0.jpg", "1.jpg", "2.jpg"]
 
 
-def test_a_frame_without_an_answer_is_a_problem_once_its_time_is_up_and_the_others_are_not() -> None:
+def test_a_frame_without_an_answer_has_a_problem_after_its_timeout_and_the_others_do_not() -> None:
     queue = MemoryQueue()
     with service(queue, lambda request, q: ACCEPTED if request.filename == "0.jpg" else answer(request, q)) as url:
         outcomes = by_name(client(url, queue).send(some(3), timeout_seconds=0.5))
@@ -191,14 +191,14 @@ def test_a_frame_without_an_answer_is_a_problem_once_its_time_is_up_and_the_othe
     assert outcomes["1.jpg"].result == "name of 1.jpg"
 
 
-def test_a_service_that_stays_busy_is_a_problem_once_the_time_is_up() -> None:
+def test_a_service_that_stays_busy_is_a_problem_after_the_timeout() -> None:
     queue = MemoryQueue()
     with service(queue, lambda request, q: (429, '{"message": "All are busy."}')) as url:
         (outcome,) = client(url, queue).send(some(1), timeout_seconds=0.3)
     assert outcome.problem == "HTTP 429: All are busy."
 
 
-def test_a_service_that_is_not_there_is_a_problem_that_names_it() -> None:
+def test_an_unreachable_function_url_is_a_problem_that_names_it() -> None:
     queue = MemoryQueue()
     with service(queue) as url:
         pass
@@ -207,7 +207,7 @@ def test_a_service_that_is_not_there_is_a_problem_that_names_it() -> None:
     assert url in str(outcome.problem)
 
 
-def test_a_response_queue_that_fails_for_a_while_delays_answers_and_loses_none() -> None:
+def test_a_response_queue_that_fails_for_a_while_loses_no_answers() -> None:
     class Flaky(MemorySqs):
         calls = 0
 
@@ -225,7 +225,7 @@ def test_a_response_queue_that_fails_for_a_while_delays_answers_and_loses_none()
     assert [outcome.problem for outcome in outcomes.values()] == [None] * 3
 
 
-def test_a_response_queue_that_stays_out_of_reach_is_part_of_the_problem() -> None:
+def test_an_unreachable_response_queue_is_part_of_the_problem() -> None:
     class Forbidden(MemorySqs):
         def receive_message(self, *, QueueUrl: str, MaxNumberOfMessages: int, WaitTimeSeconds: int) -> dict:
             raise PermissionError("no sqs:ReceiveMessage")
@@ -236,7 +236,7 @@ def test_a_response_queue_that_stays_out_of_reach_is_part_of_the_problem() -> No
     assert outcome.problem == "no answer within 0.5 s; the response queue cannot be read: no sqs:ReceiveMessage"
 
 
-def test_every_try_of_a_post_is_signed_anew() -> None:
+def test_every_attempt_to_post_gets_a_new_signature() -> None:
     signed: list[bytes] = []
 
     class Signer(requests.auth.AuthBase):
@@ -275,7 +275,7 @@ def test_frames_are_read_only_as_fast_as_they_are_answered() -> None:
     assert max(ahead) <= 3
 
 
-def test_at_most_so_many_frames_are_unanswered_at_a_time() -> None:
+def test_concurrency_limits_the_unanswered_frames() -> None:
     lock = threading.Lock()
     open_now, most = 0, 0
     together = threading.Barrier(3)
@@ -296,7 +296,7 @@ def test_at_most_so_many_frames_are_unanswered_at_a_time() -> None:
     assert most == 3
 
 
-def test_a_frame_that_cannot_be_read_ends_the_sending_with_its_reason() -> None:
+def test_an_error_while_reading_frames_ends_the_send() -> None:
     def reading() -> Iterator[Frame]:
         yield from some(2)
         raise BadInput("no_frames", "No frame of the video x.mp4 can be read.")
@@ -306,7 +306,7 @@ def test_a_frame_that_cannot_be_read_ends_the_sending_with_its_reason() -> None:
         list(client(url, queue).send(reading(), timeout_seconds=30))
 
 
-def test_a_proxy_variable_does_not_catch_what_goes_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_posts_to_this_machine_ignore_proxy_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9/")
     queue = MemoryQueue()
     with service(queue) as url:
@@ -314,8 +314,8 @@ def test_a_proxy_variable_does_not_catch_what_goes_to_this_machine(monkeypatch: 
     assert outcome.result == "name of 0.jpg"
 
 
-def test_a_proxy_variable_holds_for_what_goes_to_aws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The proxy here refuses all, which shows that it was asked."""
+def test_posts_to_aws_use_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy of this test refuses every request, so a refusal shows that the client used it."""
     asked = threading.Event()
 
     class Proxy(BaseHTTPRequestHandler):

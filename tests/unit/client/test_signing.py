@@ -1,4 +1,4 @@
-"""The signature of a post, recomputed from the rules that AWS documents, with nothing of botocore's."""
+"""The signature of a post, compared with one that we compute from AWS's documentation, without botocore."""
 
 import hashlib
 import hmac
@@ -6,7 +6,6 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import boto3
-import botocore.session
 import pytest
 import requests
 from botocore.credentials import RefreshableCredentials
@@ -23,14 +22,14 @@ def session(token: str | None = None) -> boto3.Session:
 
 
 def posted(auth: SigV4, body: bytes = b'{"content": "eA=="}', url: str = URL) -> requests.PreparedRequest:
-    """What goes over the wire for a post."""
+    """Return a post as it is sent."""
     return requests.Session().prepare_request(
         requests.Request("POST", url, data=body, headers={"content-type": "application/json"}, auth=auth)
     )
 
 
 def expected(request: requests.PreparedRequest, body: bytes, secret: str = "testing") -> str:
-    """The signature as "Create a signed AWS API request" (IAM user guide) puts it together."""
+    """Return the signature that "Create a signed AWS API request" (IAM user guide) prescribes."""
     found = re.fullmatch(
         r"AWS4-HMAC-SHA256 Credential=testing/(\d{8})/(\S+)/lambda/aws4_request, "
         r"SignedHeaders=(\S+), Signature=[0-9a-f]{64}",
@@ -54,33 +53,33 @@ def signature(request: requests.PreparedRequest) -> str:
     return str(request.headers["Authorization"]).rsplit("=", 1)[-1]
 
 
-def test_the_signature_is_the_one_that_aws_computes() -> None:
+def test_the_signature_is_the_documented_one() -> None:
     body = b'{"content": "eA==", "request_id": "1"}'
     request = posted(SigV4(session()), body)
     assert signature(request) == expected(request, body)
     assert "eu-central-1/lambda/" in request.headers["Authorization"]
 
 
-def test_another_body_or_another_secret_does_not_match() -> None:
+def test_the_signature_depends_on_the_body_and_the_secret() -> None:
     request = posted(SigV4(session()), b"what was sent")
-    assert signature(request) != expected(request, b"what somebody made of it")
+    assert signature(request) != expected(request, b"a changed body")
     assert signature(request) != expected(request, b"what was sent", secret="another")
 
 
-def test_what_is_signed_is_what_no_proxy_changes() -> None:
+def test_only_headers_that_no_proxy_changes_are_signed() -> None:
     names = re.search(r"SignedHeaders=([^,]+)", str(posted(SigV4(session())).headers["Authorization"]))
     assert names
     assert names[1] == "content-type;host;x-amz-date"
 
 
-def test_a_session_token_goes_along_and_is_signed() -> None:
+def test_a_session_token_is_sent_and_signed() -> None:
     request = posted(SigV4(session("token-for-testing")))
     assert request.headers["X-Amz-Security-Token"] == "token-for-testing"
     assert "x-amz-security-token" in str(request.headers["Authorization"])
     assert signature(request) == expected(request, b'{"content": "eA=="}')
 
 
-def test_credentials_that_expire_are_refreshed_before_the_next_post() -> None:
+def test_expiring_credentials_are_refreshed_before_the_next_post() -> None:
     tokens = iter(("first", "second", "third"))
 
     def fresh() -> dict[str, str]:
@@ -88,13 +87,17 @@ def test_credentials_that_expire_are_refreshed_before_the_next_post() -> None:
         token = next(tokens)
         return {"access_key": "testing", "secret_key": "testing", "token": token, "expiry_time": soon.isoformat()}
 
-    core = botocore.session.get_session()
-    core._credentials = RefreshableCredentials.create_from_metadata(fresh(), fresh, "test")
-    auth = SigV4(boto3.Session(botocore_session=core, region_name="eu-central-1"))
+    class SessionWithExpiringCredentials(boto3.Session):
+        credentials = RefreshableCredentials.create_from_metadata(fresh(), fresh, "test")
+
+        def get_credentials(self) -> RefreshableCredentials:
+            return self.credentials
+
+    auth = SigV4(SessionWithExpiringCredentials(region_name="eu-central-1"))
     assert [posted(auth).headers["X-Amz-Security-Token"] for _ in range(2)] == ["second", "third"]
 
 
-def test_without_credentials_nothing_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+def test_without_credentials_there_is_no_post(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
