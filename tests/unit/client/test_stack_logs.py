@@ -34,11 +34,11 @@ def test_lines_can_be_filtered_by_part_and_text(folder: Path) -> None:
 def test_following_yields_a_new_line_once_it_is_complete(folder: Path) -> None:
     lines = process_log_lines(folder, last=1, containing="frame-1", follow=True)
     assert next(lines) == LogLine("face-detection", "three frame-1")
-    with (folder / "face-detection.log").open("a") as log:
-        log.write("four frame-2\nfive fra")
-        log.flush()
+    with (folder / "face-detection.log").open("a", buffering=1) as log:
+        log.write("four frame-2\nfive frame-1\nsix fra")
+        assert next(lines) == LogLine("face-detection", "five frame-1")
         log.write("me-1\n")
-    assert next(lines) == LogLine("face-detection", "five frame-1")
+    assert next(lines) == LogLine("face-detection", "six frame-1")
 
 
 def test_an_unknown_part_and_a_folder_without_logs_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_docker_is_asked_for_the_last_lines_or_for_all_if_they_are_filtered() ->
 
 
 def test_without_docker_and_if_docker_fails_the_command_is_named() -> None:
-    with pytest.raises(BadInput, match="no command `docker`.*no-such-program logs"):
+    with pytest.raises(BadInput, match=r"no command `docker`.*no-such-program logs"):
         list(container_log_lines("no-such-program logs"))
     with pytest.raises(BadInput, match="ended with exit code 3"):
         list(container_log_lines(docker("raise SystemExit(3)")))
