@@ -1,4 +1,4 @@
-"""The port of face recognition on dlib: a ResNet with 128 dimensions (King 2017), weights in the public domain."""
+"""Face recognition with dlib: a ResNet with 128 dimensions (King 2017), whose weights are in the public domain."""
 
 import dlib
 import numpy as np
@@ -9,8 +9,8 @@ from pipeline.embed import PREPROCESSINGS
 from pipeline.errors import SetupError
 from pipeline.ports import FaceEmbedder
 
-#: What the network was trained on: faces turned and scaled by their eyes and nose, a quarter of a face's width about
-#: them (dlib's face_recognition.py example).
+#: The network was trained on chips of this size: faces that are rotated and scaled by their eyes and nose, with a
+#: margin of a quarter of a face's width (dlib's face_recognition.py example).
 _CHIP_SIZE = 150
 _CHIP_PADDING = 0.25
 
@@ -27,7 +27,7 @@ class _Embedder:
         self.dimensions = model.dimensions
         self.threshold = model.threshold
         preprocessing = PREPROCESSINGS[model.preprocessing]
-        # The detector's box, in every crop at the same place.
+        # The detector's box is at the same place in every crop.
         box = preprocessing.size / (1 + preprocessing.margin)
         start, end = round((preprocessing.size - box) / 2), round((preprocessing.size + box) / 2)
         self._box = dlib.rectangle(start, start, end, end)

@@ -1,4 +1,4 @@
-"""The ports of face detection and recognition on ONNX Runtime."""
+"""Face detection and recognition with ONNX Runtime."""
 
 import os
 from pathlib import Path
@@ -12,12 +12,12 @@ from pipeline.embed import PREPROCESSINGS, standardise
 from pipeline.errors import SetupError
 from pipeline.ports import FaceDetector, FaceEmbedder
 
-# Read at the import. Without it ONNX Runtime, from 1.29 on, writes an id of this machine into the home folder and
-# reports to its maker.
+# ONNX Runtime reads this variable when it is imported. Without it, versions from 1.29 on write an id of this machine
+# into the home folder and report to Microsoft.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
-#: Faces that are embedded at once: more cost memory and gain no time.
+#: How many faces are embedded together. More would cost memory and save no time.
 _BATCH = 8
 
 
@@ -37,8 +37,11 @@ class _Network:
 
     Parameters
     ----------
+    path : Path
+        The ONNX file.
+    threads : int
     command : str
-        What makes the file again, for the error's advice.
+        Installs the file again; part of the error message if the file is broken.
 
     """
 
@@ -47,12 +50,12 @@ class _Network:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        # Waiting threads sleep instead of spinning: two functions and a queue share the laptop's processors.
+        # Idle threads sleep instead of spinning, because two functions and a queue share the laptop's processors.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime's own classes share no base but Exception
+        except Exception as error:  # ONNX Runtime's error classes have no other common base
             raise SetupError(
                 "broken_model", f"The model file {path} cannot be loaded. Delete it, then run: {command}"
             ) from error

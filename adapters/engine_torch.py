@@ -1,6 +1,6 @@
-"""The ports of face detection and recognition on facenet-pytorch, as the original service runs them.
+"""Face detection and recognition with facenet-pytorch, as the original service runs them.
 
-The reference that the other engine is held to (tests/parity), and the engine of `faceq[torch]`.
+The tests in tests/parity compare the ONNX engine with this one. It needs `faceq[torch]`.
 """
 
 import sys
@@ -23,9 +23,10 @@ from pipeline.ports import Face, FaceDetector, FaceEmbedder, Image
 def _import_torchvision() -> bool:
     """Import torchvision; return whether its compiled operators work.
 
-    The package index's wheels are linked against CUDA. Beside a CPU torch their operators do not load, and the import
-    itself fails where it describes operators that nobody declared; declared, it goes through. facenet-pytorch needs
-    one of them, `nms`, which `_batched_nms` replaces. Beside a torch that fits nothing is declared or replaced.
+    The wheels of the package index are linked against CUDA. With a CPU build of torch their operators do not load, and
+    the import fails because torchvision refers to operators that do not exist. If we declare them, the import succeeds.
+    facenet-pytorch needs one of them, `nms`, which `_batched_nms` replaces. With a matching build of torch we declare
+    and replace nothing.
     """
     try:
         torchvision = import_module("torchvision")
@@ -45,14 +46,14 @@ def _import_torchvision() -> bool:
 
 
 def _batched_nms(boxes: torch.Tensor, scores: torch.Tensor, idxs: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-    """Stand in for torchvision.ops.batched_nms; all boxes are of one image here, so `idxs` says nothing."""
+    """Replace torchvision.ops.batched_nms; all boxes are of one image here, so `idxs` is not needed."""
     del idxs
     return torch.from_numpy(suppress(boxes.numpy(), scores.numpy(), iou_threshold))
 
 
 _OPERATORS_WORK = _import_torchvision()
 
-# They import torchvision, which is ready now.
+# These import torchvision, so they come after `_import_torchvision`.
 import facenet_pytorch  # noqa: E402
 from facenet_pytorch.models.utils import detect_face  # noqa: E402
 
@@ -61,22 +62,22 @@ if not _OPERATORS_WORK:
 
 
 def detector(files: InstalledDetector, min_face_size: int, threads: int) -> FaceDetector:  # noqa: ARG001
-    """Load MTCNN with the weights that facenet-pytorch carries, the same as in `files`."""
+    """Load MTCNN with the weights that facenet-pytorch contains, which are those of `files`."""
     torch.set_num_threads(threads)
     return _Detector(min_face_size)
 
 
 def embedder(model: InstalledModel, threads: int) -> FaceEmbedder:
-    """Load InceptionResnetV1. Raises SetupError if the file is missing, broken or of another shape."""
+    """Load InceptionResnetV1. Raises SetupError if the file is missing or broken, or a tensor has another shape."""
     torch.set_num_threads(threads)
     network = facenet_pytorch.InceptionResnetV1().eval()
     weights = {name: torch.from_numpy(values) for name, values in _weights(model).items()}
     try:
         missing = network.load_state_dict(weights, strict=False).missing_keys
-    except RuntimeError as error:  # a weight of another shape
-        raise _misfit(model) from error
-    if any(not name.endswith("num_batches_tracked") for name in missing):  # a counter that only training reads
-        raise _misfit(model)
+    except RuntimeError as error:  # a weight has another shape
+        raise _unsuitable_weights(model) from error
+    if any(not name.endswith("num_batches_tracked") for name in missing):  # counters that only training uses
+        raise _unsuitable_weights(model)
     return _Embedder(model, network)
 
 
@@ -88,7 +89,7 @@ def _weights(model: InstalledModel) -> Mapping[str, NDArray[np.generic]]:
     return read(model.files["weights"])
 
 
-def _misfit(model: InstalledModel) -> SetupError:
+def _unsuitable_weights(model: InstalledModel) -> SetupError:
     return SetupError(
         "broken_model", f"The weights of {model.id} do not fit InceptionResnetV1. Run: faceq models get {model.id}"
     )
@@ -104,8 +105,8 @@ class _Detector:
         try:
             boxes, scores, landmarks = self._mtcnn.detect(image, landmarks=True)
         except (RuntimeError, IndexError, ValueError):
-            # facenet-pytorch raises where an image is smaller than a face (#176) and where a proposal lies outside
-            # the image (#182, deepface#1264). The same networks, asked in the same order, answer then.
+            # facenet-pytorch raises these errors if an image is smaller than a face (#176) or a proposal is outside
+            # the image (#182, deepface#1264). Our cascade runs the same networks in the same order and gives a result.
             return self._cascade.detect(image)
         if boxes is None:
             return []

@@ -1,8 +1,8 @@
-"""InceptionResnetV1 as an ONNX graph, made from the weights that facenet-pytorch 2.5.3 publishes.
+"""InceptionResnetV1 as an ONNX graph, built from the weights that facenet-pytorch 2.5.3 publishes.
 
 Szegedy, Ioffe, Vanhoucke, Alemi: Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning,
-AAAI 2017, as David Sandberg's facenet trained it and facenet-pytorch ported it. `_LAYERS` is the one description of
-the architecture: the graph, the shapes that weights must have and the stand-in weights are all read from it.
+AAAI 2017, as David Sandberg's facenet trained it and facenet-pytorch ported it. `_LAYERS` describes the architecture:
+the graph, the shapes of the weights and the stand-in weights are all derived from it.
 """
 
 from collections.abc import Mapping
@@ -19,36 +19,37 @@ from pipeline.errors import SetupError
 Weights: TypeAlias = Mapping[str, NDArray[np.generic]]
 _Floats: TypeAlias = NDArray[np.float32]
 
-#: Pixels of a face's side, and values of its vector.
+#: Side of a face in pixels, and length of its embedding.
 SIZE: Final = 160
 DIMENSIONS: Final = 512
 
-#: What BatchNorm adds to the variance; TensorFlow's default, not PyTorch's.
+#: What BatchNorm adds to the variance: TensorFlow's default, not PyTorch's.
 _EPSILON: Final = 1e-3
-#: Parts of a BatchNorm in a state dict; `num_batches_tracked` beside them only matters in training.
+#: The tensors of a BatchNorm in a state dict. A fourth, `num_batches_tracked`, only matters in training.
 _NORM: Final = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """A convolution without bias, BatchNorm, ReLU."""
+    """A convolution without bias, then BatchNorm, then ReLU."""
 
     outputs: int
     kernel: tuple[int, int] = (1, 1)
     stride: int = 1
-    same: bool = False  # padded so that the size stays
+    same: bool = False  # with padding that keeps the size
 
 
 @dataclass(frozen=True)
 class _Pool:
-    """The largest of 3 × 3, every second one."""
+    """Max pooling with a window of 3 × 3 and a stride of 2."""
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Branches side by side; then either their outputs stacked, or a residual that is added to the input.
+    """Parallel branches whose outputs are concatenated.
 
-    A residual is the stacked outputs through a 1 × 1 convolution with bias, times `scale`; ReLU follows if `rectified`.
+    With a `scale`, the block is residual: the concatenated outputs go through a 1 × 1 convolution with bias, are
+    multiplied by `scale` and added to the block's input. ReLU follows if `rectified`.
     """
 
     branches: tuple[tuple[_Unit | _Pool, ...], ...]
@@ -71,7 +72,7 @@ def _block8(scale: float, rectified: bool) -> _Block:
     return _Block(((_Unit(192),), factored), scale, rectified)
 
 
-#: Layer by layer, named as in facenet-pytorch's state dict.
+#: The layers in order, with their names in facenet-pytorch's state dict.
 _LAYERS: Final[Mapping[str, _Unit | _Pool | _Block]] = {
     "conv2d_1a": _Unit(32, (3, 3), stride=2),
     "conv2d_2a": _Unit(32, (3, 3)),
@@ -103,7 +104,7 @@ _LAYERS: Final[Mapping[str, _Unit | _Pool | _Block]] = {
 
 
 def build(weights: Weights) -> onnx.ModelProto:
-    """Make the network that turns faces into vectors.
+    """Build the network that turns faces into embeddings.
 
     Parameters
     ----------
@@ -129,26 +130,26 @@ def build(weights: Weights) -> onnx.ModelProto:
 
 def shapes() -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor that `build` needs, by name. All are float32."""
-    asked = _Asked()
-    _assemble(asked)
-    return asked.shapes
+    recorder = _ShapeRecorder()
+    _assemble(recorder)
+    return recorder.shapes
 
 
 def stand_in_weights() -> dict[str, NDArray[np.float32]]:
-    """Make weights for tests of shape and speed: always the same, and trained on nothing.
+    """Return weights for tests of shape and speed. They are always the same, and not trained.
 
-    Near-identical pictures get near vectors, others lie further apart; who is in them makes no difference.
+    Almost identical pictures get similar embeddings and other pictures different ones, whoever they show.
     """
     random = np.random.Generator(np.random.PCG64(20180402))
     weights: dict[str, NDArray[np.float32]] = {}
     for name, shape in shapes().items():
         if len(shape) > 1:
-            # A share that is the same all over a filter blurs: detail that JPEG changes then weighs less.
+            # A part that is constant over each filter blurs the picture, so the details that JPEG changes count less.
             values = random.standard_normal(shape, np.float32)
             values += random.standard_normal((*shape[:2], *(1,) * (len(shape) - 2)), np.float32)
             if name != "conv2d_1a.conv.weight":
-                # Activations are never negative. Filters that sum to zero answer to how they differ; others to what
-                # all pictures share, more with every layer.
+                # Activations are never negative. Filters whose values sum to zero react to the differences between
+                # activations. Other filters would react to what all pictures have in common, more with every layer.
                 values -= values.mean(axis=tuple(range(1, values.ndim)), keepdims=True)
             values *= np.float32(1 / np.sqrt(np.prod(shape[1:])))
         elif name.endswith("running_var"):
@@ -161,8 +162,8 @@ def stand_in_weights() -> dict[str, NDArray[np.float32]]:
     return weights
 
 
-class _Asked(Graph):
-    """Notes which tensors the network needs; has none."""
+class _ShapeRecorder(Graph):
+    """Records which tensors the network needs, and returns ones for each."""
 
     def __init__(self) -> None:
         super().__init__("facenet", {})
@@ -185,7 +186,7 @@ def _assemble(graph: Graph) -> str:
     weight, bias = _folded(graph, graph.weight("last_linear.weight", (DIMENSIONS, channels)), "last_bn")
     x = graph.add("Gemm", [x, *_constants(graph, "last_linear", weight, bias)], transB=1)
     length = graph.add("ReduceL2", [x], axes=[1], keepdims=1)
-    # What PyTorch's normalize does, so that a vector of zeros stays one.
+    # PyTorch's normalize does this too, so that a vector of zeros stays zero.
     length = graph.add("Clip", [length, graph.constant("shortest", np.array(1e-12, np.float32))])
     return graph.rename(graph.add("Div", [x, length]), "embeddings")
 
@@ -196,9 +197,9 @@ def _block(graph: Graph, name: str, block: _Block, x: str, channels: int) -> tup
     for index, branch in enumerate(block.branches):
         end, wide = x, channels
         for position, step in enumerate(branch):
-            # A branch of one step is that step itself, a longer one is a list of them.
-            place = f"{name}.branch{index}" + (f".{position}" if len(branch) > 1 else "")
-            end, wide = _step(graph, place, step, end, wide)
+            # In the state dict the steps of a branch are numbered, unless it has only one.
+            step_name = f"{name}.branch{index}" + (f".{position}" if len(branch) > 1 else "")
+            end, wide = _step(graph, step_name, step, end, wide)
         ends.append(end)
         stacked += wide
     out = graph.add("Concat", ends, axis=1)
@@ -227,7 +228,7 @@ def _step(graph: Graph, name: str, step: _Unit | _Pool, x: str, channels: int) -
 
 
 def _folded(graph: Graph, weight: _Floats, name: str) -> tuple[_Floats, _Floats]:
-    """Return weight and bias of one layer that does what `weight` and the BatchNorm `name` after it do."""
+    """Return the weight and bias of a layer equal to `weight` followed by the BatchNorm `name`."""
     gamma, beta, mean, variance = (
         graph.weight(f"{name}.{part}", weight.shape[:1]).astype(np.float64) for part in _NORM
     )

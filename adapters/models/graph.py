@@ -1,4 +1,4 @@
-"""ONNX graphs in the making, for the networks whose weights are published without one."""
+"""A builder of ONNX graphs, for networks whose weights are published without a graph."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -10,18 +10,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.errors import SetupError
 
-#: Old enough for every ONNX Runtime that the project allows, new enough for every operator used.
+#: Old enough for every version of ONNX Runtime that faceq permits, new enough for every operator that we use.
 _OPSET: Final = 13
 _IR_VERSION: Final = 8
 
 
 class Graph:
-    """An ONNX graph in the making; every method that adds something returns the name of its output.
+    """Builds an ONNX graph. Every method that adds something returns the name of its output.
 
     Parameters
     ----------
     name : str
-        What the model is called in its file and in errors.
+        The model's name in its file and in errors.
     weights : mapping of str to array
         The trained tensors, named as in PyTorch's state dict.
 
@@ -34,7 +34,7 @@ class Graph:
         self._constants: list[onnx.TensorProto] = []
 
     def weight(self, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Return a trained tensor. Raises SetupError if it is missing, of another shape or not finite float32."""
+        """Return a trained tensor. Raises SetupError if it is missing, has another shape, or is not finite float32."""
         values = self._weights.get(name)
         if values is None:
             raise SetupError("broken_model", f"The weights of {self._name} lack the tensor {name!r}.")
@@ -63,7 +63,7 @@ class Graph:
         return output
 
     def rename(self, output: str, name: str) -> str:
-        """Give the graph's own output a name that people read."""
+        """Give an output of the whole graph a readable name."""
         (node,) = (node for node in self._nodes if node.output[0] == output)
         node.output[0] = name
         return name
@@ -71,7 +71,7 @@ class Graph:
     def model(
         self, inputs: Mapping[str, Sequence[int | str]], outputs: Mapping[str, Sequence[int | str]]
     ) -> onnx.ModelProto:
-        """Return the checked model; a dimension is its size, or a word where it varies."""
+        """Return the checked model. A dimension is its size, or a name if it varies."""
 
         def infos(values: Mapping[str, Sequence[int | str]]) -> list[onnx.ValueInfoProto]:
             return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in values.items()]

@@ -1,7 +1,7 @@
-"""MTCNN's three networks as ONNX graphs, made from facenet-pytorch 2.5.3's weights.
+"""MTCNN's three networks as ONNX graphs, built from facenet-pytorch 2.5.3's weights.
 
 Zhang, Zhang, Li, Qiao: Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks, IEEE
-Signal Processing Letters 23(10), 2016. `pipeline.detect.Network` says what goes in and what comes out.
+Signal Processing Letters 23(10), 2016. `pipeline.detect.Network` describes the input and the outputs.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ from adapters.models.graph import Graph
 
 @dataclass(frozen=True)
 class _Network:
-    """One of the three: convolutions with PReLU and pooling, perhaps a dense layer, one linear layer per output.
+    """One network: convolutions with PReLU and pooling, perhaps a dense layer, and a linear layer for each output.
 
-    Layers are numbered through: the dense layer comes after the last convolution, and the outputs share a number.
+    The layers have consecutive numbers: the dense layer follows the last convolution, and the outputs share a number.
     """
 
-    side: int | None  # pixels of the input, None where it varies
+    side: int | None  # pixels of the input, None if it varies
     convolutions: tuple[tuple[int, int, int | None], ...]  # channels, kernel, pooling window (stride 2)
     dense: tuple[int, int] | None  # values in, values out
     heads: Mapping[str, tuple[int, int]]  # output -> number after the underscore, values
@@ -54,7 +54,7 @@ _NETWORKS: Final[Mapping[str, _Network]] = MappingProxyType(
 
 
 def build(name: Literal["pnet", "rnet", "onet"], weights: Mapping[str, NDArray[np.generic]]) -> onnx.ModelProto:
-    """Make one of the three networks.
+    """Build one of the three networks.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def build(name: Literal["pnet", "rnet", "onet"], weights: Mapping[str, NDArray[n
 
     number = len(network.convolutions) + 1
     if network.dense is not None:
-        # The weights expect columns, rows, channels: they come from a framework that stores pictures that way.
+        # The weights expect columns, rows, channels, because they come from a framework with that order.
         x = graph.add("Flatten", [graph.add("Transpose", [x], perm=[0, 3, 2, 1])])
         inputs, channels = network.dense
         x = _dense(graph, x, f"dense{number}", (channels, inputs))

@@ -1,14 +1,14 @@
-"""A reader of PyTorch's .pt files that needs no PyTorch and runs nothing that is in them.
+"""Read PyTorch's .pt files without PyTorch and without running any code in them.
 
-A .pt file is a pickle, which can name any function and have it called. Here a pickle may use only the operations that
-`torch.save` writes, may name only what `_Reader.find_class` lists, and gets descriptions of tensors for it; the numbers
-are taken from the file afterwards, after every size is checked. Both formats are read:
+A .pt file contains a pickle, and a pickle can name any function and have it called. This reader permits only the
+operations that `torch.save` writes and the names that `_Reader.find_class` lists, and produces descriptions of tensors.
+It takes the numbers from the file after it has checked every size. It reads both formats:
 
-- legacy (before PyTorch 1.6), a stream: magic number, version, facts about the machine, the pickle, a pickle with the
-  list of the storages' keys, then for each the count of its values (int64) and the values;
+- legacy (before PyTorch 1.6), a stream: a magic number, a version, facts about the machine, the pickle, a pickle with
+  the list of the storages' keys, then for each storage the count of its values (int64) and the values;
 - zip: `<folder>/data.pkl` and, for each storage, `<folder>/data/<key>`, uncompressed.
 
-Source: torch/serialization.py and torch/_utils.py of PyTorch 1.0 to 2.13. Numbers are little-endian in both.
+Source: torch/serialization.py and torch/_utils.py of PyTorch 1.0 to 2.13. Numbers are little-endian in both formats.
 """
 
 import io
@@ -30,17 +30,17 @@ from pipeline.errors import SetupError
 
 Array: TypeAlias = NDArray[np.generic]
 
-#: Largest file that is read; the published ones have up to 116 MB.
+#: Largest file to read; the published files have up to 116 MB.
 MAX_BYTES: Final = 512 * 1024 * 1024
-#: Largest pickle: 300 times that of InceptionResnetV1, a gallery of some 100,000 photos.
+#: Largest pickle: 300 times that of InceptionResnetV1, or a gallery of some 100,000 photos.
 _MAX_PICKLE: Final = 8 * 1024 * 1024
 #: Most members of a zip file.
 _MAX_MEMBERS: Final = 200_000
-#: Most values in a tuple, with those of the tuples inside. A tensor's description has about 20. Comparing tuples takes
-#: a stack as deep as they are nested, and time that doubles with every level where a tuple holds another one twice.
+#: Most values in a tuple, including those of the tuples in it. A tensor's description has about 20. Comparing tuples
+#: needs a stack as deep as their nesting, and the time doubles with every level at which a tuple contains another twice.
 _MAX_TUPLE: Final = 64
 
-#: How a legacy file starts: the magic number and the version, each as a pickle of its own.
+#: The start of a legacy file: the magic number and the version, each as a pickle of its own.
 _LEGACY: Final = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
 _ZIP: Final = b"PK\x03\x04"
 
@@ -58,9 +58,9 @@ _DTYPES: Final = MappingProxyType(
     }
 )
 
-#: Operations whose result holds values and can be compared.
+#: Operations whose result contains other values and can be compared.
 _MAKE_TUPLES: Final = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE", "BINPERSID"})
-#: What `torch.save` writes (pickle protocol 2).
+#: The operations that `torch.save` writes (pickle protocol 2).
 _OPERATIONS: Final = (
     _MAKE_TUPLES
     | {"PROTO", "STOP", "MARK", "GLOBAL", "BUILD", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"}
@@ -80,12 +80,12 @@ def read(path: Path) -> dict[str, Array]:
     Returns
     -------
     dict of str to array
-        The tensors in the file's order; the arrays are copies, contiguous, and of the tensors' types.
+        The tensors in the file's order. The arrays are contiguous copies with the tensors' types.
 
     Raises
     ------
     SetupError
-        The file cannot be read, is damaged, is too large, or holds anything else; the message names it.
+        The file cannot be read, is damaged or too large, or contains anything else. The message names the file.
 
     """
     with _refusing(str(path)):
@@ -93,34 +93,34 @@ def read(path: Path) -> dict[str, Array]:
             _refuse(f"it is larger than {MAX_BYTES:,} bytes")
         state, load = _parse(path.read_bytes())
         if not isinstance(state, dict):
-            _refuse("it holds no state dict")
+            _refuse("it contains no state dict")
         for name in state:
             if not isinstance(name, str):
-                _refuse("a name in it is no text")
+                _refuse("a name in it is not text")
         return {name: load(tensor) for name, tensor in state.items()}
 
 
 def read_gallery_file(content: bytes, name: str) -> tuple[NDArray[np.float32], list[str]]:
-    """Read a gallery of the course's format: `torch.save([embeddings, names])`, two lists of the same length.
+    """Read a gallery in the course's format: `torch.save([embeddings, names])`, two lists of the same length.
 
     Parameters
     ----------
     content : bytes
         The file.
     name : str
-        What the file is called, for errors.
+        The file's name, for errors.
 
     Returns
     -------
     (n, d) float32
-        One embedding a row; (1, d) or (d,) in the file, n at least 1.
+        One embedding in each row, n at least 1. In the file each is (1, d) or (d,).
     list of str
         The n names.
 
     Raises
     ------
     SetupError
-        The file is damaged, is too large, or holds anything else; the message names it.
+        The file is damaged or too large, or contains anything else. The message names the file.
 
     """
     with _refusing(name):
@@ -128,24 +128,24 @@ def read_gallery_file(content: bytes, name: str) -> tuple[NDArray[np.float32], l
             _refuse(f"it is larger than {MAX_BYTES:,} bytes")
         gallery, load = _parse(content)
         if not (isinstance(gallery, list) and len(gallery) == 2 and all(isinstance(part, list) for part in gallery)):
-            _refuse("it is no gallery, which is [embeddings, names]")
+            _refuse("it is not a gallery, which would be [embeddings, names]")
         tensors, names = gallery
         if len(tensors) != len(names):
             _refuse(f"it has {len(tensors)} embeddings, but {len(names)} names")
         if not names:
-            _refuse("nobody is in it")
+            _refuse("it contains no person")
         if not all(isinstance(person, str) for person in names):
-            _refuse("a name in it is no text")
+            _refuse("a name in it is not text")
         rows = [load(tensor) for tensor in tensors]
         if {row.dtype for row in rows} != {np.dtype(np.float32)} or len({row.size for row in rows}) != 1:
-            _refuse("its embeddings are not float32 of one length")
+            _refuse("its embeddings are not float32 vectors of the same length")
         if not all(row.shape in {(row.size,), (1, row.size)} for row in rows):
-            _refuse("an embedding in it is no vector")
+            _refuse("an embedding in it is not a vector")
         return np.stack([row.reshape(-1) for row in rows]).astype(np.float32, copy=False), list(names)
 
 
 class _Refused(Exception):  # noqa: N818 - never leaves this module
-    """Why a file is not read."""
+    """The reason why a file is refused."""
 
 
 def _refuse(reason: str) -> NoReturn:
@@ -154,19 +154,19 @@ def _refuse(reason: str) -> NoReturn:
 
 @contextmanager
 def _refusing(name: str) -> Iterator[None]:
-    """Turn everything that goes wrong with the file `name` into one SetupError of one line."""
+    """Raise any error while reading the file `name` as a SetupError of one line."""
     try:
         yield
     except OSError as error:
         raise SetupError("not_readable", f"{name!r} cannot be read: {error.strerror or 'it is damaged'}.") from error
     except _Refused as error:
         raise SetupError("broken_file", f"{name!r} is refused: {error}.") from error
-    except Exception as error:  # pickle, zipfile and numpy raise all sorts where a file is damaged
-        raise SetupError("broken_file", f"{name!r} is refused: it is damaged or no PyTorch file.") from error
+    except Exception as error:  # pickle, zipfile and numpy raise many kinds of errors for a damaged file
+        raise SetupError("broken_file", f"{name!r} is refused: it is damaged, or not a PyTorch file.") from error
 
 
 class _Storage(NamedTuple):
-    """A run of values somewhere in the file."""
+    """Consecutive values of one type somewhere in the file."""
 
     dtype: np.dtype[np.generic]
     key: str
@@ -174,7 +174,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """A view of a storage; counted in values. Nothing of it is checked yet."""
+    """An unchecked description of a view of a storage; offset and stride count values, not bytes."""
 
     storage: object
     offset: object
@@ -183,14 +183,14 @@ class _Tensor(NamedTuple):
 
 
 class _Dictionary(dict[object, object]):
-    """Stands in for OrderedDict, whose order every dict has; drops the attributes that PyTorch hangs on it."""
+    """Replaces OrderedDict: every dict keeps its order. Ignores the attributes that PyTorch sets on it."""
 
     def __setstate__(self, state: object) -> None:
         pass
 
 
 class _RebuildTensor:
-    """Stands in for torch._utils._rebuild_tensor_v2; what follows the stride only matters in training."""
+    """Replaces torch._utils._rebuild_tensor_v2; the arguments after the stride only matter in training."""
 
     __slots__ = ()
 
@@ -202,14 +202,14 @@ class _RebuildTensor:
 
 
 class _Reader(pickle.Unpickler):
-    """Makes dicts, lists, tuples, texts, numbers and descriptions of tensors, and nothing else."""
+    """Creates only dicts, lists, tuples, texts, numbers and descriptions of tensors."""
 
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream)
         self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> object:
-        """Return what stands for a global. A storage's class is only ever looked at, so its name will do."""
+        """Return the replacement of a global. A storage's class is never called, so its name is enough."""
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _RebuildTensor()
         if (module, name) == ("collections", "OrderedDict"):
@@ -219,7 +219,7 @@ class _Reader(pickle.Unpickler):
         _refuse(f"it names {f'{module}.{name}'[:80]!r}, which neither weights nor galleries need")
 
     def persistent_load(self, pid: object) -> _Storage:
-        """Note a storage: ("storage", class, key, device, count), in legacy files and None (it is no part of one)."""
+        """Record a storage: ("storage", class, key, device, count). Legacy files add None for "not part of another"."""
         match pid:
             case ("storage", str(kind), str(key), str(), int(count), *rest) if (
                 kind in _DTYPES and count >= 0 and rest in ([], [None])
@@ -233,19 +233,19 @@ class _Reader(pickle.Unpickler):
 
 
 def _parse(content: bytes) -> tuple[object, Callable[[object], Array]]:
-    """Return what a file holds, tensors as descriptions, and the function that makes an array of a description."""
+    """Return a file's value, with descriptions of tensors, and the function that makes arrays from descriptions."""
     if content.startswith(_ZIP):
         value, values = _open_zip(content)
     elif content.startswith(_LEGACY):
         value, values = _open_legacy(content)
     else:
-        _refuse("it is no PyTorch file")
-    left = len(content)  # no file describes more bytes than it has, unless tensors share them
+        _refuse("it is not a PyTorch file")
+    left = len(content)  # only tensors that share a storage can describe more bytes than the file has
 
     def load(tensor: object) -> Array:
         nonlocal left
         if not (isinstance(tensor, _Tensor) and isinstance(tensor.storage, _Storage)):
-            _refuse("it holds something other than tensors")
+            _refuse("it contains something other than tensors")
         storage, shape, stride, offset = tensor.storage, _sizes(tensor.shape), _sizes(tensor.stride), tensor.offset
         if not isinstance(offset, int) or offset < 0 or len(shape) != len(stride):
             _refuse("it describes a tensor wrongly")
@@ -255,7 +255,7 @@ def _parse(content: bytes) -> tuple[object, Callable[[object], Array]]:
             _refuse(f"a tensor of shape {shape} does not fit its storage of {storage.length} values")
         left -= size * storage.dtype.itemsize
         if left < 0:
-            _refuse("its tensors describe more than it holds")
+            _refuse("its tensors describe more than it contains")
         flat = np.frombuffer(values(storage), storage.dtype, storage.length)
         steps = [step * storage.dtype.itemsize for step in stride]
         return np.lib.stride_tricks.as_strided(flat[offset:], shape, steps, writeable=False).copy()
@@ -270,19 +270,19 @@ def _sizes(value: object) -> tuple[int, ...]:
 
 
 def _open_zip(content: bytes) -> tuple[object, Callable[[_Storage], memoryview]]:
-    # Each entry of the directory starts with these bytes; zipfile itself would take any number of them into memory.
+    # Each entry of the directory starts with these bytes. zipfile itself would read any number of them into memory.
     if content.count(b"PK\x01\x02") > _MAX_MEMBERS:
         _refuse(f"it has more than {_MAX_MEMBERS:,} members")
     archive = zipfile.ZipFile(io.BytesIO(content))
     members = {info.filename: info for info in archive.infolist()}
     if len(members) != len(archive.infolist()):
-        _refuse("it has two members of one name")
+        _refuse("it has two members with the same name")
     if any(
         info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size for info in members.values()
     ):
         _refuse("it is compressed, which PyTorch's files never are")
     if sum(info.file_size for info in members.values()) > len(content):
-        _refuse("its members describe more than it holds")
+        _refuse("its members describe more than it contains")
     pickles = [name for name in members if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         _refuse("it has no data.pkl, so PyTorch did not write it")
@@ -290,11 +290,11 @@ def _open_zip(content: bytes) -> tuple[object, Callable[[_Storage], memoryview]]
     if f"{folder}byteorder" in members and archive.read(f"{folder}byteorder") != b"little":
         _refuse("its numbers are big-endian")
 
-    @cache  # read and checked once, however many tensors are views of it
+    @cache  # reads and checks a storage once, however many tensors are views of it
     def values(storage: _Storage) -> memoryview:
         info = members.get(f"{folder}data/{storage.key}")
         if info is None or info.file_size != storage.length * storage.dtype.itemsize:
-            _refuse(f"its storage {storage.key[:40]!r} is missing or of another size than it says")
+            _refuse(f"its storage {storage.key[:40]!r} is missing, or its size is not the described one")
         return memoryview(archive.read(info))
 
     value, _ = _unpickle(io.BytesIO(archive.read(pickles[0])))
@@ -304,7 +304,7 @@ def _open_zip(content: bytes) -> tuple[object, Callable[[_Storage], memoryview]]
 def _open_legacy(content: bytes) -> tuple[object, Callable[[_Storage], memoryview]]:
     stream = io.BytesIO(content)
     stream.seek(len(_LEGACY))
-    _scan(stream)  # facts about the machine that wrote it
+    _scan(stream)  # facts about the machine that wrote the file
     value, storages = _unpickle(stream)
     keys, _ = _unpickle(stream)
     if not isinstance(keys, list) or set(keys) != set(storages) or len(keys) != len(storages):
@@ -315,7 +315,7 @@ def _open_legacy(content: bytes) -> tuple[object, Callable[[_Storage], memoryvie
         size = storages[key].length * storages[key].dtype.itemsize
         count = int.from_bytes(content[place : place + 8], "little", signed=True)
         if count != storages[key].length or place + 8 + size > len(content):
-            _refuse(f"its storage {key[:40]!r} is cut off or of another size than it says")
+            _refuse(f"its storage {key[:40]!r} is cut off, or its size is not the described one")
         found[key] = memoryview(content)[place + 8 : place + 8 + size]
         place += 8 + size
     return value, lambda storage: found[storage.key]
@@ -328,11 +328,11 @@ def _unpickle(stream: io.BytesIO) -> tuple[object, dict[str, _Storage]]:
 
 
 def _scan(stream: io.BytesIO) -> bytes:
-    """Return the pickle that starts here and move behind it, having looked at every operation without doing any.
+    """Return the pickle that starts at the stream's position and move behind it, without executing any operation.
 
     Refuses operations that PyTorch does not write, memo numbers with gaps (the memo is a list as long as its highest
-    number) and large tuples. For the last, the stack is played with the size of each value in its place: 1, or for
-    what holds other values and can be compared, theirs and 1.
+    number) and large tuples. To find large tuples, it simulates the stack with the size of each value in its place: 1,
+    plus the sizes of the values that it contains if it can be compared.
     """
     start = stream.tell()
     sizes: list[int] = []  # 0 is a mark
@@ -350,12 +350,12 @@ def _scan(stream: io.BytesIO) -> bytes:
             case "BINGET" | "LONG_BINGET", int(number):
                 sizes.append(memo[number])
             case _:
-                _play(operation, sizes)
+                _simulate(operation, sizes)
     return stream.getbuffer()[start : stream.tell()].tobytes()
 
 
-def _play(operation: pickletools.OpcodeInfo, sizes: list[int]) -> None:
-    """Do to the stack of sizes what the operation does to the stack of values."""
+def _simulate(operation: pickletools.OpcodeInfo, sizes: list[int]) -> None:
+    """Simulate what the operation does to the stack of values on the stack of sizes."""
     taken = 0
     needs = list(operation.stack_before)
     if pickletools.markobject in needs:

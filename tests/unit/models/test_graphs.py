@@ -1,4 +1,4 @@
-"""The networks as ONNX graphs: they compute what their architectures say, and name the weight that does not fit."""
+"""The networks as ONNX graphs: they compute what their architectures describe; errors name the unsuitable weight."""
 
 import numpy as np
 import onnxruntime
@@ -9,8 +9,8 @@ from onnx import numpy_helper
 from adapters.models import facenet_graph, mtcnn_graph
 from pipeline.errors import SetupError
 
-# What the three networks are made of, written down a second time: channels, kernel, pooling window of each convolution;
-# values in and out of the dense layer; outputs.
+# The layers of the three networks, described independently of the code: channels, kernel and pooling window of each
+# convolution; values in and out of the dense layer; outputs.
 ARCHITECTURES = {
     "pnet": ([(10, 3, 2), (16, 3, 0), (32, 3, 0)], None, {"4_2": 4, "4_1": 2}),
     "rnet": ([(28, 3, 3), (48, 3, 3), (64, 2, 0)], (576, 128), {"5_2": 4, "5_1": 2}),
@@ -52,7 +52,7 @@ def convolved(x: np.ndarray, weights: dict[str, np.ndarray], key: str) -> np.nda
 
 
 def pooled(x: np.ndarray, window: int) -> np.ndarray:
-    """Take the largest of each window, every second one; the last ones may reach over the border."""
+    """Return the maximum of every second window; the last windows may reach over the border."""
     rows, columns = (range(0, side - window + 2, 2) for side in x.shape[2:])
     return np.stack(
         [np.stack([x[:, :, r : r + window, c : c + window].max((2, 3)) for c in columns], 2) for r in rows], 2
@@ -100,7 +100,7 @@ def pictures(count: int) -> np.ndarray:
 
 class TestMtcnn:
     @pytest.mark.parametrize("name", NAMES)
-    def test_it_computes_what_its_layers_say(self, name: str) -> None:
+    def test_it_computes_what_its_layers_describe(self, name: str) -> None:
         weights = mtcnn_weights(name)
         x = np.random.default_rng(1).uniform(-1, 1, PIXELS[name]).astype(np.float32)
         outputs, expected = run(mtcnn_graph.build(name, weights), x), computed(name, weights, x)
@@ -109,12 +109,12 @@ class TestMtcnn:
             np.testing.assert_allclose(output, values, atol=1e-5)
 
     @pytest.mark.parametrize("name", NAMES)
-    def test_outputs_come_in_the_order_that_the_cascade_takes_them(self, name: str) -> None:
+    def test_outputs_are_in_the_order_that_the_cascade_expects(self, name: str) -> None:
         model = mtcnn_graph.build(name, mtcnn_weights(name))
         names = [output.name for output in model.graph.output]
         assert names == ["offsets", *(["landmarks"] if name == "onet" else []), "probabilities"]
 
-    def test_pnet_takes_pictures_of_any_size_from_11_pixels(self) -> None:
+    def test_pnet_accepts_pictures_of_any_size_from_11_pixels(self) -> None:
         model = mtcnn_graph.build("pnet", mtcnn_weights("pnet"))
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         for height, width in ((11, 11), (12, 30), (57, 44)):
@@ -136,7 +136,7 @@ class TestMtcnn:
         [np.zeros((10, 3, 3), np.float32), np.zeros((10, 3, 3, 3)), np.full((10, 3, 3, 3), np.nan, np.float32)],
         ids=["shape", "type", "not a number"],
     )
-    def test_a_weight_that_does_not_fit_is_named(self, values: np.ndarray) -> None:
+    def test_an_unsuitable_weight_is_named(self, values: np.ndarray) -> None:
         with pytest.raises(SetupError, match=r"conv1\.weight") as caught:
             mtcnn_graph.build("pnet", mtcnn_weights("pnet") | {"conv1.weight": values})
         assert "\n" not in str(caught.value)
@@ -170,7 +170,7 @@ class TestFacenet:
         alone = np.concatenate([embed(face[np.newaxis]) for face in faces])
         np.testing.assert_allclose(embed(faces), alone, atol=1e-5)
 
-    def test_the_stand_in_tells_near_pictures_from_others(self, embed) -> None:
+    def test_the_stand_in_distinguishes_similar_pictures_from_others(self, embed) -> None:
         faces = pictures(6)
         noisy = faces + np.random.default_rng(4).uniform(-0.01, 0.01, faces.shape).astype(np.float32)
         vectors, near = embed(faces), embed(noisy)
@@ -202,23 +202,23 @@ class TestFacenet:
         )
         x = np.random.default_rng(2).standard_normal(weight.shape[1])
         expected = (weight @ x - mean) / np.sqrt(variance + 1e-3) * gamma + beta
-        found = constants[f"{folded}.weight"].reshape(weight.shape) @ x + constants[f"{folded}.bias"]
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        computed_values = constants[f"{folded}.weight"].reshape(weight.shape) @ x + constants[f"{folded}.bias"]
+        np.testing.assert_allclose(computed_values, expected, atol=1e-5)
 
     def test_the_network_has_the_published_number_of_parameters(self) -> None:
-        """facenet-pytorch's InceptionResnetV1 without `logits`; running statistics counted, batch counters not."""
+        """InceptionResnetV1 of facenet-pytorch without `logits` and batch counters, with running statistics."""
         shapes = facenet_graph.shapes()
         assert len(shapes) == 602
         assert sum(int(np.prod(shape)) for shape in shapes.values()) == 23_512_224
 
-    def test_what_only_training_needs_is_ignored(self, weights: dict[str, np.ndarray], model: object) -> None:
+    def test_tensors_that_only_training_needs_are_ignored(self, weights: dict[str, np.ndarray], model: object) -> None:
         more = {"logits.weight": np.zeros((9, 512)), "last_bn.num_batches_tracked": np.array(5)}
         assert facenet_graph.build(weights | more) == model
 
     @pytest.mark.parametrize(
         "name", ["conv2d_1a.conv.weight", "repeat_1.0.conv2d.bias", "block8.branch1.2.bn.running_var", "last_bn.bias"]
     )
-    def test_a_weight_that_is_missing_or_does_not_fit_is_named(self, name: str, weights: dict[str, np.ndarray]) -> None:
+    def test_a_missing_or_unsuitable_weight_is_named(self, name: str, weights: dict[str, np.ndarray]) -> None:
         missing = {key: values for key, values in weights.items() if key != name}
         shorter, unknown = weights[name][1:], weights[name] * np.float32(np.nan)
         for changed in (missing, weights | {name: shorter}, weights | {name: unknown}):

@@ -262,7 +262,7 @@ def test_the_refusal_describes_a_release_file_that_cannot_be_fetched(cache: Path
 
 
 def test_a_weight_file_without_weights_is_refused(cache: Path) -> None:
-    """Its hash is right, but it is no PyTorch file: nothing is installed."""
+    """Its hash is right, but it is not a PyTorch file: nothing is installed."""
     with serving(whole(b"weights")) as server:
         sources = vggface2_from(server)
         for name in (VGGFACE2, AUTO):

@@ -1,4 +1,4 @@
-"""Reading .pt files: both formats exactly, and nothing else, whatever the bytes are."""
+"""Reading .pt files: both formats exactly, and a refusal for any other bytes."""
 
 import io
 import pickle
@@ -32,7 +32,7 @@ class Reference(NamedTuple):
 
 
 def encode(value: object) -> bytes:
-    """Return the operations that make `value`, as torch.save writes them but for memo numbers; bytes are operations."""
+    """Return the operations that create `value`, as torch.save writes them but for memo numbers; keep bytes."""
     match value:
         case bytes():
             return value
@@ -112,7 +112,7 @@ def read_bytes(tmp_path: Path) -> Callable[[bytes], dict[str, np.ndarray]]:
 
 
 def refusal(action: Callable[[], object], name: str = "weights.pt") -> str:
-    """Return why `action` refuses a file; fail unless it does so in one line with the file's name."""
+    """Return the reason why `action` refuses a file; fail unless it is one line with the file's name."""
     with pytest.raises(SetupError) as caught:
         action()
     message = str(caught.value)
@@ -144,7 +144,7 @@ class TestReading:
         assert tensors["b"].flags.c_contiguous
 
     @both_formats
-    def test_views_of_one_storage_are_cut_and_turned(self, write: Writer, read_bytes) -> None:
+    def test_views_of_one_storage_are_sliced_and_transposed(self, write: Writer, read_bytes) -> None:
         state = {"turned": view("0", 6, 0, (3, 1), (1, 3)), "end": view("0", 6, 3, (3,), (1,))}
         tensors = read_bytes(write(state, {"0": SIX}))
         np.testing.assert_array_equal(tensors["turned"], [[0], [1], [2]])
@@ -164,7 +164,7 @@ class TestReading:
         assert tensors["x"].shape == (0, 3)
 
     @both_formats
-    def test_pytorchs_notes_on_a_state_dict_are_dropped(self, write: Writer, read_bytes) -> None:
+    def test_the_attributes_that_pytorch_sets_on_a_state_dict_are_ignored(self, write: Writer, read_bytes) -> None:
         entry = encode("x") + encode(view("0", 6, 0, (6,), (1,)))
         notes = encode({"_metadata": {"": {"version": 1}}})
         state = encode(EMPTY) + b"(" + entry + b"u" + notes + b"b"
@@ -186,7 +186,7 @@ class TestRefusing:
             Global("torch", "FloatStorage.__init__"),
         ],
     )
-    def test_a_global_off_the_list_is_named_and_not_called(self, write: Writer, function: Global, read_bytes) -> None:
+    def test_an_unlisted_global_is_named_and_not_called(self, write: Writer, function: Global, read_bytes) -> None:
         content = write(Call(function, ("exit 1",)), {})
         assert f"{function.module}.{function.name}" in refusal(lambda: read_bytes(content))
 
@@ -237,7 +237,7 @@ class TestRefusing:
         values = np.zeros(10_000, np.float32)
         state = {str(index): view("0", values.size, 0, (values.size,), (1,)) for index in range(200)}
         content = write(state, {"0": values})
-        assert "more than it holds" in refusal(lambda: read_bytes(content))
+        assert "more than it contains" in refusal(lambda: read_bytes(content))
 
     @both_formats
     @pytest.mark.parametrize("state", [[1], "text", None, {1: view("0", 6, 0, (6,), (1,))}], ids=str)
@@ -255,12 +255,12 @@ class TestRefusing:
         ],
         ids=["nested 100,000 deep", "doubled 60 times", "wide"],
     )
-    def test_a_key_that_takes_for_ever_to_compare(self, write: Writer, state: bytes, read_bytes) -> None:
+    def test_a_key_that_would_take_endless_time_to_compare(self, write: Writer, state: bytes, read_bytes) -> None:
         content = write(state, {})
         assert "tuple" in refusal(lambda: read_bytes(content))
 
     @both_formats
-    def test_lists_nested_deep_are_dropped_without_harm(self, write: Writer, read_bytes) -> None:
+    def test_deeply_nested_lists_do_no_harm(self, write: Writer, read_bytes) -> None:
         content = write({"x": b"]" * 50_000 + b"a" * 49_999}, {})
         refusal(lambda: read_bytes(content))
 
@@ -299,14 +299,14 @@ class TestRefusing:
         ],
         ids=str,
     )
-    def test_nothing_of_the_reader_can_be_changed(
+    def test_no_part_of_the_reader_can_be_changed(
         self, write: Writer, target: object, change: object, read_bytes
     ) -> None:
         content = write({"x": encode(target) + encode(change) + b"b"}, {"0": SIX})
         refusal(lambda: read_bytes(content))
 
     @both_formats
-    def test_a_file_cut_anywhere(self, write: Writer, read_bytes) -> None:
+    def test_a_file_that_is_cut_off_anywhere(self, write: Writer, read_bytes) -> None:
         content = write({"x": view("0", 6, 0, (6,), (1,))}, {"0": SIX})
         for length in range(0, len(content), 3):
             refusal(lambda length=length: read_bytes(content[:length]))
@@ -318,7 +318,7 @@ class TestRefusing:
             archive.writestr("weights/data/0", bytes(100_000))
         assert "compressed" in refusal(lambda: read_bytes(file.getvalue()))
 
-    def test_a_member_that_says_it_is_larger_than_it_is(self, read_bytes) -> None:
+    def test_a_member_that_claims_to_be_larger_than_it_is(self, read_bytes) -> None:
         content = zip_file({"x": view("0", 600, 0, (600,), (1,))}, {"0": SIX})
         place = content.index(b"weights/data/0", content.index(b"PK\x01\x02"))
         for size in ((24, 24), (24, 2400), (2400, 2400), (2**31, 2**31)):
@@ -333,7 +333,7 @@ class TestRefusing:
         for key in storages:
             place = content.index(f"weights/data/{key}".encode(), content.index(b"PK\x01\x02"))
             struct.pack_into("<II", changed, place - 26, 12_000, 12_000)
-        assert "more than it holds" in refusal(lambda: read_bytes(bytes(changed)))
+        assert "more than it contains" in refusal(lambda: read_bytes(bytes(changed)))
 
     def test_big_endian_numbers(self, read_bytes) -> None:
         content = zip_file({}, {}).replace(b"little", b"biggie")
@@ -355,11 +355,11 @@ class TestRefusing:
             file.truncate(MAX_BYTES + 1)
         assert "larger" in refusal(lambda: read(path))
 
-    def test_a_file_that_is_not_there_or_a_folder(self, tmp_path: Path) -> None:
+    def test_a_missing_file_and_a_folder(self, tmp_path: Path) -> None:
         refusal(lambda: read(tmp_path / "weights.pt"))
         refusal(lambda: read(tmp_path), tmp_path.name)
 
-    def test_a_name_of_several_lines_stays_in_one(self) -> None:
+    def test_a_name_of_several_lines_gives_a_message_of_one_line(self) -> None:
         refusal(lambda: read_gallery_file(b"", "two\nlines.pt"), "lines.pt")
 
 
@@ -394,7 +394,7 @@ def test_changed_bytes_give_tensors_or_a_refusal_and_nothing_else(
     ),
     write=st.sampled_from([zip_file, legacy_file]),
 )
-def test_any_row_of_allowed_operations_gives_tensors_or_a_refusal(
+def test_any_sequence_of_permitted_operations_gives_tensors_or_a_refusal(
     operations: list[bytes], write: Writer, read_bytes
 ) -> None:
     tensors_or_refusal(lambda: read_bytes(write(b"".join(operations), {"0": SIX})))
@@ -436,7 +436,7 @@ class TestGallery:
         ],
         ids=range(11),
     )
-    def test_anything_else_is_refused_in_a_line(self, content: bytes) -> None:
+    def test_anything_else_is_refused_in_one_line(self, content: bytes) -> None:
         refusal(lambda: read_gallery_file(content, "people.pt"), "people.pt")
 
 
