@@ -37,7 +37,7 @@ _MAX_PICKLE: Final = 8 * 1024 * 1024
 #: Most members of a zip file.
 _MAX_MEMBERS: Final = 200_000
 #: Most values in a tuple, including those of the tuples in it. A tensor's description has about 20. Comparing tuples
-#: needs a stack as deep as their nesting, and the time doubles with every level at which a tuple contains another twice.
+#: needs a stack as deep as their nesting, and the time doubles with every level where a tuple contains another twice.
 _MAX_TUPLE: Final = 64
 
 #: The start of a legacy file: the magic number and the version, each as a pickle of its own.
