@@ -26,7 +26,7 @@ from pipeline import gallery_storage
 from pipeline.errors import BadInput, SetupError
 from pipeline.gallery import Gallery
 from template import permissions
-from template.parameters import declared_parameters
+from template.parameters import Parameter, declared_parameters
 from template.reader import read_service
 from template.resources import Template
 from template.values import as_text
@@ -159,7 +159,8 @@ def plan(stacks: ServiceStacks, request: DeployRequest, on_event: Callable[[Stac
     digest = registry.known_digest(request.image, repository, stacks.ecr) if base is not None else None
     template = TEMPLATE.read_text()
     running = stacks.running_release()
-    parameters = _parameters(stacks, request, image, template, running)
+    declared = declared_parameters(template)
+    parameters = _parameters(stacks, request, image, template, declared, running)
     image_uri = f"{repository}@{digest}" if digest else f"{repository}:{registry.tag_of(image.id)}"
     drift = stacks.main.detect_drift() if main is not None else []
     main_parameters = {**parameters, "ImageUri": image_uri}
@@ -185,7 +186,7 @@ def plan(stacks: ServiceStacks, request: DeployRequest, on_event: Callable[[Stac
         base_changes=_changes(stacks.base, BASE_TEMPLATE.read_text(), base_parameters),
         main_changes=[] if refusals else _changes(stacks.main, template, main_parameters),
         parameter_changes=_differences(
-            main.parameters if main is not None else None, {**_defaults(template), **main_parameters}
+            main.parameters if main is not None else None, {**_defaults(declared), **main_parameters}
         ),
         permissions=[statement.words for statement in permissions.statements(main_template)],
         openness=[*permissions.openness(main_template), *permissions.openness(base_template)],
@@ -223,14 +224,18 @@ def _future_repository(stacks: ServiceStacks) -> str:
 
 
 def _parameters(
-    stacks: ServiceStacks, request: DeployRequest, image: Image, template: str, running: Release | None
+    stacks: ServiceStacks,
+    request: DeployRequest,
+    image: Image,
+    template: str,
+    declared: Mapping[str, Parameter],
+    running: Release | None,
 ) -> dict[str, str]:
     """Return the parameters of the main stack, without ImageUri.
 
     The value of `Release` is a hash of the other parameters, the template and the image. A parameter that was never set
     is left out, so that it takes the template's default, which may change.
     """
-    declared = declared_parameters(template)
     for name in request.parameters:
         if name not in declared or name in _SET_BY_DEPLOY:
             settable = ", ".join(other for other in declared if other not in _SET_BY_DEPLOY)
@@ -301,12 +306,8 @@ def _gallery_mismatches(image: Image, future_gallery: Gallery | None) -> list[st
     return []
 
 
-def _defaults(template: str) -> dict[str, str]:
-    return {
-        name: as_text(parameter.default)
-        for name, parameter in declared_parameters(template).items()
-        if parameter.default is not None
-    }
+def _defaults(declared: Mapping[str, Parameter]) -> dict[str, str]:
+    return {name: as_text(parameter.default) for name, parameter in declared.items() if parameter.default is not None}
 
 
 def _differences(before: Mapping[str, str] | None, after: Mapping[str, str]) -> list[tuple[str, str | None, str]]:
