@@ -10,6 +10,7 @@ Sources: Lambda developer guide, "Working with Lambda environment variables"; fo
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from adapters.settings import DEFAULT_REGION, template_parameters
@@ -25,7 +26,7 @@ RIE: Final = "/usr/local/bin/aws-lambda-rie"
 _SQS_ENDPOINT: Final = "http://elasticmq:9324"
 
 
-def variables(function: Function, region: str) -> dict[str, str]:
+def lambda_variables(function: Function, region: str) -> dict[str, str]:
     """Return the variables that a function sees on Lambda: its own and those that Lambda sets."""
     return {
         **function.environment,
@@ -46,31 +47,41 @@ def variables(function: Function, region: str) -> dict[str, str]:
     }
 
 
-def main() -> int:
-    """Become RIE. Returns only if that is impossible, with the exit code."""
-    handlers = sys.argv[1:]
-    region = os.environ.get("AWS_REGION") or DEFAULT_REGION
-    sqs_endpoint = os.environ.get("AWS_ENDPOINT_URL_SQS") or _SQS_ENDPOINT
+def main(arguments: Sequence[str], environ: Mapping[str, str], rie: str = RIE) -> int:
+    """Replace this process by RIE. Return an exit code only if that is impossible.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        The command line: one handler.
+    environ : Mapping of str to str
+        The environment.
+    rie : str
+        File of the Runtime Interface Emulator.
+
+    """
+    region = environ.get("AWS_REGION") or DEFAULT_REGION
+    sqs_endpoint = environ.get("AWS_ENDPOINT_URL_SQS") or _SQS_ENDPOINT
     try:
-        template = read_local_template(template_parameters(os.environ), region, sqs_endpoint)
+        template = read_local_template(template_parameters(environ), region, sqs_endpoint)
     except (TemplateError, SetupError) as error:
         sys.stderr.write(f"faceq: deploy/template.yaml: {error}\n")
         return 1
     functions = {function.handler: function for function in template.functions.values()}
-    if len(handlers) != 1 or handlers[0] not in functions:
+    if len(arguments) != 1 or arguments[0] not in functions:
         sys.stderr.write(f"faceq: the container's command must be a function's handler: {' or '.join(functions)}\n")
         return 2
-    environ = {**variables(functions[handlers[0]], region), "AWS_ENDPOINT_URL_SQS": _SQS_ENDPOINT, **os.environ}
-    command = [RIE, sys.executable, "-m", "local.runtimes.rie_client", *handlers]
+    variables = {**lambda_variables(functions[arguments[0]], region), "AWS_ENDPOINT_URL_SQS": _SQS_ENDPOINT, **environ}
+    command = [rie, sys.executable, "-m", "local.runtimes.rie_client", *arguments]
     try:
-        os.execve(RIE, command, environ)  # noqa: S606 - no shell is wanted
+        os.execve(rie, command, variables)  # noqa: S606 - no shell is wanted
     except OSError as error:
         sys.stderr.write(
-            f"faceq: the Runtime Interface Emulator {RIE} cannot run: {error.strerror}. "
+            f"faceq: the Runtime Interface Emulator {rie} cannot run: {error.strerror}. "
             "Build the image for this machine's architecture: docker compose build\n"
         )
     return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:], os.environ))

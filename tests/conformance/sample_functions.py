@@ -1,4 +1,4 @@
-"""A Lambda function that does what its event says, for the tests of the runtimes."""
+"""A Lambda function that does what its event requests, for the tests of the runtimes."""
 
 import ctypes
 import http.client
@@ -25,12 +25,12 @@ def handler(event, context):
 
 
 def url_handler(event, context):
-    """Answer a function URL's event: with its body as the result, or with the event itself."""
+    """Answer an event of a function URL, with the event itself unless its path requests something else."""
     match event["rawPath"]:
         case "/result":
             return json.loads(event["body"])
         case "/fail":
-            raise CustomError("seen by nobody")
+            raise CustomError("not for the caller")
         case "/exit":
             os._exit(1)
         case "/wait":
@@ -82,7 +82,7 @@ def _segfault(event, context):
 
 
 def _wait(event, context):
-    """Say that it began and whose request it is, then wait until the test makes a file."""
+    """Write the process id to a file as a sign that the request began, then wait until the test creates a file."""
     Path(event["began"]).write_text(str(os.getpid()))
     while not Path(event["until"]).exists():
         time.sleep(0.005)
@@ -156,7 +156,7 @@ def _print_much(event, context):
 
 
 def _call_api(event, context):
-    """Say what the Runtime API answers to calls that are out of turn."""
+    """Return what the Runtime API answers to calls that are out of turn."""
     address = os.environ["AWS_LAMBDA_RUNTIME_API"]
 
     def call(method, path):

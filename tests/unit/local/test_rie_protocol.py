@@ -1,4 +1,4 @@
-"""What the driver and the client say to each other through RIE; nothing else is taken for it."""
+"""The driver and the client in the container understand each other, and mistake nothing else for their messages."""
 
 import base64
 import uuid
@@ -36,7 +36,7 @@ def test_an_order_arrives_as_it_was_sent(
         '{"faceq": {}}', '{"faceq": {"a": 1}}', '{"custom": {"faceq": {}}}',
     ],
 )  # fmt: skip
-def test_other_client_contexts_hold_no_order(context: str | None) -> None:
+def test_other_client_contexts_contain_no_order(context: str | None) -> None:
     assert read_order(context) is None
 
 
@@ -46,16 +46,16 @@ def test_an_answer_arrives_as_it_was_sent(body: bytes, log_tail: bytes, outcome:
 
 
 @given(st.binary())
-def test_what_has_no_head_of_this_request_has_none(content: bytes) -> None:
+def test_content_without_a_head_line_of_this_request_is_no_answer_of_the_client(content: bytes) -> None:
     assert read_head(ID, content) is None
     assert read_head(ID, with_head(str(uuid.uuid4()), OK, content)) is None
 
 
 @pytest.mark.parametrize("room", [0, 1, 44, 45, 46, 1000, 10_000])
-def test_a_body_near_the_limit_goes_without_log_or_without_head(room: int) -> None:
+def test_a_body_near_the_limit_is_sent_without_its_log_or_without_a_head_line(room: int) -> None:
     body = b"x" * (MAX_RESPONSE_BYTES - room)
-    whole = with_head(ID, ERROR, body, b"y" * LOG_TAIL_BYTES)
-    assert len(whole) <= MAX_RESPONSE_BYTES
-    assert fits_with_head(body) == (room >= 45) == (whole != body)
-    if whole != body:
-        assert read_head(ID, whole) == (ERROR, body, b"y" * LOG_TAIL_BYTES if room == 10_000 else b"")
+    content = with_head(ID, ERROR, body, b"y" * LOG_TAIL_BYTES)
+    assert len(content) <= MAX_RESPONSE_BYTES
+    assert fits_with_head(body) == (room >= 45) == (content != body)
+    if content != body:
+        assert read_head(ID, content) == (ERROR, body, b"y" * LOG_TAIL_BYTES if room == 10_000 else b"")
