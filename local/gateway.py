@@ -117,7 +117,7 @@ class Gateway:
         mappings = service.event_source_mappings(self._sqs_endpoint, f"http://{LOOPBACK}:{API_PORT}", notify)
         await mappings.start()
         cleanup.push_async_callback(cancel, asyncio.create_task(self._report_concurrency(mappings)))
-        await service.serve_function_urls(URL_PORT)
+        await service.serve_function_url(URL_PORT)
         self._ready = True
         notify(f"faceq is up: {self.stack.function_url}")
         for sentence in self._template.only_on_aws:

@@ -16,6 +16,7 @@ from local.addresses import ACCOUNT
 from local.child_process import SupervisedProcess
 from local.http_server import LOOPBACK, listen
 from local.runtimes.function_runtime import FunctionRuntime
+from local.stack import StackError
 from template.model import ServiceTemplate
 
 #: How long a frame waits for a free execution environment before the function URL answers 429, seconds. AWS would start
@@ -88,9 +89,16 @@ class LambdaService:
             api.router.add_get(path, handler)
         await self._serve(api, port)
 
-    async def serve_function_urls(self, port: int) -> None:
-        """Serve the function URLs. Raises OSError if the port is taken."""
-        for url in self._template.function_urls:
+    async def serve_function_url(self, port: int) -> None:
+        """Serve the function URL. Raises StackError if the template has several, OSError if the port is taken."""
+        urls = self._template.function_urls
+        if len(urls) > 1:  # AWS gives each a host of its own
+            functions = ", ".join(url.function for url in urls)
+            raise StackError(
+                f"The template has {len(urls)} function URLs (of {functions}), and this machine serves one. "
+                "Keep the URL that takes the frames."
+            )
+        for url in urls:
             await self._serve(function_url.application(self._runtime, url.function, WAIT_SECONDS), port)
 
     async def _serve(self, application: web.Application, port: int) -> None:

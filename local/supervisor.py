@@ -180,7 +180,7 @@ class Stack:
         cleanup.push_async_callback(queues.stop)
         service = LambdaService(template, runtime, region, cleanup)
         await service.serve_api(api_port, function_url)
-        await service.serve_function_urls(port)
+        await service.serve_function_url(port)
         # Before the servers end, so that they can still answer the requests that wait for an environment.
         cleanup.push_async_callback(runtime.stop)
         mappings = service.event_source_mappings(

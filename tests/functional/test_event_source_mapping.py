@@ -21,6 +21,7 @@ from botocore.client import BaseClient
 from client import queue_operations
 from local import event_source_mapping, queue_creation
 from local.addresses import ACCOUNT, queue_url
+from local.free_ports import free_port
 from template.model import EventSourceMapping, Queue, Redrive
 from tests.conftest import StartQueueServer
 from tests.polling import eventually
@@ -562,8 +563,8 @@ def test_messages_wait_for_a_lambda_api_that_starts_later(setup: Setup) -> None:
 def test_an_outage_of_the_queue_server_is_waited_out_and_logged_once(
     setup: Setup, queue_server: StartQueueServer
 ) -> None:
-    with queue_server() as endpoint:
-        port = int(endpoint.rsplit(":", 1)[1])
+    port = free_port()
+    endpoint = f"http://127.0.0.1:{port}"
     flow = setup.flow()
     flow.mapping = EventSourceMapping(**(vars(flow.mapping) | {"queue_url": queue_url(endpoint, flow.name)}))
     lost, regained = "The queue cannot be read. Retrying until it can.", "The queue can be read again."
