@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from local.addresses import local_values
-from template.lambda_facts import RESERVED_VARIABLES
 from template.model import EventSourceMapping, Permission, Redrive, ServiceTemplate
+from template.parameters import declared_parameters
 from template.reader import read_playable
+from template.resources import Template
 from template.yaml_nodes import TemplateError
 
 SHIPPED = (Path(__file__).parents[3] / "deploy" / "template.yaml").read_text()
@@ -76,7 +77,7 @@ def test_failed_frames_go_to_the_dead_letter_queue() -> None:
     assert queues["faceq-req-dlq"].redrive is None
 
 
-def test_each_difference_to_aws_is_told_once() -> None:
+def test_each_difference_to_aws_is_listed_once() -> None:
     not_played = play(SHIPPED).only_on_aws
     assert len(not_played) == len(set(not_played))
     for word in ("IAM", "CloudWatch", "keep messages", "Encryption", "architecture", "unsigned"):
@@ -98,7 +99,7 @@ def test_parameters_replace_defaults_everywhere_they_are_used() -> None:
     assert template.functions["face-recognition"].environment["MAX_RECEIVE_COUNT"] == "2"
 
 
-def test_a_public_url_adds_permissions_that_are_told_and_not_played() -> None:
+def test_a_public_url_adds_permissions_that_are_shown_and_not_checked() -> None:
     assert play(SHIPPED).permissions == ()
     template = play(SHIPPED, UrlAuthType="NONE")
     assert template.function_urls[0].auth_type == "NONE"
@@ -113,10 +114,10 @@ def test_a_public_url_adds_permissions_that_are_told_and_not_played() -> None:
     assert [sentence for sentence in template.only_on_aws if "unsigned" in sentence]
 
 
-# What is not played and told all the same
+# What is not played and still shown
 
 
-def test_what_is_not_played_of_a_function_is_kept_for_those_who_ask() -> None:
+def test_properties_that_are_not_played_are_kept_for_the_lambda_api() -> None:
     assert play(SHIPPED, ImageUri="repository@sha256:12").functions["face-detection"].unplayed_properties == {
         "Description": "Release local: finds the faces of a posted frame and sends them on.",
         "Code": {"ImageUri": "repository@sha256:12"},
@@ -134,12 +135,12 @@ def test_what_is_not_played_of_a_function_is_kept_for_those_who_ask() -> None:
         ("LogGroup: !Ref FaceRecognitionLogs", "LogGroup: !GetAtt FaceRecognitionLogs.Arn", "LoggingConfig"),
     ],
 )
-def test_what_has_no_value_on_this_machine_is_said_to_be_unknown(old: str, new: str, unknown: str) -> None:
+def test_a_property_that_is_only_known_on_aws_is_none(old: str, new: str, unknown: str) -> None:
     told = play(changed(old, new)).functions["face-recognition"].unplayed_properties
     assert {name for name, value in told.items() if value is None} == {unknown, "Code"}  # local runs have no image
 
 
-def test_no_value_takes_away_what_is_only_told() -> None:
+def test_no_value_takes_away_a_property_that_is_not_played() -> None:
     told = play(changed("Architectures: [!Ref Architecture]", "Architectures: !Ref AWS::NoValue")).functions
     assert "Architectures" not in told["face-recognition"].unplayed_properties
 
@@ -178,7 +179,7 @@ def test_a_wrong_parameter_says_what_is_wrong(parameters: Mapping[str, str], pro
         ({"MaxReceiveCount": "4"}, "maxReceiveCount of 4"),
     ],
 )
-def test_what_aws_takes_and_advises_against_is_told(parameters: Mapping[str, str], advice: str) -> None:
+def test_what_aws_takes_and_advises_against_is_listed(parameters: Mapping[str, str], advice: str) -> None:
     assert [sentence for sentence in play(SHIPPED, **parameters).advice if advice in sentence]
 
 
@@ -305,8 +306,37 @@ def test_a_disabled_mapping_is_read_as_such() -> None:
     assert not mapping.enabled
 
 
-def test_the_regions_variable_is_one_that_lambda_sets() -> None:
-    assert "AWS_REGION" in RESERVED_VARIABLES
+@pytest.mark.parametrize(
+    "name", ["_HANDLER", "AWS_REGION", "AWS_LAMBDA_FUNCTION_NAME", "AWS_SESSION_TOKEN", "LAMBDA_TASK_ROOT"]
+)
+def test_a_variable_that_lambda_sets_cannot_be_set(name: str) -> None:
+    with pytest.raises(TemplateError, match=f"the variable {name} is set by Lambda"):
+        play(changed("MAX_RECEIVE_COUNT:", f"{name}:"))
+
+
+@pytest.mark.parametrize("name", ["PATH", "LANG", "TZ", "PYTHONPATH", "LD_LIBRARY_PATH"])
+def test_a_variable_that_lambda_sets_and_lets_functions_change_can_be_set(name: str) -> None:
+    """Lambda developer guide, "Working with Lambda environment variables": defined, and not reserved."""
+    function = play(changed("MAX_RECEIVE_COUNT:", f"{name}:")).functions["face-recognition"]
+    assert function.environment[name] == "5"
+
+
+def test_further_queues_do_not_hide_the_two_of_the_contract() -> None:
+    """Clients find them by the ends of their names."""
+    another = "  Another: {Type: AWS::SQS::Queue, Properties: {QueueName: faceq-liveness-queue}}\n\nOutputs:\n"
+    service = play(changed("\nOutputs:\n", f"\n{another}"), Prefix="cam")
+    assert service.request_queue == service.queues["cam-req-queue"]
+    assert service.response_queue == service.queues["cam-resp-queue"]
+    twice = play(changed("\nOutputs:\n", f"\n{another}".replace("liveness-queue", "b-req-queue")))
+    assert twice.request_queue is None
+
+
+@pytest.mark.parametrize("name", sorted(play(SHIPPED).functions))
+def test_each_function_has_parameters_for_what_its_report_advises_to_change(name: str) -> None:
+    template = Template(SHIPPED, {})
+    resource = template.resources[play(SHIPPED).functions[name].logical_id]
+    parameters = {resource.parameter("MemorySize"), resource.parameter("Timeout")}
+    assert parameters <= set(declared_parameters(SHIPPED))
 
 
 def test_a_template_in_json_is_read_too() -> None:
