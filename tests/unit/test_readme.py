@@ -116,3 +116,12 @@ def test_files_and_modules_that_comments_and_docstrings_name_exist() -> None:
             if missing := set(missing_names("\n".join(spans))) - elsewhere:
                 wrong[file.relative_to(ROOT).as_posix()] = missing
     assert wrong == {}
+
+
+def test_the_tests_that_the_makefile_selects_exist() -> None:
+    selections = re.findall(r"(tests/\S+\.py) -k '([^']+)'", (ROOT / "Makefile").read_text())
+    assert selections
+    for file, expression in selections:
+        tests = re.findall(r"^def (test_\w+)", (ROOT / file).read_text(), re.MULTILINE)
+        for part in expression.split(" or "):
+            assert any(part in test for test in tests), f"{file} has no test {part}"
