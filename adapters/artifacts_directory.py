@@ -5,7 +5,6 @@ the system frees when its holder dies. So the writer of any temporary file that 
 the holder removes the file.
 """
 
-import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from adapters import atomic_file, file_lock
+from adapters.artifact_names import check_blob_name, is_blob_name
 from pipeline.errors import TransientError
 
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _LOCK = ".lock"
 
 
@@ -71,7 +70,7 @@ class DirectoryStore:
     def names(self) -> Sequence[str]:
         """Return the names of all blobs, sorted."""
         try:
-            return sorted(path.name for path in self._path.iterdir() if PLAIN_NAME.fullmatch(path.name))
+            return sorted(path.name for path in self._path.iterdir() if is_blob_name(path.name))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -126,8 +125,7 @@ class DirectoryStore:
             raise _unavailable("write", path, error) from error
 
     def _file(self, name: str) -> Path:
-        if not PLAIN_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not a plain file name")
+        check_blob_name(name)
         return self._path / name
 
 

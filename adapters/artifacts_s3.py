@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from adapters.artifacts_directory import PLAIN_NAME
+from adapters.artifact_names import check_blob_name, is_blob_name
 from adapters.aws_errors import to_faceq_error
 from pipeline.errors import TransientError
 
@@ -37,7 +37,7 @@ _LOCK: Final = ".lock"
 _POLL_SECONDS: Final = 0.25
 
 
-def client(session: "boto3.Session") -> "BaseClient":
+def s3_client(session: "boto3.Session") -> "BaseClient":
     """Return an S3 client whose slowest call takes about half a turn's lifetime of `S3Store`."""
     from botocore.config import Config
 
@@ -132,7 +132,7 @@ class S3Store:
                 Bucket=self._bucket, Prefix=folder, Delimiter="/"
             )
             names = [entry["Key"].removeprefix(folder) for page in pages for entry in page.get("Contents", ())]
-        return sorted(name for name in names if PLAIN_NAME.fullmatch(name))
+        return sorted(name for name in names if is_blob_name(name))
 
     def version(self, name: str) -> str | None:
         """Return the object's version id and ETag, None if it does not exist; needs one HEAD request."""
@@ -259,8 +259,7 @@ class S3Store:
             ) from error
 
     def _key(self, name: str) -> str:
-        if not PLAIN_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is not a plain file name")
+        check_blob_name(name)
         return f"{self._prefix}/{name}"
 
     def _url(self, key: str) -> str:

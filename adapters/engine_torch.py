@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from adapters.models.catalogue import STAND_IN
 from adapters.models.installed import InstalledDetector, InstalledModel
-from adapters.models.weights import read
+from adapters.models.weights import read_state_dict
 from pipeline.detect import Cascade, Floats, Network, suppress
 from pipeline.embed import standardise
 from pipeline.errors import SetupError
@@ -86,7 +86,7 @@ def _weights(model: InstalledModel) -> Mapping[str, NDArray[np.generic]]:
         from adapters.models.facenet_graph import stand_in_weights
 
         return stand_in_weights()
-    return read(model.files["weights"])
+    return read_state_dict(model.files["weights"])
 
 
 def _unsuitable_weights(model: InstalledModel) -> SetupError:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _REFUSED_CHARACTER: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def client(region: str, endpoint: str | None = None) -> "BaseClient":
+def sqs_client(region: str, endpoint: str | None = None) -> "BaseClient":
     """Return an SQS client.
 
     Parameters

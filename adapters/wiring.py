@@ -62,9 +62,9 @@ def gallery_store(settings: ModelSettings) -> ArtifactStore:
     if isinstance(settings.gallery, S3Place):
         import boto3
 
-        from adapters.artifacts_s3 import S3Store, client
+        from adapters.artifacts_s3 import S3Store, s3_client
 
-        return S3Store(client(boto3.Session()), settings.gallery.bucket, settings.gallery.prefix)
+        return S3Store(s3_client(boto3.Session()), settings.gallery.bucket, settings.gallery.prefix)
     return DirectoryStore(settings.gallery)
 
 
@@ -89,6 +89,6 @@ def checked_gallery(settings: ModelSettings) -> Gallery | None:
 
 def queue_sender(settings: QueueSettings, queue_url: str) -> MessageSender:
     """Return a sender to one queue. Sends no request yet."""
-    from adapters.queue_sqs import SqsSender, client
+    from adapters.queue_sqs import SqsSender, sqs_client
 
-    return SqsSender(client(settings.region), queue_url)
+    return SqsSender(sqs_client(settings.region), queue_url)

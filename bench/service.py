@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from adapters.queue_sqs import client
+from adapters.queue_sqs import sqs_client
 from adapters.settings import (
     FACEQ_ENGINE,
     FACEQ_GALLERY_DIR,
@@ -247,7 +247,7 @@ def memory(service: Service) -> list[tuple[str, float]]:
 
 def client_of(stack: RunningStack) -> ServiceClient:
     """Return a client of a running service."""
-    return ServiceClient(stack.function_url, stack.response_queue_url, client(stack.region, stack.sqs_endpoint))
+    return ServiceClient(stack.function_url, stack.response_queue_url, sqs_client(stack.region, stack.sqs_endpoint))
 
 
 # A fresh function process
@@ -263,7 +263,7 @@ class ColdStart:
 
 def cold_starts(service: Service, stack: RunningStack, frame: Frame, runs: int) -> dict[str, list[ColdStart]]:
     """Start a new process of each function `runs` times and send it one event; it sends to a queue made for this."""
-    sqs = client(stack.region, stack.sqs_endpoint)
+    sqs = sqs_client(stack.region, stack.sqs_endpoint)
     url = str(sqs.create_queue(QueueName="bench")["QueueUrl"])
     body = FrameRequest(frame.content, "cold", frame.filename).to_json().encode()
     posted = to_event(

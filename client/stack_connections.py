@@ -63,10 +63,10 @@ def stack_on_this_machine(environ: Mapping[str, str]) -> RunningStack:
 
 def client_of_running_stack(stack: RunningStack) -> "ServiceClient":
     """Return a client that sends frames to a stack on this machine."""
-    from adapters.queue_sqs import client
+    from adapters.queue_sqs import sqs_client
     from client.service_client import ServiceClient
 
-    return ServiceClient(stack.function_url, stack.response_queue_url, client(stack.region, stack.sqs_endpoint))
+    return ServiceClient(stack.function_url, stack.response_queue_url, sqs_client(stack.region, stack.sqs_endpoint))
 
 
 def client_of_deployed_stack(session: "boto3.Session", deployed: Deployed) -> "ServiceClient":
@@ -83,10 +83,10 @@ def queues_of_running_stack(stack: RunningStack) -> Iterator[StackQueues]:
     """Give the queues of a stack on this machine. Raises TransientError if a call inside the block fails."""
     from botocore.exceptions import BotoCoreError, ClientError
 
-    from adapters.queue_sqs import client
+    from adapters.queue_sqs import sqs_client
 
     try:
-        yield StackQueues(client(stack.region, stack.sqs_endpoint), None)
+        yield StackQueues(sqs_client(stack.region, stack.sqs_endpoint), None)
     except (BotoCoreError, ClientError) as error:
         raise TransientError("queue_unavailable", f"The queues cannot be reached: {error}. See `faceq logs`.") from None
 
@@ -122,10 +122,10 @@ def queues_of_deployed_stack(
 
 def gallery_of_deployed_stack(session: "boto3.Session", deployed: Deployed) -> "GalleryStore":
     """Return the store of a deployed stack's gallery. Raises BadInput if the stack has none."""
-    from adapters.artifacts_s3 import PREFIX, S3Store, client
+    from adapters.artifacts_s3 import PREFIX, S3Store, s3_client
 
     if not deployed.gallery:
         raise BadInput(
             "no_gallery_bucket", f"The stack {deployed.stack} has no bucket for a gallery. Run: faceq deploy"
         )
-    return S3Store(client(session), deployed.gallery, PREFIX)
+    return S3Store(s3_client(session), deployed.gallery, PREFIX)

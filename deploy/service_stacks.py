@@ -138,4 +138,4 @@ class ServiceStacks:
 
     def gallery_store(self) -> S3Store:
         """Return the store of the gallery in the bucket."""
-        return S3Store(artifacts_s3.client(self.session), self.bucket, artifacts_s3.PREFIX)
+        return S3Store(artifacts_s3.s3_client(self.session), self.bucket, artifacts_s3.PREFIX)

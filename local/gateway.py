@@ -29,7 +29,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from adapters import json_log
 from adapters.models.installed import installed_model
-from adapters.queue_sqs import client
+from adapters.queue_sqs import sqs_client
 from adapters.settings import (
     DEFAULT_REGION,
     FACEQ_API_PORT,
@@ -138,7 +138,7 @@ class Gateway:
             await asyncio.sleep(REFRESH_SECONDS)
 
     async def _create_queues(self) -> None:
-        sqs = client(self._region, self._sqs_endpoint)
+        sqs = sqs_client(self._region, self._sqs_endpoint)
         waiting = False
         while True:
             try:

@@ -128,22 +128,22 @@ class _Installation:
 
     def _build_detector(self) -> None:
         from adapters.models import mtcnn_graph
-        from adapters.models.weights import read
+        from adapters.models.weights import read_state_dict
 
         package = self.sources.detector
         graphs: dict[str, Path] = {}
         for network, path in zip(_NETWORKS, package_files(package, self.cache), strict=True):
             graphs[network] = self.cache / DETECTOR / f"{network}.onnx"
-            write_file(graphs[network], mtcnn_graph.build(network, read(path)).SerializeToString())
+            write_file(graphs[network], mtcnn_graph.build(network, read_state_dict(path)).SerializeToString())
         facts = {"source": f"{package.name} {package.version}", "licence": "MIT"}
         write_manifest(DETECTOR, facts, graphs, self.cache)
 
     def _build_facenet(self, model: str, weights: Path, source: str | None = None) -> None:
         from adapters.models import facenet_graph
-        from adapters.models.weights import read
+        from adapters.models.weights import read_state_dict
 
         graph = self.cache / model / "embedder.onnx"
-        write_file(graph, facenet_graph.build(read(weights)).SerializeToString())
+        write_file(graph, facenet_graph.build(read_state_dict(weights)).SerializeToString())
         known = CATALOGUE.get(model) or replace(CATALOGUE[VGGFACE2], id=model, licence="unknown", source=source or "")
         write_manifest(model, recogniser_facts(known, weights), {"onnx": graph, "weights": weights}, self.cache)
 

@@ -69,7 +69,7 @@ _OPERATIONS: Final = (
 )
 
 
-def read(path: Path) -> dict[str, Array]:
+def read_state_dict(path: Path) -> dict[str, Array]:
     """Read the tensors of a state dict.
 
     Parameters

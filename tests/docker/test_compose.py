@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 import requests
 
-from adapters.queue_sqs import client
+from adapters.queue_sqs import sqs_client
 from client.frames import Frame
 from client.queue_operations import depths
 from tests.conftest import COLLINS
@@ -89,11 +89,11 @@ def test_functions_reach_the_queues_and_no_other_machine(scaled: Containers) -> 
 
 def test_queue_urls_work_on_this_machine_and_in_the_containers(scaled: Containers) -> None:
     """ElasticMQ returns URLs with the address that the client used."""
-    sqs = client(scaled.stack.region, scaled.stack.sqs_endpoint)
+    sqs = sqs_client(scaled.stack.region, scaled.stack.sqs_endpoint)
     assert sqs.get_queue_url(QueueName="faceq-resp-queue")["QueueUrl"] == scaled.stack.response_queue_url
     code = (
-        "from adapters.queue_sqs import client; "
-        "print(client('us-east-1').get_queue_url(QueueName='faceq-resp-queue')['QueueUrl'])"
+        "from adapters.queue_sqs import sqs_client; "
+        "print(sqs_client('us-east-1').get_queue_url(QueueName='faceq-resp-queue')['QueueUrl'])"
     )
     credentials = ("--env", "AWS_ACCESS_KEY_ID=local", "--env", "AWS_SECRET_ACCESS_KEY=local")
     printed = scaled.compose("exec", "--no-TTY", *credentials, "face-detection", "python", "-c", code)
@@ -111,13 +111,13 @@ def test_twenty_frames_survive_a_restart_of_the_queues(scaled: Containers, frame
     scaled.compose("start", "elasticmq")
     scaled.compose("start", "face-recognition")
     assert collected(scaled, ids) == dict.fromkeys(ids, COLLINS)
-    sqs = client(scaled.stack.region, scaled.stack.sqs_endpoint)
+    sqs = sqs_client(scaled.stack.region, scaled.stack.sqs_endpoint)
     eventually(lambda: all(depth.visible + depth.in_flight == 0 for depth in depths(sqs)), 60)
 
 
 def collected(service: Containers, ids: set[str]) -> dict[str, str]:
     """Read the response queue until there is an answer for each id."""
-    sqs = client(service.stack.region, service.stack.sqs_endpoint)
+    sqs = sqs_client(service.stack.region, service.stack.sqs_endpoint)
     results: dict[str, str] = {}
 
     def receive() -> bool:

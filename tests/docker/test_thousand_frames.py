@@ -22,7 +22,7 @@ import pytest
 import requests
 from PIL import Image
 
-from adapters.queue_sqs import client
+from adapters.queue_sqs import sqs_client
 from client.frames import Frame
 from client.queue_operations import depths
 from tests.conftest import COLLINS, HOPPER
@@ -84,7 +84,7 @@ class Answers:
 
     def _receive(self) -> None:
         stack = self._service.stack
-        sqs = client(stack.region, stack.sqs_endpoint)
+        sqs = sqs_client(stack.region, stack.sqs_endpoint)
         while not self._stop.is_set():
             messages = sqs.receive_message(QueueUrl=stack.response_queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
             for message in messages.get("Messages", []):
@@ -177,7 +177,7 @@ def content(answer: Mapping[str, object]) -> str:
 def empty(service: Containers) -> bool:
     return all(
         depth.visible + depth.in_flight == 0
-        for depth in depths(client(service.stack.region, service.stack.sqs_endpoint))
+        for depth in depths(sqs_client(service.stack.region, service.stack.sqs_endpoint))
     )
 
 

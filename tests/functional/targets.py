@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from adapters.queue_sqs import client
+from adapters.queue_sqs import sqs_client
 from adapters.settings import (
     FACEQ_API_PORT,
     FACEQ_GALLERY_DIR,
@@ -97,7 +97,9 @@ class Service:
 
     def client(self) -> ServiceClient:
         return ServiceClient(
-            self.stack.function_url, self.stack.response_queue_url, client(self.stack.region, self.stack.sqs_endpoint)
+            self.stack.function_url,
+            self.stack.response_queue_url,
+            sqs_client(self.stack.region, self.stack.sqs_endpoint),
         )
 
     def ask(self, *frames: Frame, concurrency: int = 1, timeout: float = 60) -> dict[str, Outcome]:

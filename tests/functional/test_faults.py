@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from adapters.queue_sqs import client
+from adapters.queue_sqs import sqs_client
 from client.frames import Frame
 from client.service_client import Outcome
 from pipeline.messages import FrameRequest
@@ -113,7 +113,7 @@ def test_a_frame_whose_client_disconnects_is_not_lost(quick: Service, frame: Cal
     with socket.create_connection((url.hostname, url.port or 80)) as connection:
         head = f"POST / HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
-    sqs = client(quick.stack.region, quick.stack.sqs_endpoint)
+    sqs = sqs_client(quick.stack.region, quick.stack.sqs_endpoint)
     answers: list[str] = []
 
     def receive() -> bool:

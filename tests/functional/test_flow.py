@@ -14,7 +14,7 @@ import pytest
 import requests
 from PIL import Image
 
-from adapters.queue_sqs import client
+from adapters.queue_sqs import sqs_client
 from client.frames import Frame, frames
 from tests.conftest import COLLINS, HOPPER, Start
 from tests.functional.targets import ROOT, Service
@@ -172,7 +172,7 @@ def test_the_response_and_the_answer_to_an_accepted_frame_are_those_of_the_contr
     body = {"content": base64.b64encode(picture()).decode(), "request_id": str(uuid4()), "filename": "a.jpg"}
     answer = requests.post(running.stack.function_url, json=body, timeout=30)
     assert (answer.status_code, answer.text) == (200, "Face detection completed")
-    sqs = client(running.stack.region, running.stack.sqs_endpoint)
+    sqs = sqs_client(running.stack.region, running.stack.sqs_endpoint)
     (message,) = sqs.receive_message(QueueUrl=running.stack.response_queue_url, WaitTimeSeconds=10)["Messages"]
     assert json.loads(message["Body"]).items() >= {"request_id": body["request_id"], "result": "No-Face"}.items()
     sqs.delete_message(QueueUrl=running.stack.response_queue_url, ReceiptHandle=message["ReceiptHandle"])
@@ -191,7 +191,7 @@ def test_garbage_on_the_request_queue_is_answered_or_moved_to_the_dead_letter_qu
         "MaxReceiveCount=2",
     )
     with service(tmp_path, *quick) as started:
-        sqs = client(started.stack.region, started.stack.sqs_endpoint)
+        sqs = sqs_client(started.stack.region, started.stack.sqs_endpoint)
         sqs.send_message(QueueUrl=started.stack.request_queue_url, MessageBody='{"request_id": "mine", "faces": 1}')
         sqs.send_message(QueueUrl=started.stack.request_queue_url, MessageBody="garbage")
         (answer,) = sqs.receive_message(QueueUrl=started.stack.response_queue_url, WaitTimeSeconds=20)["Messages"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.queue_sqs import client
+from adapters.queue_sqs import sqs_client
 from tests.builders import RED, faces_message
 from tests.functional.targets import ROOT, Home, Service, processes
 from tests.polling import eventually
@@ -57,7 +57,7 @@ def service(folder: Path) -> Iterator[Service]:
 def test_the_second_mapping_calls_the_third_function_with_what_is_on_the_second_queue(
     service: Service, folder: Path
 ) -> None:
-    sqs = client(service.stack.region, service.stack.sqs_endpoint)
+    sqs = sqs_client(service.stack.region, service.stack.sqs_endpoint)
     queue = service.stack.request_queue_url.replace("-req-queue", "-liveness-queue")
     bodies = {f"message {number}" for number in range(5)}
     for body in bodies:
@@ -71,7 +71,7 @@ def test_the_second_mapping_calls_the_third_function_with_what_is_on_the_second_
 
 def test_the_first_mapping_calls_its_own_function_as_before(service: Service, folder: Path) -> None:
     """The message's face was cut for another model, so the recogniser answers `Error`; the third one gets nothing."""
-    sqs = client(service.stack.region, service.stack.sqs_endpoint)
+    sqs = sqs_client(service.stack.region, service.stack.sqs_endpoint)
     sqs.send_message(
         QueueUrl=service.stack.request_queue_url,
         MessageBody=faces_message(RED, request_id="first", preprocessing="another"),

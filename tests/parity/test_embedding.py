@@ -57,7 +57,7 @@ def random_network(tmp_path_factory: pytest.TempPathFactory) -> InstalledModel:
             torch.nn.init.kaiming_normal_(module.weight)
     folder = tmp_path_factory.mktemp("random")
     torch.save(network.state_dict(), folder / "weights.pt", _use_new_zipfile_serialization=False)
-    onnx.save(facenet_graph.build(weights.read(folder / "weights.pt")), folder / "model.onnx")
+    onnx.save(facenet_graph.build(weights.read_state_dict(folder / "weights.pt")), folder / "model.onnx")
     return InstalledModel(
         id="file-00000000",
         preprocessing="facenet-160",

@@ -32,4 +32,4 @@ def test_the_gallery_is_in_the_place_that_the_variables_name(
 
 def test_a_gallery_on_s3_is_asked_for_in_the_functions_region(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    assert artifacts_s3.client(boto3.Session()).meta.region_name == "eu-west-1"
+    assert artifacts_s3.s3_client(boto3.Session()).meta.region_name == "eu-west-1"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from adapters.models.weights import MAX_BYTES, read, read_gallery_file
+from adapters.models.weights import MAX_BYTES, read_gallery_file, read_state_dict
 from pipeline.errors import SetupError
 
 
@@ -106,7 +106,7 @@ def read_bytes(tmp_path: Path) -> Callable[[bytes], dict[str, np.ndarray]]:
     def run(content: bytes) -> dict[str, np.ndarray]:
         path = tmp_path / "weights.pt"
         path.write_bytes(content)
-        return read(path)
+        return read_state_dict(path)
 
     return run
 
@@ -353,11 +353,11 @@ class TestRefusing:
         path = tmp_path / "weights.pt"
         with path.open("wb") as file:
             file.truncate(MAX_BYTES + 1)
-        assert "larger" in refusal(lambda: read(path))
+        assert "larger" in refusal(lambda: read_state_dict(path))
 
     def test_a_missing_file_and_a_folder(self, tmp_path: Path) -> None:
-        refusal(lambda: read(tmp_path / "weights.pt"))
-        refusal(lambda: read(tmp_path), tmp_path.name)
+        refusal(lambda: read_state_dict(tmp_path / "weights.pt"))
+        refusal(lambda: read_state_dict(tmp_path), tmp_path.name)
 
     def test_a_name_of_several_lines_gives_a_message_of_one_line(self) -> None:
         refusal(lambda: read_gallery_file(b"", "two\nlines.pt"), "lines.pt")
