@@ -1,4 +1,4 @@
-"""A queue in memory with SQS's semantics: for one process, such as a test of both functions."""
+"""A queue in memory with SQS's semantics, for tests in one process."""
 
 import itertools
 import threading
@@ -19,11 +19,11 @@ class ReceivedMessage:
     message_id : str
         The same on every receive.
     receipt : str
-        What deletes it; another on every receive.
+        Deletes it; different on every receive.
     body : str
         As sent.
     receive_count : int
-        How often it has been received, this time included.
+        How often it has been received, including this time.
 
     """
 
@@ -48,9 +48,9 @@ class MemoryQueue(MessageSender):
     Parameters
     ----------
     visibility_timeout : float
-        Seconds that a received message stays hidden.
+        How many seconds a received message stays hidden.
     clock : callable
-        Returns seconds, never backwards.
+        Returns seconds and never goes backwards.
 
     """
 
@@ -62,13 +62,13 @@ class MemoryQueue(MessageSender):
         self._numbers = itertools.count(1)
 
     def send(self, body: str) -> None:
-        """Put `body` on the queue. Raises ValueError as the port says."""
+        """Put `body` on the queue. Raises ValueError if SQS can never accept it."""
         check_body(body)
         with self._lock:
             self._stored.append(_Stored(f"message-{next(self._numbers)}", body))
 
     def receive(self, most: int = 10) -> list[ReceivedMessage]:
-        """Return up to `most` visible messages (1 to 10) and hide them; an empty list if there are none."""
+        """Return up to `most` visible messages (1 to 10) and hide them."""
         if not 1 <= most <= 10:
             raise ValueError("a receive takes 1 to 10 messages")
         received: list[ReceivedMessage] = []
@@ -83,18 +83,18 @@ class MemoryQueue(MessageSender):
         return received
 
     def delete(self, receipt: str) -> None:
-        """Remove the message; nothing happens if it is gone or has been received again since."""
+        """Remove the message, unless it is already removed or has been received again since."""
         with self._lock:
             self._stored = [stored for stored in self._stored if stored.receipt != receipt]
 
     def hide(self, receipt: str, seconds: float) -> None:
-        """Show the message again after so many seconds; nothing happens if it has been received again since."""
+        """Show the message again after so many seconds, unless it has been received again since."""
         with self._lock:
             for stored in self._stored:
                 if stored.receipt == receipt:
                     stored.visible_at = self._clock() + seconds
 
     def __len__(self) -> int:
-        """Return how many messages there are, hidden ones included."""
+        """Return the number of messages, including hidden ones."""
         with self._lock:
             return len(self._stored)

@@ -1,4 +1,4 @@
-"""The queue in memory keeps SQS's promises to a receiver; those to a sender are in the conformance suite."""
+"""The queue in memory treats receivers as SQS does. What it promises to senders is in the conformance suite."""
 
 import pytest
 
@@ -13,7 +13,7 @@ class Clock:
         return self.seconds
 
 
-def test_a_received_message_is_hidden_until_its_visibility_lapses_and_counts_its_receives() -> None:
+def test_a_received_message_is_hidden_for_the_visibility_timeout_and_counts_its_receives() -> None:
     clock = Clock()
     queue = MemoryQueue(visibility_timeout=10, clock=clock)
     queue.send("a")
@@ -52,7 +52,7 @@ def test_an_old_receipt_deletes_nothing() -> None:
     assert len(queue) == 1
 
 
-def test_a_receive_takes_at_most_what_was_asked_oldest_first() -> None:
+def test_a_receive_returns_at_most_the_requested_number_oldest_first() -> None:
     queue = MemoryQueue()
     for number in range(12):
         queue.send(str(number))
@@ -61,6 +61,6 @@ def test_a_receive_takes_at_most_what_was_asked_oldest_first() -> None:
 
 
 @pytest.mark.parametrize("most", [0, 11])
-def test_a_receive_asks_for_one_to_ten(most: int) -> None:
+def test_a_receive_of_fewer_than_1_or_more_than_10_messages_is_refused(most: int) -> None:
     with pytest.raises(ValueError, match="1 to 10"):
         MemoryQueue().receive(most)

@@ -11,7 +11,7 @@ from adapters.artifacts_s3 import S3Store
 from pipeline.errors import TransientError
 from tests.aws_server import AwsServer
 
-#: Long beside a request of these tests, short beside a test.
+#: In seconds: long compared with a request, short compared with a test.
 LIFETIME = 0.6
 
 PREFIX = "gallery"
@@ -66,7 +66,7 @@ def test_a_turn_lasts_as_long_as_its_holder_works(open_store: Open) -> None:
 def test_a_writer_that_was_stopped_for_too_long_writes_nothing_more(client: BaseClient, open_store: Open) -> None:
     slow, quick = open_store(lifetime_seconds=LIFETIME), open_store(lifetime_seconds=LIFETIME)
     with slow.exclusive():
-        quick.write("a", b"theirs")  # as if another process waited while this one was stopped
+        quick.write("a", b"theirs")  # as if another process had waited while this one was stopped
         with pytest.raises(TransientError, match="Another writer took over"):
             slow.write("a", b"mine")
     assert quick.read("a") == b"theirs"
@@ -96,7 +96,7 @@ def test_keys_that_are_deeper_hidden_or_beside_the_prefix_are_no_blobs(client: B
     assert list(store.names()) == []
 
 
-def test_more_names_than_one_answer_holds_are_all_listed(
+def test_a_listing_of_several_pages_is_complete(
     client: BaseClient, open_store: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "3")  # S3's is 1,000
@@ -107,7 +107,7 @@ def test_more_names_than_one_answer_holds_are_all_listed(
     assert list(store.names()) == names
 
 
-def test_a_missing_bucket_is_not_taken_for_a_missing_blob(client: BaseClient) -> None:
+def test_a_missing_bucket_is_not_reported_as_a_missing_blob(client: BaseClient) -> None:
     store = S3Store(client, "no-such-bucket", "gallery")
     for use in (lambda: store.read("a"), lambda: store.version("a"), lambda: store.delete("a"), store.names):
         with pytest.raises(TransientError, match="bucket does not exist") as failed:

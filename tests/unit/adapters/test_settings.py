@@ -1,4 +1,4 @@
-"""The variables: defaults, what they accept, and one line that mends what they do not."""
+"""The variables: their defaults, what they accept, and one line that names a value they do not accept."""
 
 import os
 import subprocess
@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from adapters.settings import (
-    MB_PER_PROCESSOR,
     ModelSettings,
     Paths,
     QueueSettings,
@@ -18,11 +17,12 @@ from adapters.settings import (
 )
 from pipeline.errors import SetupError
 from pipeline.images import MAX_PIXELS
+from template.lambda_facts import MB_PER_PROCESSOR
 
 FOLDERS = {"FACEQ_MODELS_DIR": "/models", "FACEQ_GALLERY_DIR": "/gallery"}
 
 
-def test_nothing_set_gives_the_documented_defaults() -> None:
+def test_without_variables_the_documented_defaults_apply() -> None:
     settings = ModelSettings.from_environment({})
     assert (settings.engine, settings.model, settings.min_face_size) == ("onnx", "auto", 20)
     assert settings.max_pixels == MAX_PIXELS
@@ -33,7 +33,7 @@ def test_nothing_set_gives_the_documented_defaults() -> None:
     assert "faceq" in paths.models.parts
 
 
-def test_an_empty_variable_is_one_that_is_not_set() -> None:
+def test_an_empty_variable_counts_as_not_set() -> None:
     names = [
         "FACEQ_ENGINE",
         "FACEQ_MODEL",
@@ -47,7 +47,7 @@ def test_an_empty_variable_is_one_that_is_not_set() -> None:
     assert ModelSettings.from_environment(dict.fromkeys(names, "")) == ModelSettings.from_environment({})
 
 
-def test_every_variable_is_taken() -> None:
+def test_every_variable_is_read() -> None:
     settings = ModelSettings.from_environment(
         {
             **FOLDERS,
@@ -61,8 +61,8 @@ def test_every_variable_is_taken() -> None:
     assert settings == ModelSettings("torch", "dlib", Path("/models"), Path("/gallery"), 12, 100, 3)
 
 
-@pytest.mark.parametrize("others", [{}, {"FACEQ_GALLERY_DIR": "/gallery"}], ids=["alone", "beside the other"])
-def test_a_folder_means_the_same_to_every_part(
+@pytest.mark.parametrize("others", [{}, {"FACEQ_GALLERY_DIR": "/gallery"}], ids=["alone", "with the other folder"])
+def test_every_part_reads_a_folder_in_the_same_way(
     others: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -73,7 +73,7 @@ def test_a_folder_means_the_same_to_every_part(
         assert ModelSettings.from_environment(environ).models == tmp_path / "models"
 
 
-def test_a_function_that_is_told_its_folders_does_not_load_platformdirs() -> None:
+def test_a_function_whose_folders_are_set_does_not_import_platformdirs() -> None:
     code = (
         "import sys; from adapters.settings import ModelSettings; "
         f"ModelSettings.from_environment({FOLDERS!r}); sys.exit('platformdirs' in sys.modules)"
@@ -88,8 +88,8 @@ def test_a_function_that_is_told_its_folders_does_not_load_platformdirs() -> Non
         ("s3://b.c/two/deep/", S3Place("b.c", "two/deep")),
     ],
 )
-@pytest.mark.parametrize("others", [{}, FOLDERS], ids=["alone", "beside the folders"])
-def test_a_gallery_on_s3_beats_the_folder(text: str, place: S3Place, others: dict[str, str]) -> None:
+@pytest.mark.parametrize("others", [{}, FOLDERS], ids=["alone", "with the folders"])
+def test_a_gallery_on_s3_takes_precedence_over_the_folder(text: str, place: S3Place, others: dict[str, str]) -> None:
     settings = ModelSettings.from_environment({"FACEQ_GALLERY": text, **others})
     assert settings.gallery == place
     assert str(place) == text.removesuffix("/")
@@ -110,7 +110,7 @@ def test_a_gallery_on_s3_beats_the_folder(text: str, place: S3Place, others: dic
         "https://bucket/gallery",
     ],
 )
-def test_what_is_no_place_on_s3_is_refused(text: str) -> None:
+def test_an_invalid_place_on_s3_is_refused(text: str) -> None:
     with pytest.raises(SetupError, match=r"FACEQ_GALLERY is .*; set it to s3://BUCKET/PREFIX"):
         ModelSettings.from_environment({"FACEQ_GALLERY": text, **FOLDERS})
 
@@ -119,7 +119,7 @@ def test_what_is_no_place_on_s3_is_refused(text: str) -> None:
     ("memory_mb", "processors"),
     [("128", 1), (str(MB_PER_PROCESSOR), 1), (str(MB_PER_PROCESSOR + 1), 2), ("10240", 6)],
 )
-def test_threads_follow_the_processor_share_of_the_memory_size(memory_mb: str, processors: int) -> None:
+def test_threads_follow_the_processors_that_lambda_gives_for_the_memory_size(memory_mb: str, processors: int) -> None:
     settings = ModelSettings.from_environment({"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": memory_mb})
     assert settings.threads == min(processors, os.cpu_count() or 1)
 
@@ -140,7 +140,7 @@ def test_threads_follow_the_processor_share_of_the_memory_size(memory_mb: str, p
         ("FACEQ_THREADS", "0"),
     ],
 )
-def test_a_value_that_cannot_be_meant_is_refused_by_name(name: str, value: str) -> None:
+def test_the_refusal_of_an_invalid_value_names_the_variable_and_the_value(name: str, value: str) -> None:
     with pytest.raises(SetupError) as refused:
         ModelSettings.from_environment({name: value})
     assert refused.value.code == "bad_setting"
@@ -149,7 +149,7 @@ def test_a_value_that_cannot_be_meant_is_refused_by_name(name: str, value: str) 
     assert "set it to" in refused.value.message
 
 
-def test_a_function_says_which_queue_it_lacks() -> None:
+def test_a_missing_queue_is_named() -> None:
     environ = {"REQUEST_QUEUE_URL": "http://127.0.0.1:1/q"}
     with pytest.raises(SetupError, match="RESPONSE_QUEUE_URL"):
         QueueSettings.from_environment(environ, "REQUEST_QUEUE_URL", "RESPONSE_QUEUE_URL")
@@ -165,7 +165,7 @@ def test_a_function_says_which_queue_it_lacks() -> None:
         ({}, "us-east-1"),
     ],
 )
-def test_the_region_is_awss_variable_then_the_default(environ: dict[str, str], region: str) -> None:
+def test_the_region_comes_from_awss_variables_or_is_the_default(environ: dict[str, str], region: str) -> None:
     assert QueueSettings.from_environment(environ).region == region
 
 
@@ -175,18 +175,18 @@ def test_a_receive_count_is_at_least_one(value: str) -> None:
         QueueSettings.from_environment({"MAX_RECEIVE_COUNT": value})
 
 
-def test_parameters_of_the_template_are_parted_by_blanks() -> None:
+def test_parameters_of_the_template_are_separated_by_spaces() -> None:
     assert template_parameters({}) == {}
     assert template_parameters({"FACEQ_PARAMETERS": " Prefix=a  BatchSize=1 "}) == {"Prefix": "a", "BatchSize": "1"}
 
 
 @pytest.mark.parametrize("text", ["Prefix", "=a", "Prefix = a"])
-def test_what_is_no_parameter_is_shown(text: str) -> None:
+def test_an_invalid_parameter_is_refused(text: str) -> None:
     with pytest.raises(SetupError, match="write Name=Value"):
         template_parameters({"FACEQ_PARAMETERS": text})
 
 
-def test_ports_are_ports() -> None:
+def test_a_port_is_a_number_up_to_65535() -> None:
     assert port({}, "FACEQ_PORT", 8000) == 8000
     assert port({"FACEQ_PORT": "81"}, "FACEQ_PORT", 8000) == 81
     for text in ("x", "0", "65536"):
@@ -194,5 +194,5 @@ def test_ports_are_ports() -> None:
             port({"FACEQ_PORT": text}, "FACEQ_PORT", 8000)
 
 
-def test_a_clones_gallery_is_the_folder_that_compose_mounts() -> None:
+def test_the_default_gallery_of_a_clone_is_the_folder_that_compose_mounts() -> None:
     assert Paths.from_environment({}).gallery == Path(__file__).parents[3] / "gallery"
