@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,17 @@ from tests.functional.targets import Home
 from tests.polling import eventually
 
 pytestmark = pytest.mark.only("processes", "these commands start and stop the stack without Docker")
+
+
+@pytest.fixture(scope="module")
+def started(model: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """Folders in which a stack runs; the tests that leave it as it is share it."""
+    home = Home(tmp_path_factory.mktemp("started"))
+    up = home.faceq("up", "-d", "--port", "0")
+    assert up.returncode == 0, up.stderr
+    yield home
+    assert home.faceq("down").returncode == 0
+    assert home.faceq("status").returncode == 1
 
 
 def processes_of(home: Home) -> list[psutil.Process]:
@@ -40,14 +52,15 @@ def test_ctrl_c_stops_everything_and_leaves_no_process(home: Home) -> None:
     assert "Traceback" not in printed
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_no_process_outlives_the_supervisor(home: Home, number: signal.Signals) -> None:
+def test_no_process_outlives_the_supervisor(home: Home) -> None:
     """This also holds for `kill -9`, and whatever the supervisor left behind does not affect the next `up`."""
-    assert home.faceq("up", "-d", "--port", "0").returncode == 0
-    parts = processes_of(home)
-    parts[0].send_signal(number)
-    _, alive = psutil.wait_procs(parts, timeout=10)
-    assert alive == []
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        up = home.faceq("up", "-d", "--port", "0")
+        assert up.returncode == 0, up.stderr
+        parts = processes_of(home)
+        parts[0].send_signal(number)
+        _, alive = psutil.wait_procs(parts, timeout=10)
+        assert alive == [], number
     again = home.faceq("up", "-d", "--port", "0")
     assert again.returncode == 0, again.stderr
     assert home.faceq("down").returncode == 0
@@ -89,22 +102,20 @@ def test_folders_with_the_names_of_our_packages_are_not_imported(home: Home) -> 
         assert done.returncode == 0, done.stderr
 
 
-def test_a_second_up_names_the_running_stack(home: Home) -> None:
-    assert home.faceq("up", "-d", "--port", "0").returncode == 0
-    try:
-        stack = home.running()
-        assert stack is not None
-        second = home.faceq("up", "--port", "0")
-        assert second.returncode == 1
-        assert second.stderr.count("\n") == 1
-        assert f"process {stack.pid}" in second.stderr
-        status = json.loads(home.faceq("status", "--json").stdout)
-        assert {"faceq", "queue-server", "event-source-mapping", "face-detection", "face-recognition"} == {
-            row["part"] for row in status["processes"]
-        }
-    finally:
-        assert home.faceq("down").returncode == 0
-    assert home.faceq("status").returncode == 1
+def test_a_second_up_names_the_running_stack(started: Home) -> None:
+    stack = started.running()
+    assert stack is not None
+    second = started.faceq("up", "--port", "0")
+    assert second.returncode == 1
+    assert second.stderr.count("\n") == 1
+    assert f"process {stack.pid}" in second.stderr
+
+
+def test_status_shows_every_part_of_the_running_stack(started: Home) -> None:
+    status = json.loads(started.faceq("status", "--json").stdout)
+    assert {"faceq", "queue-server", "event-source-mapping", "face-detection", "face-recognition"} == {
+        row["part"] for row in status["processes"]
+    }
 
 
 def test_up_names_a_port_that_is_in_use_and_the_process_that_uses_it(home: Home) -> None:
@@ -124,18 +135,14 @@ def test_a_stale_or_broken_state_file_is_removed(home: Home) -> None:
         assert not (home.folder / "state" / "stack.json").exists()
 
 
-def test_no_process_listens_outside_this_machine(home: Home) -> None:
-    assert home.faceq("up", "-d", "--port", "0").returncode == 0
-    try:
-        addresses = {
-            connection.laddr.ip
-            for process in processes_of(home)
-            for connection in process.net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN
-        }
-        assert addresses == {"127.0.0.1"}
-    finally:
-        home.faceq("down")
+def test_no_process_listens_outside_this_machine(started: Home) -> None:
+    addresses = {
+        connection.laddr.ip
+        for process in processes_of(started)
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert addresses == {"127.0.0.1"}
 
 
 def test_a_missing_model_is_reported_in_one_line_with_the_command_that_gets_it(home: Home) -> None:
