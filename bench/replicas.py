@@ -16,10 +16,11 @@ from rich.console import Console
 from adapters.models.installed import installed_model
 from adapters.settings import FACEQ_API_PORT, FACEQ_PORT, FACEQ_QUEUE_PORT, ModelSettings
 from bench import sample_frames
-from bench.service import COMPUTE, Service, client_of
+from bench.service import COMPUTE, Service
 from bench.tables import SPREAD, Section, spread
 from client.frames import Frame
 from client.service_client import Outcome, ServiceClient
+from client.stack_connections import client_of_running_stack
 from client.stack_state import RunningStack, local_stack
 from local.free_ports import free_ports
 from local.stack import ROOT
@@ -130,9 +131,9 @@ def _one_stack(
         for kind, other in kinds.items():
             overhead.rows.append((f"{name}, {kind}", *spread(_overheads(stack, other, runs))))
     # Every replica works once before the measurement.
-    list(client_of(stack).send(repeat(frame, IN_FLIGHT), concurrency=IN_FLIGHT))
+    list(client_of_running_stack(stack).send(repeat(frame, IN_FLIGHT), concurrency=IN_FLIGHT))
     began = time.monotonic()
-    outcomes = list(client_of(stack).send(repeat(frame, count), concurrency=IN_FLIGHT))
+    outcomes = list(client_of_running_stack(stack).send(repeat(frame, count), concurrency=IN_FLIGHT))
     seconds = time.monotonic() - began
     answered = sum(outcome.answer is not None for outcome in outcomes)
     times = sorted(outcome.milliseconds for outcome in outcomes)
@@ -142,7 +143,7 @@ def _one_stack(
 
 
 def _overheads(stack: RunningStack, frame: Frame, runs: int) -> list[float]:
-    sender: ServiceClient = client_of(stack)
+    sender: ServiceClient = client_of_running_stack(stack)
     outcomes = list(sender.send(repeat(frame, runs), concurrency=1))
     return [outcome.milliseconds - _compute(outcome) for outcome in outcomes]
 

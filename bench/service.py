@@ -28,7 +28,8 @@ from adapters.settings import (
 )
 from client import stack_state
 from client.frames import Frame
-from client.service_client import Outcome, ServiceClient
+from client.service_client import Outcome
+from client.stack_connections import client_of_running_stack
 from client.stack_state import RunningStack
 from local.addresses import ACCOUNT
 from local.event_source_mapping_rules import to_record
@@ -153,7 +154,7 @@ class Passage:
 def one_in_flight(stack: RunningStack, frame: Frame, runs: int) -> list[Passage]:
     """Send a frame `runs` times, each after the answer to the one before; return the times of each."""
     answered: list[tuple[Outcome, float]] = []
-    for outcome in client_of(stack).send(repeat(frame, WARM_UP + runs), concurrency=1):
+    for outcome in client_of_running_stack(stack).send(repeat(frame, WARM_UP + runs), concurrency=1):
         answered.append((outcome, time.time()))
         if outcome.answer is None:
             raise RuntimeError(f"A frame got no answer: {outcome.problem}")
@@ -235,7 +236,7 @@ def _log_lines(logs: Path, function: str) -> dict[str, _Line]:
 def burst(stack: RunningStack, frame: Frame, count: int) -> tuple[list[Outcome], float]:
     """Post `count` frames together; return their outcomes and the seconds until the last answer."""
     began = time.monotonic()
-    outcomes = list(client_of(stack).send(repeat(frame, count), concurrency=count))
+    outcomes = list(client_of_running_stack(stack).send(repeat(frame, count), concurrency=count))
     return outcomes, time.monotonic() - began
 
 
@@ -243,11 +244,6 @@ def memory(service: Service) -> list[tuple[str, float]]:
     """Return each process's part of the service and its resident memory in MB."""
     rows = json.loads(service.faceq("status", "--json"))["processes"]
     return [(str(row["part"]), float(row["resident_mb"])) for row in rows]
-
-
-def client_of(stack: RunningStack) -> ServiceClient:
-    """Return a client of a running service."""
-    return ServiceClient(stack.function_url, stack.response_queue_url, sqs_client(stack.region, stack.sqs_endpoint))
 
 
 # A fresh function process

@@ -156,7 +156,7 @@ def _as_posted_by_a_camera(photo: Path) -> Frame:
 
 def _show(result: Figures) -> None:
     console = Console(highlight=False)
-    table = Table("frames", "answered", "at once", "seconds", "frames/s", "p50 ms", "p95 ms", "max ms")
+    table = Table("frames", "answered", "concurrency", "seconds", "frames/s", "p50 ms", "p95 ms", "max ms")
     times = ["" if figure is None else f"{figure:.0f}" for figure in (result.p50, result.p95, result.max)]
     table.add_row(
         *map(str, (result.frames, result.answered, result.concurrency)),

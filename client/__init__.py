@@ -1,1 +1,5 @@
-"""What stands outside the service and uses it, on this machine or on AWS: frames, posts, answers, enrolment, queues."""
+"""Code that uses the service from outside, on this machine or on AWS.
+
+It reads frames, posts them and collects the answers, enrols people and transfers galleries, and works with the queues,
+the logs and the state of a running or deployed stack.
+"""

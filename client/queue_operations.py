@@ -1,6 +1,6 @@
 """Operations on the queues of a running service: how full they are, which messages wait, purge, redrive.
 
-They work on every SQS endpoint (the laptop's, ElasticMQ, AWS) through a boto3 client that the caller made.
+They work with every SQS endpoint (the laptop's, ElasticMQ, AWS) through a boto3 client that the caller made.
 """
 
 import json

@@ -17,6 +17,7 @@ from uuid import uuid4
 import requests
 
 from client.frames import Frame
+from client.queue_operations import BATCH
 from pipeline.messages import FrameRequest, Json
 
 #: How long one receive call may wait for messages. SQS allows 20 s; with shorter calls a command ends sooner.
@@ -102,9 +103,9 @@ class ServiceClient:
         self._function_url = function_url
         self._queue_url = response_queue_url
         self._sqs = sqs
-        self._waiting: dict[str, Future[dict[str, Json]]] = {}
-        self._own: set[str] = set()
-        self._taking = threading.Lock()
+        self._answers: dict[str, Future[dict[str, Json]]] = {}
+        self._sent_ids: set[str] = set()
+        self._message_lock = threading.Lock()
         self._session = requests.Session()
         self._session.auth = auth
         # Function URLs on AWS are always https, and may only be reachable through a proxy. Posts to this machine must
@@ -141,8 +142,8 @@ class ServiceClient:
         if frame.problem is not None:
             return outcome(None, frame.problem)
         answer: Future[dict[str, Json]] = Future()
-        self._waiting[request_id] = answer
-        self._own.add(request_id)
+        self._answers[request_id] = answer
+        self._sent_ids.add(request_id)
         try:
             problem = self._post(FrameRequest(frame.content, request_id, frame.filename), started + timeout_seconds)
             if problem is not None:
@@ -151,7 +152,7 @@ class ServiceClient:
         except TimeoutError:
             return outcome(None, f"no answer within {timeout_seconds:g} s{self._queue_problem}")
         finally:
-            del self._waiting[request_id]
+            del self._answers[request_id]
 
     def _post(self, request: FrameRequest, deadline: float) -> str | None:
         """Post a frame until it is accepted; return None then, or else the reason why it was not."""
@@ -183,7 +184,7 @@ class ServiceClient:
             yield
         finally:
             stop.set()
-            with self._taking:  # a poll may go on by itself, but the deletion of an answer must be finished
+            with self._message_lock:  # a poll may go on by itself, but the deletion of an answer must be finished
                 pass
 
     @contextmanager
@@ -192,7 +193,7 @@ class ServiceClient:
         try:
             yield
         finally:
-            for answer in list(self._waiting.values()):
+            for answer in list(self._answers.values()):
                 answer.cancel()
 
     def _poll(self, stop: threading.Event) -> None:
@@ -200,33 +201,34 @@ class ServiceClient:
         while not stop.is_set():
             try:
                 received = self._sqs.receive_message(
-                    QueueUrl=self._queue_url, MaxNumberOfMessages=10, WaitTimeSeconds=POLL_SECONDS
+                    QueueUrl=self._queue_url, MaxNumberOfMessages=BATCH, WaitTimeSeconds=POLL_SECONDS
                 )
-                with self._taking:
+                with self._message_lock:
                     for message in received.get("Messages", []):
                         if stop.is_set():  # we have all our answers, so this message is for another client
                             self._sqs.change_message_visibility(
                                 QueueUrl=self._queue_url, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=0
                             )
                         else:
-                            self._take(message)
+                            self._handle(message)
                 pause = 0.1
                 self._queue_problem = ""
-            except Exception as error:  # noqa: BLE001 - boto3's errors have no common base class; an unanswered frame reports this one
+            except Exception as error:  # noqa: BLE001 - boto3's errors have no common base class
+                # A frame that stays unanswered reports this.
                 self._queue_problem = f"; the response queue cannot be read: {error}"
                 stop.wait(pause)
                 pause = min(2 * pause, 2.0)
 
-    def _take(self, message: dict[str, str]) -> None:
+    def _handle(self, message: dict[str, str]) -> None:
         try:
             answer = json.loads(message["Body"])
             request_id = answer["request_id"]
         except (ValueError, TypeError, KeyError, RecursionError):
             return  # not an answer, so not one of ours
-        if not isinstance(request_id, str) or request_id not in self._own:
+        if not isinstance(request_id, str) or request_id not in self._sent_ids:
             return
-        waiting = self._waiting.get(request_id)
-        if waiting is not None and not waiting.done():  # the queue may deliver twice
+        waiting = self._answers.get(request_id)
+        if waiting is not None and not waiting.done():  # the queue may deliver an answer twice
             waiting.set_result(answer)
         self._sqs.delete_message(QueueUrl=self._queue_url, ReceiptHandle=message["ReceiptHandle"])
 
