@@ -30,6 +30,7 @@ from template.parameters import Parameter, declared_parameters
 from template.reader import read_service
 from template.resources import Template
 from template.values import as_text
+from template.yaml_nodes import TemplateError
 
 #: Lambda's name for a processor architecture, by Docker's name for the platform.
 _ARCHITECTURES: Final = {"linux/amd64": "x86_64", "linux/arm64": "arm64"}
@@ -165,9 +166,12 @@ def plan(stacks: ServiceStacks, request: DeployRequest, on_event: Callable[[Stac
     drift = stacks.main.detect_drift() if main is not None else []
     main_parameters = {**parameters, "ImageUri": image_uri}
     base_parameters = stacks.base_parameters(base)
-    main_template = Template(template, main_parameters)
+    try:
+        main_template = Template(template, main_parameters)
+        service = read_service(main_template)
+    except TemplateError as error:
+        raise BadInput(error.code, f"deploy/{TEMPLATE.name}, {error.message}") from None
     base_template = Template(BASE_TEMPLATE.read_text(), base_parameters)
-    service = read_service(main_template)
     gallery_outcome, future_gallery = _gallery(stacks, request.gallery, base)
     refusals = [
         *preflight.template_refusals(main_template, service),

@@ -54,13 +54,13 @@ def test_a_denial_is_no_permission_and_never_wide() -> None:
 # What is open
 
 
-def test_a_signed_url_is_open_to_who_holds_the_permissions() -> None:
+def test_a_signed_url_is_open_to_callers_with_the_permissions() -> None:
     url, queues = openness(changed())
     assert "face-detection (AWS_IAM) takes signed requests only" in url
     assert queues.startswith("DeadLetterQueue, RequestQueue and ResponseQueue: no queue policy")
 
 
-def test_a_public_url_is_open_to_anybody_and_somebody_pays() -> None:
+def test_a_public_url_is_open_to_everyone_at_the_owners_cost() -> None:
     url, _ = openness(changed(UrlAuthType="NONE"))
     assert "ANYBODY" in url
     assert "you pay" in url
@@ -68,14 +68,14 @@ def test_a_public_url_is_open_to_anybody_and_somebody_pays() -> None:
     assert "lambda:InvokeFunction " in url
 
 
-def test_a_public_url_without_both_permissions_answers_nobody() -> None:
+def test_a_public_url_without_both_permissions_answers_403() -> None:
     url, *_ = openness(changed("      InvokedViaFunctionUrl: true\n", "      SourceAccount: '1'\n", UrlAuthType="NONE"))
     assert "ANYBODY" in url  # the permission is there, though wider
     lacking = changed("Action: lambda:InvokeFunction\n", "Action: lambda:GetFunction\n", UrlAuthType="NONE")
     assert "answers 403: everybody lacks lambda:InvokeFunction." in openness(lacking)[0]
 
 
-def test_other_permissions_policies_and_trust_are_told() -> None:
+def test_other_permissions_policies_and_trust_are_listed() -> None:
     lines = openness(
         added(
             """
@@ -114,7 +114,7 @@ def test_other_permissions_policies_and_trust_are_told() -> None:
     ]
 
 
-def test_a_repository_and_a_port_are_told() -> None:
+def test_an_open_repository_and_an_open_port_are_listed() -> None:
     template = in_json(
         {
             "Closed": {"Type": "AWS::ECR::Repository"},
@@ -139,7 +139,7 @@ def test_a_repository_and_a_port_are_told() -> None:
     ]
 
 
-def test_what_the_base_stack_opens() -> None:
+def test_the_base_stack_opens_only_its_repository_and_only_to_lambda() -> None:
     assert openness(Template(BASE, {})) == [
         "Bucket: no public access.",
         "lambda.amazonaws.com may call ecr:BatchGetImage, ecr:GetDownloadUrlForLayer on Repository under a condition.",

@@ -81,7 +81,7 @@ LOOP = """
         ),
     ],
 )
-def test_a_queue_that_calls_who_sends_to_it_is_refused(queue: str, function: str, words: str) -> None:
+def test_a_queue_that_calls_a_function_which_sends_to_it_is_refused(queue: str, function: str, words: str) -> None:
     template = added(LOOP.format(queue=queue, function=function), RequestVisibilityTimeout="300")
     (refusal,) = [one for one in refused(template) if "without end" in one.reason]
     assert words in refusal.reason
@@ -106,7 +106,7 @@ def test_a_loop_by_a_wildcard_permission_is_refused() -> None:
     assert any("RequestQueue calls face-recognition" in one.reason for one in refused(template))
 
 
-def test_a_queue_that_calls_who_does_not_send_to_it_is_not_refused() -> None:
+def test_a_queue_that_calls_a_function_which_does_not_send_to_it_is_not_refused() -> None:
     loop = LOOP.format(queue="!GetAtt DeadLetterQueue.Arn", function="!Ref FaceRecognition")
     assert not any("without end" in one.reason for one in refused(added(loop)))
 
@@ -172,7 +172,7 @@ def severities(**parameters: str) -> set[Severity]:
     return {finding.severity for finding in found(changed(**parameters))}
 
 
-def test_what_aws_refuses_on_creation_is_told_from_what_it_takes() -> None:
+def test_what_aws_refuses_is_distinguished_from_what_it_accepts() -> None:
     """The laptop stops at the first and advises against the others; `faceq deploy` refuses all but mere advice."""
     assert severities(RequestVisibilityTimeout="29") == {Severity.REFUSED}
     assert severities(RequestVisibilityTimeout="179") == {Severity.HARMFUL}
