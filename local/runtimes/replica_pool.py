@@ -133,8 +133,9 @@ class ReplicaPool:
         for error in (replica.error for replica in replicas if replica.error):
             return error
         for replica in replicas:
-            return f"{replica} is not ready after {seconds:g} s ({replica.obstacle or 'its init has not ended'})"
-        return f"no container of the name {self._function.name} was found within {seconds:g} s"
+            reason = replica.obstacle or "its init has not ended"
+            return f"the container {replica} is not ready after {seconds:g} s: {reason}"
+        return f"no container of the name {self._function.name} was found within {seconds:g} s. See: docker compose ps"
 
     async def stop(self) -> None:
         """Stop to use the replicas, refuse the requests that wait and give up those that run."""
@@ -142,7 +143,7 @@ class ReplicaPool:
         self._changed.set()
         for waiter in self._waiting:
             if not waiter.replica.done():
-                waiter.replica.set_exception(self._too_many_requests("is being stopped"))
+                waiter.replica.set_exception(TooManyRequests(f"{self._function.name} is being stopped."))
         ending: list[asyncio.Task[None] | asyncio.Task[Answer | None] | None] = [self._refresher]
         for replica in self._replicas.values():
             ending += [replica.life, replica.in_flight]
@@ -185,7 +186,7 @@ class ReplicaPool:
         for task in (replica.life, replica.in_flight):
             if task is not None:
                 task.cancel()
-        self._notify(f"{self._function.name}: {replica} has gone")
+        self._notify(f"{self._function.name}: the container {replica} is gone")
         return True
 
     def _withdraw(self, replica: ReplicaRecord) -> None:
@@ -205,7 +206,7 @@ class ReplicaPool:
             try:
                 reader, writer = await watch(replica.address)
             except OSError as error:
-                replica.obstacle = f"it does not take connections: {error or type(error).__name__}"
+                replica.obstacle = f"it cannot be reached: {error or type(error).__name__}"
             else:
                 ended = asyncio.create_task(reader.read(1))
                 try:
@@ -238,7 +239,7 @@ class ReplicaPool:
             task.cancel()
         answer = task.result() if task.done() else BROKEN
         if answer is None or answer.is_broken:
-            replica.obstacle = "it is another function's" if answer is None else "it ended, or hung, during its init"
+            replica.obstacle = "another function runs there" if answer is None else "it ended, or hung, during its init"
         elif answer.failure is None:
             self._on_warm(replica)
         else:
@@ -253,7 +254,7 @@ class ReplicaPool:
         replica.lost.clear()
         replica.failure, replica.obstacle, replica.is_ready = None, "", True
         if not replica.is_announced:
-            self._notify(f"{self._function.name}: {replica} is ready")
+            self._notify(f"{self._function.name}: the container {replica} is ready")
         replica.is_announced = True
         self._release(replica)
 
@@ -263,7 +264,7 @@ class ReplicaPool:
         if failure.is_timeout:
             failure = PlatformFailure(failure.error_type, f"its init took longer than {self._init_seconds} s")
         if failure != replica.failure:
-            self._notify(f"{self._function.name}: {replica} cannot start: {failure.reason()}")
+            self._notify(f"{self._function.name}: the container {replica} cannot start: {failure.reason()}")
         replica.failure, replica.obstacle, replica.state, replica.is_announced = failure, "", "failed", False
         if not any(other.is_ready or other.is_warming_up for other in self._replicas.values()):
             for waiter in self._waiting:
@@ -280,7 +281,9 @@ class ReplicaPool:
         self._withdraw(replica)
         if ended.done():
             replica.is_announced = False
-            self._notify(f"{self._function.name}: {replica} has ended; it is used again once it is back")
+            self._notify(
+                f"{self._function.name}: the container {replica} has ended; it is used again after its restart"
+            )
         if replica.in_flight is not None and replica.is_in_flight:
             await asyncio.wait({replica.in_flight}, timeout=_LAST_ANSWER_SECONDS if ended.done() else None)
             replica.in_flight.cancel()
@@ -307,7 +310,7 @@ class ReplicaPool:
             answer = await self._exchange(replica, order, payload)
             if answer is not None:
                 if answer.failure is not None:  # RIE's own log has other ids
-                    self._notify(f"{self._function.name}: {order.request_id} {answer.failure.message}")
+                    self._notify(f"{self._function.name}: request {order.request_id} failed: {answer.failure.message}")
                 return _invocation(order.request_id, answer, (time.monotonic() - started) * 1000)
             is_first = True  # it has waited its turn already
 
@@ -342,7 +345,7 @@ class ReplicaPool:
 
     async def _acquire(self, deadline: float, is_first: bool) -> ReplicaRecord:
         if self._is_stopping:
-            raise self._too_many_requests("is being stopped")
+            raise TooManyRequests(f"{self._function.name} is being stopped.")
         if self._idle:
             replica = self._idle.popleft()
             replica.state = "busy"
@@ -387,11 +390,10 @@ class ReplicaPool:
         if failures and not self._is_any_ready():
             return InitFailed(failures[0])
         if not self._replicas:
-            return self._too_many_requests("has no container now")
-        return self._too_many_requests(f"has {len(self._replicas)} container(s), and none became free in time")
-
-    def _too_many_requests(self, reason: str) -> TooManyRequests:
-        return TooManyRequests(f"{self._function.name} {reason}.")
+            return TooManyRequests(f"No container of {self._function.name} is running.")
+        return TooManyRequests(
+            f"None of the {len(self._replicas)} containers of {self._function.name} became free in time."
+        )
 
 
 def _invocation(request_id: str, answer: Answer, duration_ms: float) -> Invocation:

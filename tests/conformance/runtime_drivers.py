@@ -1,5 +1,6 @@
 """The runtimes that the conformance tests run, what each of them cannot do, and how the tests call functions."""
 
+import asyncio
 import importlib.util
 import json
 import sys
@@ -14,6 +15,7 @@ from local.runtimes.embedded import EmbeddedRuntime
 from local.runtimes.environment_pool import restart_delay
 from local.runtimes.function_runtime import FunctionRuntime, Invocation
 from template.model import Function
+from tests.polling import until
 from tests.rie_replicas import RieWithReplicas
 
 ROOT = Path(__file__).parents[2]
@@ -146,6 +148,31 @@ def failure(invocation: Invocation) -> dict[str, object]:
     report = json.loads(invocation.payload)
     assert isinstance(report, dict)
     return report
+
+
+class HeldRequests:
+    """Requests that keep their environments busy until `release`."""
+
+    def __init__(self, runtime: FunctionRuntime, folder: Path) -> None:
+        self._runtime = runtime
+        self._folder = folder
+        self._released = folder / "released"
+        self._number = 0
+
+    async def send(self, number: int = 1) -> "list[asyncio.Task[Invocation]]":
+        """Send this many requests in parallel, and wait until the function works on all of them."""
+        began = [self._folder / f"began{self._number + index}" for index in range(number)]
+        self._number += number
+        tasks = [
+            asyncio.create_task(call(self._runtime, do="wait", began=str(file), until=str(self._released)))
+            for file in began
+        ]
+        await until(lambda: all(file.exists() for file in began))
+        return tasks
+
+    def release(self) -> None:
+        """Let the function answer all of them."""
+        self._released.touch()
 
 
 def children() -> list[psutil.Process]:

@@ -1,17 +1,17 @@
 """What `EmbeddedRuntime.replace` promises: requests get changed code without failing."""
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
 from local.runtimes.embedded import EmbeddedRuntime
-from local.runtimes.function_runtime import FunctionInitError, FunctionRuntime, TooManyRequests
+from local.runtimes.function_runtime import FunctionInitError, TooManyRequests
 from template.model import Function
 from tests.conformance.runtime_drivers import (
     CLIENTS,
     NAME,
     Driver,
+    HeldRequests,
     Running,
     alive,
     call,
@@ -54,30 +54,6 @@ async def started(running: Running, *functions: Function, driver: Driver | None 
     return runtime
 
 
-class HeldRequests:
-    """Requests that keep their environments busy until `release`."""
-
-    def __init__(self, running: Running, runtime: FunctionRuntime) -> None:
-        self._folder = running.folder
-        self._runtime = runtime
-        self._released = self._folder / "released"
-        self._number = 0
-
-    async def send(self) -> "asyncio.Task[object]":
-        """Send one request and wait until the function works on it."""
-        began = self._folder / f"began{self._number}"
-        self._number += 1
-        task: asyncio.Task[object] = asyncio.create_task(self._answer(began))
-        await until(began.exists)
-        return task
-
-    def release(self) -> None:
-        self._released.touch()
-
-    async def _answer(self, began: Path) -> object:
-        return result(await call(self._runtime, began=str(began), until=str(self._released)))
-
-
 async def test_the_next_answer_comes_from_changed_code_and_the_idle_process_ends(running: Running) -> None:
     write_function(running, "old")
     runtime = await started(running, changing())
@@ -116,15 +92,15 @@ async def test_a_request_that_comes_during_the_replacement_gets_the_new_code(run
 async def test_a_busy_environment_finishes_its_request_and_then_ends(running: Running) -> None:
     write_function(running, "old")
     runtime = await started(running, changing(concurrency=2))
-    held = HeldRequests(running, runtime)
-    held_answer = await held.send()
+    held = HeldRequests(runtime, running.folder)
+    (request,) = await held.send()
     old = children()
     write_function(running, "new")
     await runtime.replace()
-    assert not held_answer.done()
+    assert not request.done()
     assert result(await call(runtime, wait_seconds=0)) == "new"
     held.release()
-    assert await held_answer == "old"
+    assert result(await request) == "old"
     await until(lambda: not any(alive(process.pid) for process in old))
     assert result(await call(runtime)) == "new"
 
@@ -132,8 +108,8 @@ async def test_a_busy_environment_finishes_its_request_and_then_ends(running: Ru
 async def test_a_replacement_never_raises_the_limit_of_parallel_requests(running: Running) -> None:
     write_function(running, "old")
     runtime = await started(running, changing(concurrency=1))
-    held = HeldRequests(running, runtime)
-    held_answer = await held.send()
+    held = HeldRequests(runtime, running.folder)
+    (request,) = await held.send()
     write_function(running, "new")
     await runtime.replace()
     with pytest.raises(TooManyRequests):
@@ -141,15 +117,15 @@ async def test_a_replacement_never_raises_the_limit_of_parallel_requests(running
     waiting = asyncio.create_task(call(runtime))
     await asyncio.sleep(0)
     held.release()
-    assert await held_answer == "old"
+    assert result(await request) == "old"
     assert result(await waiting) == "new"
 
 
 async def test_waiting_requests_get_the_new_code_in_the_order_in_which_they_came(running: Running) -> None:
     write_function(running, "old")
     runtime = await started(running, changing(concurrency=1))
-    held = HeldRequests(running, runtime)
-    held_answer = await held.send()
+    held = HeldRequests(runtime, running.folder)
+    (request,) = await held.send()
     served: list[int] = []
 
     async def ask(number: int) -> object:
@@ -162,7 +138,7 @@ async def test_waiting_requests_get_the_new_code_in_the_order_in_which_they_came
     write_function(running, "new")
     await runtime.replace()
     held.release()
-    assert [await held_answer, *await asyncio.gather(*waiting)] == ["old", *["new"] * 5]
+    assert [result(await request), *await asyncio.gather(*waiting)] == ["old", *["new"] * 5]
     assert served == list(range(5))
 
 
@@ -196,8 +172,8 @@ async def test_a_starting_environment_is_replaced_and_its_waiting_request_gets_t
 ) -> None:
     write_function(running, "fine")
     runtime = await started(running, changing(concurrency=3))
-    held = HeldRequests(running, runtime)
-    held_answer = await held.send()
+    held = HeldRequests(runtime, running.folder)
+    (request,) = await held.send()
     write_function(running, "hangs", "import time; open('hangs', 'w').close(); time.sleep(100)")
     waiting = [asyncio.create_task(call(runtime, wait_seconds=0)) for _ in range(2)]
     await until((running.folder / "hangs").exists)
@@ -205,7 +181,7 @@ async def test_a_starting_environment_is_replaced_and_its_waiting_request_gets_t
     await runtime.replace()
     assert [result(await each) for each in waiting] == ["new"] * 2
     held.release()
-    assert await held_answer == "fine"
+    assert result(await request) == "fine"
 
 
 async def test_a_second_replacement_does_not_wait_for_the_first(running: Running) -> None:
@@ -269,8 +245,7 @@ async def test_no_request_waits_because_code_that_is_replaced_has_failed(running
 async def test_a_stop_during_a_replacement_leaves_no_process(running: Running) -> None:
     write_function(running, "old")
     runtime = await started(running, changing(concurrency=2))
-    held_answer = asyncio.create_task(HeldRequests(running, runtime).send())
-    await until((running.folder / "began0").exists)
+    (request,) = await HeldRequests(runtime, running.folder).send()
     write_function(running, "hangs", "import time; open('hangs', 'w').close(); time.sleep(100)")
     replacing = asyncio.create_task(runtime.replace())
     await until((running.folder / "hangs").exists)
@@ -279,8 +254,7 @@ async def test_a_stop_during_a_replacement_leaves_no_process(running: Running) -
     assert children() == []
     with pytest.raises(FunctionInitError):
         await replacing
-    with pytest.raises(AssertionError, match="ExitError"):
-        await (await held_answer)
+    assert failure(await request)["errorType"] == "Runtime.ExitError"
     await runtime.replace()
     assert children() == []
 

@@ -23,7 +23,7 @@ from local.runtimes.replica_pool import Find, ReplicaTiming
 from local.runtimes.rie import RieRuntime, by_name
 from local.runtimes.rie_request import Address
 from template.model import Function
-from tests.conformance.runtime_drivers import NAME, ROOT, call, failure, result, sample
+from tests.conformance.runtime_drivers import NAME, ROOT, HeldRequests, call, failure, result, sample
 from tests.polling import until
 from tests.rie_replicas import QUICK_TIMING, Replicas, RestartingProcess, RieWithReplicas, is_alive, is_listening
 
@@ -145,14 +145,13 @@ async def test_50_parallel_requests_with_cancelled_callers_never_share_a_replica
 
 async def test_requests_are_throttled_when_all_replicas_are_busy(rie: RieRuns) -> None:
     runtime = await rie.start(sample(concurrency=2))
-    go, began = rie.folder / "go", [rie.folder / f"began{number}" for number in range(2)]
-    tasks = [asyncio.create_task(call(runtime, do="wait", began=str(file), until=str(go))) for file in began]
-    await until(lambda: all(file.exists() for file in began))
+    held = HeldRequests(runtime, rie.folder)
+    requests = await held.send(2)
     assert states(runtime) == ["busy", "busy"]
     with pytest.raises(TooManyRequests):
         await call(runtime, wait_seconds=0.1)
-    go.touch()
-    assert len({result(await task) for task in tasks}) == 2
+    held.release()
+    assert len({result(await request) for request in requests}) == 2
 
 
 async def test_a_replica_is_not_used_before_its_init_has_ended(rie: RieRuns) -> None:
@@ -182,19 +181,18 @@ async def test_added_replicas_are_used_and_removed_replicas_are_dropped(rie: Rie
     await runtime.containers.remove(NAME, added)
     await until(lambda: all_idle(runtime, 1))
     assert result(await call(runtime)) == {}
-    assert any(line.endswith("has gone") for line in runtime.messages)
+    assert any(message.endswith("is gone") for message in runtime.messages)
 
 
 async def test_a_busy_replica_whose_address_is_gone_still_answers_its_request(rie: RieRuns) -> None:
     runtime = await rie.start(sample())
-    go, began = rie.folder / "go", rie.folder / "began"
-    task = asyncio.create_task(call(runtime, do="wait", began=str(began), until=str(go)))
-    await until(began.exists)
+    held = HeldRequests(runtime, rie.folder)
+    (request,) = await held.send()
     process = runtime.containers.by_function[NAME].pop()
     added = runtime.containers.add(NAME)
     await until(lambda: states(runtime).count("idle") == 1)
-    go.touch()
-    result(await task)
+    held.release()
+    result(await request)
     await until(lambda: [replica.address for replica in runtime.replicas(NAME)] == [added.address])
     await process.stop()
 
@@ -225,7 +223,7 @@ async def test_an_idle_replica_that_dies_costs_no_request(rie: RieRuns) -> None:
         for _ in range(6):
             assert result(await call(runtime, wait_seconds=5)) == {}
         await until(lambda: all_idle(runtime, 3))
-    assert any("has ended" in line for line in runtime.messages)
+    assert any("has ended" in message for message in runtime.messages)
 
 
 async def test_a_replica_that_hangs_is_a_timeout_and_is_used_again_when_it_continues(rie: RieRuns) -> None:
@@ -305,7 +303,7 @@ async def test_a_replica_of_another_function_is_not_used(rie: RieRuns) -> None:
     async def find(function: str) -> set[Address]:
         return {process.address}
 
-    with pytest.raises(FunctionInitError, match="another function's"):
+    with pytest.raises(FunctionInitError, match="another function runs there"):
         await driver(find, wait_ready_seconds=0.5).start()
 
 

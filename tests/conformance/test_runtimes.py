@@ -17,7 +17,6 @@ from local.runtimes.function_runtime import (
     FunctionInitError,
     FunctionNotFound,
     FunctionRuntime,
-    Invocation,
     RequestTooLarge,
     TooManyRequests,
 )
@@ -27,6 +26,7 @@ from tests.conformance.runtime_drivers import (
     LACKS,
     NAME,
     ROOT,
+    HeldRequests,
     Running,
     alive,
     call,
@@ -250,7 +250,7 @@ async def test_a_process_that_ends_is_an_exit_error_and_is_replaced(running: Run
         ({"do": "segfault"}, "Runtime exited with error: signal: segmentation fault"),
     ]
     for event, end in ends:
-        invocation = await call(runtime, **event)
+        invocation = await runtime.invoke(NAME, json.dumps(event).encode())
         assert failure(invocation) == {
             "errorType": "Runtime.ExitError",
             "errorMessage": f"RequestId: {invocation.request_id} Error: {end}",
@@ -280,10 +280,14 @@ async def test_an_idle_process_that_is_killed_is_replaced_and_costs_no_request(r
 
 
 async def test_processes_that_a_killed_function_started_are_killed_too(running: Running) -> None:
-    runtime = await running.start(sample(timeout_seconds=1))
+    runtime = await running.start(sample(timeout_seconds=60))
     began = running.folder / "began"
-    failure(await call(runtime, do="wait with a child", began=str(began)))
-    await until(lambda: not alive(int(began.read_text())))
+    task = asyncio.create_task(call(runtime, do="wait with a child", began=str(began)))
+    await until(lambda: began.exists() and began.read_text())
+    child = int(began.read_text())
+    os.kill(psutil.Process(child).ppid(), signal.SIGKILL)
+    failure(await task)
+    await until(lambda: not alive(child))
 
 
 async def test_a_function_over_its_memory_limit_is_killed_and_the_log_says_so(running: Running) -> None:
@@ -303,7 +307,10 @@ async def test_a_function_over_its_memory_limit_is_killed_and_the_log_says_so(ru
 async def test_50_parallel_invocations_never_share_an_environment(running: Running) -> None:
     runtime = await running.start(sample(concurrency=2))
     # Both environments have started before the requests come, so that both take part.
-    assert len({result(answer) for answer in await hold(running, runtime, 2)}) == 2
+    held = HeldRequests(runtime, running.folder)
+    requests = await held.send(2)
+    held.release()
+    assert len({result(await request) for request in requests}) == 2
     record = running.folder / "record"
     answers = await asyncio.gather(
         *(call(runtime, do="record", file=str(record), seconds=0.005, n=number) for number in range(50))
@@ -316,17 +323,8 @@ async def test_50_parallel_invocations_never_share_an_environment(running: Runni
         for pid in {row["pid"] for row in rows}
     }
     assert len(by_process) == 2
-    for requests in by_process.values():
-        assert all(first["ended"] <= second["began"] for first, second in itertools.pairwise(requests))
-
-
-async def hold(running: Running, runtime: FunctionRuntime, number: int) -> list[Invocation]:
-    """Run this many requests at the same time; return what came of them."""
-    go, began = running.folder / "go", [running.folder / f"began{index}" for index in range(number)]
-    tasks = [asyncio.create_task(call(runtime, do="wait", began=str(file), until=str(go))) for file in began]
-    await until(lambda: all(file.exists() for file in began))
-    go.touch()
-    return await asyncio.gather(*tasks)
+    for rows in by_process.values():
+        assert all(first["ended"] <= second["began"] for first, second in itertools.pairwise(rows))
 
 
 async def test_environments_start_on_demand_up_to_the_limit_and_further_requests_are_throttled(
@@ -335,28 +333,25 @@ async def test_environments_start_on_demand_up_to_the_limit_and_further_requests
     running.needs("environments on demand")
     runtime = await running.start(sample(concurrency=3))
     assert len(children()) == 1
-    go = running.folder / "go"
-    began = [running.folder / f"began{number}" for number in range(3)]
-    tasks = [asyncio.create_task(call(runtime, do="wait", began=str(file), until=str(go))) for file in began]
-    await until(lambda: all(file.exists() for file in began))
+    held = HeldRequests(runtime, running.folder)
+    requests = await held.send(3)
     with pytest.raises(TooManyRequests):
         await call(runtime, wait_seconds=0.1)
-    go.touch()
-    assert len({result(await task) for task in tasks}) == 3
+    held.release()
+    assert len({result(await request) for request in requests}) == 3
     assert result(await call(runtime)) == {}
 
 
 async def test_requests_that_wait_are_served_in_the_order_in_which_they_came(running: Running) -> None:
     runtime = await running.start(sample())
-    go, began = running.folder / "go", running.folder / "began"
-    first = asyncio.create_task(call(runtime, do="wait", began=str(began), until=str(go)))
-    await until(began.exists)
+    held = HeldRequests(runtime, running.folder)
+    (first,) = await held.send()
     record = running.folder / "record"
     waiting = []
     for number in range(10):
         waiting.append(asyncio.create_task(call(runtime, do="record", file=str(record), seconds=0, n=number)))
         await asyncio.sleep(0)
-    go.touch()
+    held.release()
     await asyncio.gather(first, *waiting)
     assert [json.loads(line)["n"] for line in record.read_text().splitlines()] == list(range(10))
 
@@ -371,13 +366,12 @@ async def test_a_function_with_a_concurrency_of_0_is_switched_off(running: Runni
 
 async def test_an_invocation_continues_when_its_caller_is_cancelled(running: Running) -> None:
     runtime = await running.start(sample())
-    go, began = running.folder / "go", running.folder / "began"
-    task = asyncio.create_task(call(runtime, do="wait", began=str(began), until=str(go)))
-    await until(began.exists)
-    task.cancel()
+    held = HeldRequests(runtime, running.folder)
+    (request,) = await held.send()
+    request.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await task
-    go.touch()
+        await request
+    held.release()
     assert calls(await call(runtime, do="context")) == 2
 
 
