@@ -120,9 +120,9 @@ def where(as_json: _Json = False) -> None:
 
 def _get(name: str, cache: Path, sources: Sources) -> InstalledModel:
     """Get a model, with a progress bar while a file is downloaded; pip shows its own."""
-    console = Console(stderr=True)
-    from adapters.models.install import install  # its onnx, NumPy and requests are for this command only
+    from adapters.models.install import install  # imports onnx, NumPy and requests, which only this command needs
 
+    console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -5,7 +5,8 @@ import io
 import pytest
 from PIL import Image
 
-from cli.demo_command import Expected, held_sideways, verdict
+from cli.demo_command import verdict
+from cli.demo_frames import Expected, held_sideways
 from client.frames import Frame
 from client.service_client import Outcome
 from pipeline.images import decode
