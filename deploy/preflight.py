@@ -46,6 +46,6 @@ def image_refusals(service: ServiceTemplate, image: Image, *, stand_in: bool) ->
             )
     model = image.labels.get("faceq.model", "")
     if not model:
-        yield f"Model not found: the image does not say which one it holds (label faceq.model). {build}"
+        yield f"Model not found: the image has no label faceq.model, which names it. {build}"
     elif model == STAND_IN and not stand_in:
-        yield f"The image holds the stand-in model, which is for tests and recognises nobody. {build} --model auto"
+        yield f"The image has the stand-in model, which is for tests and recognises nobody. {build} --model auto"

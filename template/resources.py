@@ -17,7 +17,7 @@ SECTIONS: Final = ("Resources", "Parameters", "Outputs")
 FUNCTION: Final = "AWS::Lambda::Function"
 QUEUE: Final = "AWS::SQS::Queue"
 ROLE: Final = "AWS::IAM::Role"
-#: What stands for a function in references to it.
+#: Types of resources that refer to a function and can be named in its place.
 _QUALIFIED: Final = ("AWS::Lambda::Version", "AWS::Lambda::Alias")
 
 

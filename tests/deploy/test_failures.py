@@ -225,8 +225,8 @@ def test_a_bucket_that_an_earlier_stack_left_is_used_again(operator: Operator, d
         (f"--image {ONE}", {"FACEQ_STATE_DIR": "/nowhere"}, "make test-docker"),
         (f"--image {ONE} --set Colour=red", {}, "Take one of: "),
         (f"--image {ONE} --set ImageUri=other", {}, "Take one of: "),
-        (f"--image {ONE} --set DetectionMemory=much", {}, "DetectionMemory"),
-        (f"--image {ONE} --set DetectionMemory=1", {}, "DetectionMemory"),
+        (f"--image {ONE} --set DetectionMemory=much", {}, "DetectionMemory is 'much', which is no number"),
+        (f"--image {ONE} --set DetectionMemory=1", {}, "DetectionMemory is 1, outside 128 to 10240"),
         (f"--image {ONE} --set LogLevel=loud", {}, "LogLevel"),
     ],
 )

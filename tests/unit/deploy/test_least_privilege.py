@@ -206,7 +206,7 @@ def test_a_vpc_adds_network_interfaces_only() -> None:
 
 @pytest.mark.parametrize("options", [{}, OPTIONS, {"UrlAuthType": "NONE"}])
 def test_nothing_is_wider_than_need_be(options: dict[str, str]) -> None:
-    """The only resource `*` is that of actions on network interfaces that nobody can name beforehand."""
+    """The only resource `*` is that of actions on network interfaces whose names Lambda chooses."""
     assert wide(Template(TEMPLATE, options)) == []
     assert wide(Template(BASE, {})) == []
 

@@ -81,7 +81,7 @@ def test_each_function_gives_the_same_in_its_short_and_its_long_form(short: str,
         ("!Split ['-', !Sub 'a-${Queue}']", ["a", "${Queue}"]),
     ],
 )
-def test_what_is_only_known_on_creation_can_be_told_from_a_plain_text(expression: str, expected: Value) -> None:
+def test_a_value_that_is_only_known_on_creation_differs_from_a_plain_text(expression: str, expected: Value) -> None:
     assert value(expression) == expected
     assert has_symbol(value(expression))
 

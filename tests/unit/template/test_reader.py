@@ -139,13 +139,16 @@ def test_properties_that_are_not_played_are_kept_for_the_lambda_api() -> None:
     ],
 )
 def test_a_property_that_is_only_known_on_aws_is_none(old: str, new: str, unknown: str) -> None:
-    told = play(changed(old, new)).functions["face-recognition"].unplayed_properties
-    assert {name for name, value in told.items() if value is None} == {unknown, "Code"}  # local runs have no image
+    properties = play(changed(old, new)).functions["face-recognition"].unplayed_properties
+    assert {name for name, value in properties.items() if value is None} == {
+        unknown,
+        "Code",
+    }  # local runs have no image
 
 
 def test_no_value_takes_away_a_property_that_is_not_played() -> None:
-    told = play(changed("Architectures: [!Ref Architecture]", "Architectures: !Ref AWS::NoValue")).functions
-    assert "Architectures" not in told["face-recognition"].unplayed_properties
+    functions = play(changed("Architectures: [!Ref Architecture]", "Architectures: !Ref AWS::NoValue")).functions
+    assert "Architectures" not in functions["face-recognition"].unplayed_properties
 
 
 def test_a_role_with_a_name_keeps_it() -> None:
