@@ -1,9 +1,9 @@
-"""Files that are replaced as a whole: a reader sees the old content or the new one, never a part of either.
+"""Replace files atomically: a reader sees the old content or the new content, never a part of either.
 
-The new content goes into a hidden file beside the old one, reaches the disk, and is then renamed over the old one; last
-the folder is synced, because POSIX promises nothing about a rename before that (Linux manual, fsync(2): "a fsync() on
-the directory is also needed"). So a change survives a power cut once its function has returned. A writer that dies
-leaves the old content and perhaps its hidden file.
+The new content is written to a hidden file in the same folder, synced to the disk, and renamed over the old file. Then
+the folder is synced too, without which the rename may be lost (Linux manual, fsync(2): an explicit fsync() on a file
+descriptor for the directory is also needed). So a change survives a power cut once its function has returned. A writer
+that dies leaves the old content and perhaps its hidden file.
 """
 
 import errno
@@ -19,21 +19,21 @@ _TEMPORARY_SUFFIX: Final = ".tmp"
 def write(path: Path, content: bytes, *, mode: int | None = None, modified_ns: int | None = None) -> None:
     """Replace a file by `content`, or create it; missing folders are created.
 
-    Two writers do not disturb each other: the one that ends last wins.
+    Two writers do not disturb each other: the content of the one that finishes last stays.
 
     Parameters
     ----------
     path : Path
     content : bytes
     mode : int, optional
-        Permissions of the file, whatever the process's umask is. By default read and write for all, less the umask.
+        Permissions of the file, regardless of the process's umask. By default read and write for all, less the umask.
     modified_ns : int, optional
         The file's time of modification in nanoseconds since 1970. By default now.
 
     Raises
     ------
     OSError
-        The file cannot be written; the old content stays, and nothing is left beside it.
+        The file cannot be written. The old content stays, and no temporary file is left.
 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def publish(complete: Path, path: Path) -> None:
 def remove_temporary_files(folder: Path) -> None:
     """Remove the hidden files that dead writers left in a folder.
 
-    Call it only while no other writer can be at work there, which a lock ensures.
+    Call it only while a lock ensures that no other writer is at work there.
     """
     with suppress(OSError):
         for path in folder.glob(f".*{_TEMPORARY_SUFFIX}"):
@@ -77,7 +77,7 @@ def remove_temporary_files(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make new, renamed and removed entries of a folder survive a power cut, where its file system can do that."""
+    """Make new, renamed and removed entries of a folder survive a power cut, if its file system supports that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

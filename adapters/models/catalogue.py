@@ -42,7 +42,7 @@ class KnownModel:
     download_bytes : int
         Size of the download.
     description : str
-        A few words for lists.
+        Short, for lists.
 
     """
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final, Required, TypedDict
 
 from adapters import atomic_file
 from adapters.models.catalogue import AUTO, DLIB, VGGFACE2, KnownModel, check_dlib, model_id
@@ -29,6 +29,28 @@ BUILDER: Final = 2
 FILE_MODE: Final = 0o644
 
 _DLIB_NOTE = "dlib is used because vggface2 is not installed; to install it, run: faceq models get vggface2"
+
+
+class FileRecord(TypedDict):
+    """One file of a model, as its manifest describes it; the path is relative to the cache."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Manifest(TypedDict, total=False):
+    """The content of a model's manifest. Only recognisers have preprocessing, dimensions, threshold and sha256."""
+
+    builder: Required[int]
+    id: Required[str]
+    preprocessing: str
+    dimensions: int
+    threshold: float
+    licence: str
+    source: str
+    sha256: str
+    files: Required[dict[str, FileRecord]]
 
 
 @dataclass(frozen=True)
@@ -174,13 +196,13 @@ def write_file(path: Path, content: bytes) -> None:
     atomic_file.write(path, content, mode=FILE_MODE)
 
 
-def read_manifest(model: str, cache: Path) -> dict[str, Any]:
+def read_manifest(model: str, cache: Path) -> Manifest:
     """Return the manifest of a model or of `DETECTOR` whose files exist and have the right size.
 
     Raises SetupError if there is none.
     """
     try:
-        manifest = json.loads((cache / model / MANIFEST).read_text("utf-8"))
+        manifest: Manifest = json.loads((cache / model / MANIFEST).read_text("utf-8"))
         if manifest["builder"] != BUILDER:
             raise SetupError(
                 "older_model", f"Another version of faceq built the model '{model}'. Run: {_command(model)}"
@@ -193,10 +215,10 @@ def read_manifest(model: str, cache: Path) -> dict[str, Any]:
         raise SetupError("not_installed", f"The model '{model}' is not installed. Run: {_command(model)}") from None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _broken(model) from error
-    return manifest  # type: ignore[no-any-return]
+    return manifest
 
 
-def _paths(manifest: dict[str, Any], cache: Path) -> Mapping[str, Path]:
+def _paths(manifest: Manifest, cache: Path) -> Mapping[str, Path]:
     return MappingProxyType({key: cache / file["path"] for key, file in manifest["files"].items()})
 
 
