@@ -5,9 +5,9 @@ so the system releases it when the holder exits or is killed. The file contains 
 used in messages. A forked child shares the lock; a program that the holder starts does not.
 
 We do not use the package `filelock` (version 4.3.1) for four reasons. Its `is_locked` only knows the caller's own
-lock, so it cannot find out whether another process has one without taking it. Where `flock` is missing, it uses a marker
-file that outlives a killed holder. It does not name the holder. And its import takes three to four times as long as that
-of Powertools (160 and 40 ms on one machine), which would lengthen the cold start of each function.
+lock, so it cannot find out whether another process has one without taking it. Where `flock` is missing, it uses a
+marker file that outlives a killed holder. It does not name the holder. And importing it takes three to four times as
+long as importing Powertools (160 and 40 ms on one machine), which would lengthen the cold start of each function.
 """
 
 import fcntl
