@@ -178,12 +178,8 @@ def _start_detached(arguments: list[str]) -> None:
         return
     if process.returncode is not None:
         lines = output.read_text(errors="replace").strip().splitlines()
-        raise SetupError(
-            "stack",
-            (
-                lines[-1] if lines else "The stack ended without a message. Start it without -d to see more."
-            ).removeprefix("faceq: "),
-        )
+        message = lines[-1] if lines else "The stack ended without a message. Start it without -d to see more."
+        raise SetupError("stack", message.removeprefix("faceq: "))
     process.terminate()
     raise SetupError("stack", f"The stack was not ready within {READY_SECONDS} s. See how far it came in {output}.")
 
