@@ -30,6 +30,7 @@ _CONTENTS: Final = (
     ("boto3.client(", "Python's own library, compiled"),
     ("/var/task /var/task", "code"),
     ("/opt/faceq/gateway /opt/faceq/gateway", "the gateway's packages"),
+    ("COPY client client", "the gateway's code"),
     ("COPY local local", "the gateway's code"),
 )
 _BASE: Final = "base system"
@@ -229,7 +230,7 @@ def failure_reason(lines: Iterable[str]) -> str:
 
 
 def _layers(history: Sequence[Mapping[str, str]]) -> list[Layer]:
-    """Return the layers that are not empty. The layers of the base system come first, added up to one."""
+    """Return the layers that are not empty, the base system first. Adjacent ones of the same contents are added up."""
     layers: list[Layer] = []
     base_bytes = 0
     for entry in reversed(history):
@@ -237,6 +238,8 @@ def _layers(history: Sequence[Mapping[str, str]]) -> list[Layer]:
         contents = next((contents for part, contents in _CONTENTS if part in instruction), None)
         if contents is None and not layers:
             base_bytes += size
+        elif size and layers and layers[-1].holds == contents:
+            layers[-1] = Layer(layers[-1].bytes + size, layers[-1].holds)
         elif size:
             layers.append(Layer(size, contents or "something else"))
     return [Layer(base_bytes, _BASE), *layers]

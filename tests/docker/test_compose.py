@@ -224,7 +224,7 @@ def test_an_image_for_another_processor_is_named_by_doctor(scaled: Containers) -
 
 def test_without_an_engine_doctor_names_the_command_that_needs_none(scaled: Containers) -> None:
     printed = scaled.home.faceq("doctor", variables={"DOCKER_HOST": "unix:///nowhere"}).stdout
-    assert "The Docker engine does not run" in printed
+    assert "The Docker engine is not running" in printed
     assert "faceq up" in printed
 
 

@@ -211,7 +211,7 @@ def test_it_answers_on_a_read_only_root_without_capabilities_as_any_user(
 def test_a_wrong_handler_gives_a_message_of_one_line(built: Built, command: tuple[str, ...]) -> None:
     done = built.run(*command)
     assert done.returncode == 2
-    assert done.stderr.startswith("faceq: name the function's handler as the command: adapters.lambda_entry.")
+    assert done.stderr.startswith("faceq: the container's command must be a function's handler: adapters.lambda_entry.")
     assert done.stderr.count("\n") == 1
 
 

@@ -41,6 +41,16 @@ def test_the_layers_of_the_base_system_are_added_up(output: Any) -> None:
     assert read(output["inspect"], output["history"], ENGINE_PLATFORM).layers[0].bytes == 120
 
 
+def test_adjacent_layers_of_the_same_contents_are_added_up(output: Any) -> None:
+    """The gateway's code is copied by two instructions."""
+    copies = [{"CreatedBy": f"COPY {folder} {folder} # buildkit", "Size": "30"} for folder in ("local", "client")]
+    layers = read(output["inspect"], [*copies, *output["history"]], ENGINE_PLATFORM).layers
+    assert [(layer.holds, layer.bytes) for layer in layers[-2:]] == [
+        ("code", layers[-2].bytes),
+        ("the gateway's code", 60),
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "warning"),
     [
