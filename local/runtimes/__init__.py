@@ -8,5 +8,7 @@
 - `rie.py` uses containers, with `replica_pool.py`, `replica.py` and `rie_request.py`. The containers run `rie_entry.py`
   and `rie_client.py`. `rie_protocol.py` is what the two sides send each other.
 
+Both use `limits.py`, `platform_failure.py` and `invocation_tasks.py`.
+
 The function image contains only `limits.py`, `rie_entry.py`, `rie_client.py` and `rie_protocol.py`. It has no aiohttp.
 """

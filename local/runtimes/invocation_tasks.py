@@ -13,7 +13,7 @@ class InvocationTasks:
         self._running: set[asyncio.Task[Invocation]] = set()
 
     async def run(self, invocation: Coroutine[None, None, Invocation]) -> Invocation:
-        """Run the invocation to its end and return its outcome. If the caller is cancelled, the task goes on."""
+        """Run the invocation to its end and return its outcome. If the caller is cancelled, the task continues."""
         task = asyncio.create_task(invocation)
         self._running.add(task)
         task.add_done_callback(self._finished)

@@ -124,7 +124,7 @@ def _write(target: int, content: bytes) -> None:
             content = content[os.write(target, content) :]
 
 
-class _Client(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no types
+class _RuntimeApiClient(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no types
     """awslambdaric's client of the Runtime API, extended to read orders and to write head lines."""
 
     def __init__(self, address: str, use_thread: bool, output: _Output) -> None:
@@ -199,7 +199,7 @@ class _Client(LambdaRuntimeClient):  # type: ignore[misc] # awslambdaric has no 
 def main() -> None:
     """Serve the handler that the command line names until RIE ends."""
     config = LambdaConfigProvider(sys.argv)
-    bootstrap.run(config.handler, _Client(config.api_address, config.use_thread_polling, _Output()))
+    bootstrap.run(config.handler, _RuntimeApiClient(config.api_address, config.use_thread_polling, _Output()))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What `rie_request.py` and `rie_client.py` send each other through RIE, which by itself passes on too little.
 
-To the container goes an `Order`, inside the client context: the only thing that RIE passes on unchanged. Back comes a
-head line before the body.
+The driver sends an `Order` inside the client context, which is the only thing that RIE passes on unchanged. The client
+in the container puts a head line before the body of its answer.
 """
 
 import base64
