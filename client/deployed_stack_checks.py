@@ -19,6 +19,7 @@ from client.queue_operations import depths, queue_name
 from pipeline.errors import FaceqError
 from pipeline.gallery_storage import MANIFEST
 from template.model import EventSourceMapping, ServiceTemplate
+from template.permissions import ON_INTERFACES, WITHOUT_RESOURCES
 from template.reader import TEMPLATE_FILE, read_service
 from template.resources import QUEUE, Template
 from template.values import Symbol, Value
@@ -38,16 +39,8 @@ _COMPLETE: Final = frozenset(
 _NO_QUEUE: Final = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
 _NOT_FOUND: Final = "ResourceNotFoundException"
 _GALLERY_FOLDER: Final = f"{PREFIX}/"
-#: What a function's role needs, on any resource, so that Lambda can attach the function to a VPC. (Lambda developer
-#: guide, "Giving Lambda functions access to resources in an Amazon VPC")
-VPC_ACTIONS: Final = (
-    "ec2:CreateNetworkInterface",
-    "ec2:DescribeNetworkInterfaces",
-    "ec2:DescribeSubnets",
-    "ec2:DeleteNetworkInterface",
-    "ec2:AssignPrivateIpAddresses",
-    "ec2:UnassignPrivateIpAddresses",
-)
+#: What a function's role needs, on any resource, so that Lambda can attach the function to a VPC.
+VPC_ACTIONS: Final = tuple(sorted(WITHOUT_RESOURCES | ON_INTERFACES))
 #: What everyone must be allowed if a function URL is public, since October 2025. (Lambda developer guide, "Control
 #: access to Lambda function URLs")
 _PUBLIC_ACTIONS: Final = frozenset({"lambda:InvokeFunctionUrl", "lambda:InvokeFunction"})
