@@ -127,6 +127,7 @@ class Replicas:
         client: str = "local.runtimes.rie_client",
     ) -> None:
         self.by_function: dict[str, list[RestartingProcess]] = {function.name: [] for function in functions}
+        self._processes: list[RestartingProcess] = []
         self._functions = {function.name: function for function in functions}
         self._task_root = task_root
         self._logs = logs
@@ -172,14 +173,19 @@ class Replicas:
             self._logs / f"{name}.log",
         )  # fmt: skip
         self.by_function[name].append(process)
+        self._processes.append(process)
         return process
+
+    def hide(self, name: str) -> None:
+        """Let the function's first replica run on, but make it impossible to find."""
+        self.by_function[name].pop(0)
 
     async def remove(self, name: str, process: RestartingProcess) -> None:
         self.by_function[name].remove(process)
         await process.stop()
 
     async def stop(self) -> None:
-        await asyncio.gather(*(process.stop() for processes in self.by_function.values() for process in processes))
+        await asyncio.gather(*(process.stop() for process in self._processes))
 
 
 class RieWithReplicas(FunctionRuntime):

@@ -188,13 +188,12 @@ async def test_a_busy_replica_whose_address_is_gone_still_answers_its_request(ri
     runtime = await rie.start(sample())
     held = HeldRequests(runtime, rie.folder)
     (request,) = await held.send()
-    process = runtime.containers.by_function[NAME].pop()
+    runtime.containers.hide(NAME)
     added = runtime.containers.add(NAME)
     await until(lambda: states(runtime).count("idle") == 1)
     held.release()
     result(await request)
     await until(lambda: [replica.address for replica in runtime.replicas(NAME)] == [added.address])
-    await process.stop()
 
 
 # Death
