@@ -222,7 +222,7 @@ class Stack:
         Parameters
         ----------
         on_event : callable
-            Called with each event of the change that is waited for.
+            Called with each event of the change in progress.
 
         Returns
         -------

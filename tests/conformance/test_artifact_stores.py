@@ -84,7 +84,7 @@ class Directory:
         return DirectoryStore(file / "gallery")
 
     def leftovers(self) -> list[str]:
-        """Return the hidden files, except the lock file, which stays although nobody holds the lock."""
+        """Return the hidden files, except the lock file, which stays after the lock is released."""
         return [path.name for path in self.folder.glob(".*") if path.name != ".lock"]
 
 

@@ -90,7 +90,7 @@ class Home:
 
 @dataclass(frozen=True)
 class Service:
-    """A running service and the one who started it."""
+    """A running service, and the home that started it."""
 
     home: Home
     stack: RunningStack

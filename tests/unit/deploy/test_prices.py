@@ -135,7 +135,7 @@ def test_the_assumed_durations_are_near_the_measured_ones() -> None:
     assert pytest.approx(recognition, rel=0.3) == MEASURED_MS["face-recognition"]
 
 
-def test_other_regions_and_the_free_tier_are_spoken_of() -> None:
+def test_the_notes_mention_other_regions_and_the_free_tier() -> None:
     here, there = estimated().notes, estimated(region="eu-central-1").notes
     assert not any("differ" in note for note in here)
     assert any("eu-central-1" in note for note in there)

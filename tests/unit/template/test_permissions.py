@@ -1,4 +1,4 @@
-"""What a template allows is said in sentences, and what allows too much is flagged."""
+"""What a template allows is described in sentences, and what allows too much is flagged."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def in_json(resources: dict[str, Any]) -> Template:
     return Template(json.dumps({"Resources": resources}), {})
 
 
-def test_what_each_function_may_do_is_said_in_words() -> None:
+def test_what_each_function_may_do_is_described_in_words() -> None:
     words = [statement.words for statement in statements(changed(Gallery="bucket"))]
     assert words == [
         "face-detection may send messages to RequestQueue, ResponseQueue",
