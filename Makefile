@@ -28,9 +28,12 @@ demo: .venv/.installed ## send real photographs and check the names in the answe
 	@$(BIN)/faceq models get
 	@$(BIN)/faceq demo
 
+# Most tests wait for processes and networks, so more of them run at a time than there are processors.
+TEST_WORKERS ?= 4
+
 test: .venv/.tested ## run the unit, conformance, functional and fuzz tests: real processes, a real queue, no torch
 	@$(BIN)/faceq models get && $(BIN)/faceq models get stand-in
-	$(BIN)/python -m pytest -m 'not reference and not docker'
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m 'not reference and not docker'
 
 # The reference tests need a CPU build of torch. If your index has a CUDA build of several GB under this version, name
 # another one: make test-reference TORCH='torch==2.13.0+cpu --extra-index-url ...'
