@@ -1,4 +1,4 @@
-"""What tests share: the two ways to run the service, two photographs, a running service that knows both people."""
+"""Shared fixtures: the two ways to run the service, two photographs, and a running service that knows both people."""
 
 import os
 import signal
@@ -20,35 +20,35 @@ from template.model import Function
 from tests.aws_server import AwsServer, running_aws_server
 from tests.functional import targets
 from tests.functional.targets import Home, Service
-from tests.queue_server import running_elasticmq, running_queue_server
 from tests.rie_replicas import RieWithReplicas
+from tests.sqs_servers import running_elasticmq, running_queue_server
 
 COLLINS = "Eileen Collins"
 HOPPER = "Grace Hopper"
 
 #: Starts a service: `processes` or `containers` of tests/functional/targets.py.
 Start = Callable[..., AbstractContextManager[Service]]
-#: Starts a queue server, on a port or on a free one, and gives its endpoint.
+#: Starts a queue server on a given port or on a free one, and yields its endpoint.
 StartQueueServer = Callable[..., AbstractContextManager[str]]
-#: What plays Lambda, and how it is started with a function.
+#: An emulation of Lambda, and how to start it with a function.
 Runtime = EmbeddedRuntime | RieWithReplicas
 StartRuntime = Callable[[Function], Awaitable[Runtime]]
 
 
-# A shell's background job ignores Ctrl-C, and so would all that the tests start, were they such a job.
+# A shell's background job ignores Ctrl-C, and so would every process that the tests start in one.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the functional tests run against either of the two ways to run the service."""
+    """Add the option that chooses between the two ways to run the service."""
     parser.addoption(
         "--target", choices=("processes", "containers"), default="processes", help="what the functional tests start"
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is promised of the other target only."""
+    """Skip the tests that only the other target can pass."""
     target = config.getoption("--target")
     for item in items:
         only = item.get_closest_marker("only")
@@ -58,25 +58,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def in_containers(request: pytest.FixtureRequest) -> bool:
-    """Whether the target is the containers: ElasticMQ and RIE in place of moto and our own Lambda."""
+    """True if the target is the containers: ElasticMQ and RIE instead of moto and our own Lambda."""
     return bool(request.config.getoption("--target") == targets.CONTAINERS)
 
 
 @pytest.fixture(scope="session")
 def service(in_containers: bool) -> Start:
-    """Return how to start a service of the target."""
+    """Starts a service of the target."""
     return targets.containers if in_containers else targets.processes
 
 
 @pytest.fixture(scope="session")
 def queue_server(in_containers: bool) -> StartQueueServer:
-    """Return how to start a queue server of the target."""
+    """Starts a queue server of the target."""
     return running_elasticmq if in_containers else running_queue_server
 
 
 @pytest.fixture(scope="module")
 def endpoint(queue_server: StartQueueServer) -> Iterator[str]:
-    """A running queue server; the tests of a module share it."""
+    """A running queue server, which the tests of a module share."""
     with queue_server() as endpoint:
         yield endpoint
 
@@ -96,7 +96,7 @@ def aws_server(_session_aws_server: AwsServer) -> AwsServer:
 
 @pytest.fixture
 async def start_runtime(in_containers: bool, tmp_path: Path) -> AsyncIterator[StartRuntime]:
-    """Return how to start a function in a runtime of the target: as processes of ours, or under RIE."""
+    """Starts a function in a runtime of the target: as processes of ours, or under RIE."""
     started: list[Runtime] = []
 
     async def start(function: Function) -> Runtime:
@@ -121,7 +121,7 @@ async def start_runtime(in_containers: bool, tmp_path: Path) -> AsyncIterator[St
 
 @pytest.fixture(scope="session")
 def model() -> None:
-    """A recogniser in the cache; without one each test says at once what to run."""
+    """Check that a recogniser is installed. Without one, each test fails with the command that installs it."""
     try:
         installed_model("auto", Paths.from_environment(os.environ).models)
     except SetupError as error:
@@ -130,25 +130,25 @@ def model() -> None:
 
 @pytest.fixture(scope="session")
 def photos(model: None) -> Mapping[str, Path]:
-    """Two photographs in the public domain, from packages that carry them."""
+    """Two photographs in the public domain, which Python packages contain."""
     models = Paths.from_environment(os.environ).models
     return {COLLINS: package_file(ASTRONAUT, models), HOPPER: package_file(GRACE_HOPPER, models)}
 
 
 @pytest.fixture
 def home(tmp_path: Path, model: None) -> Home:
-    """Folders in which nothing runs and nobody is enrolled."""
+    """Folders without a running stack and without enrolled people."""
     return Home(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def running(service: Start, photos: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that knows both people; the tests of a module share it."""
+    """A service that knows both people, which the tests of a module share."""
     with service(tmp_path_factory.mktemp("service"), people=photos) as started:
         yield started
 
 
 @pytest.fixture
 def frame(photos: Mapping[str, Path]) -> Callable[[str], Frame]:
-    """Return how to get a person's photograph as a frame."""
+    """Returns the photograph of a person as a frame."""
     return lambda name: Frame(photos[name].name, photos[name].read_bytes())

@@ -11,7 +11,7 @@ from pipeline.errors import TransientError
 from pipeline.ports import MAX_MESSAGE_BYTES, MessageSender
 from tests.conftest import StartQueueServer
 from tests.memory_queue import MemoryQueue
-from tests.queue_server import sqs_client
+from tests.sqs_servers import sqs_client
 
 
 @dataclass

@@ -56,7 +56,7 @@ def test_all_replicas_are_used(scaled: Containers, frame: Callable[[str], Frame]
     assert Counter(name.split()[0] for name in before) == {"face-recognition": 3, "face-detection": 2}
     photo = frame(COLLINS)
     # One recogniser may take ten waiting frames in one batch, so it takes many frames to keep all of them busy.
-    outcomes = scaled.ask(*(Frame(f"{n}.png", photo.content) for n in range(40)), concurrency=8, timeout=100)
+    outcomes = scaled.send(*(Frame(f"{n}.png", photo.content) for n in range(40)), concurrency=8, timeout=100)
     assert {outcome.result for outcome in outcomes.values()} == {COLLINS}
     after = replicas(scaled)
     assert all(after[name] > before[name] for name in after), after
@@ -150,13 +150,13 @@ def test_a_gateway_that_starts_before_the_queues_waits_and_says_so(
 ) -> None:
     scaled.compose("stop", "--timeout", "5", "elasticmq", "gateway")
     docker("start", *scaled.containers("gateway"))
-    eventually(lambda: "Waiting for the queue server at http://elasticmq:9324" in scaled.said(), 60)
+    eventually(lambda: "Waiting for the queue server at http://elasticmq:9324" in scaled.supervisor_output(), 60)
     refused = scaled.home.faceq("send", "nothing.jpg")
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert "The containers are still starting" in refused.stderr
     docker("start", *scaled.containers("elasticmq"))
     eventually(lambda: scaled.home.faceq("env").returncode == 0, 60)
-    assert scaled.ask(frame(COLLINS))[frame(COLLINS).filename].result == COLLINS
+    assert scaled.send(frame(COLLINS))[frame(COLLINS).filename].result == COLLINS
 
 
 def test_a_full_tmp_disturbs_no_frame(scaled: Containers, frame: Callable[[str], Frame]) -> None:
@@ -165,7 +165,7 @@ def test_a_full_tmp_disturbs_no_frame(scaled: Containers, frame: Callable[[str],
         fill = "dd if=/dev/zero of=/tmp/full bs=1M 2>/dev/null; [ $(df --output=avail /tmp | tail -1) -eq 0 ]"
         scaled.compose("exec", "--no-TTY", "--index", str(number), "face-detection", "bash", "-c", fill)
     try:
-        outcomes = scaled.ask(*(Frame(f"{n}.png", frame(COLLINS).content) for n in range(4)))
+        outcomes = scaled.send(*(Frame(f"{n}.png", frame(COLLINS).content) for n in range(4)))
         assert [outcome.result for outcome in outcomes.values()] == [COLLINS] * 4
     finally:
         for number in (1, 2):
@@ -179,13 +179,13 @@ def test_with_a_gallery_of_another_model_frames_are_answered_with_an_error_that_
     original = manifest.read_bytes()
     manifest.write_bytes(original.replace(b'"dlib"', b'"other"'))
     try:
-        answer = scaled.ask(frame(COLLINS))[frame(COLLINS).filename].answer
+        answer = scaled.send(frame(COLLINS))[frame(COLLINS).filename].answer
         assert answer is not None
         assert answer["result"] == "Error"
         assert "other" in json.dumps(answer["error"])
     finally:
         manifest.write_bytes(original)
-    assert scaled.ask(frame(COLLINS))[frame(COLLINS).filename].result == COLLINS
+    assert scaled.send(frame(COLLINS))[frame(COLLINS).filename].result == COLLINS
 
 
 def test_a_port_that_is_in_use_is_named(scaled: Containers, tmp_path: Path) -> None:
@@ -252,10 +252,10 @@ def test_a_function_that_cannot_start_is_named_and_the_gateway_comes_up_once_it_
     up = ("up", "--no-build", "--no-deps", "--detach", "--scale", "face-recognition=1", "face-recognition")
     docker("compose", "--project-name", scaled.project, *up, environ=scaled.home.environ(broken))
     scaled.compose("restart", "--timeout", "2", "gateway")
-    eventually(lambda: "The function face-recognition did not start" in scaled.said(), 100)
+    eventually(lambda: "The function face-recognition did not start" in scaled.supervisor_output(), 100)
     scaled.compose(*up)
     eventually(lambda: scaled.home.faceq("env").returncode == 0, 100)
-    assert scaled.ask(frame(COLLINS))[frame(COLLINS).filename].result == COLLINS
+    assert scaled.send(frame(COLLINS))[frame(COLLINS).filename].result == COLLINS
 
 
 def test_down_leaves_nothing(photos: Mapping[str, Path], tmp_path: Path) -> None:

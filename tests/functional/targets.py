@@ -1,6 +1,6 @@
-"""The two ways to run the service that the functional tests are written for: processes, and containers.
+"""The two ways to run the service: as processes, and in containers. The functional tests run on either.
 
-`pytest --target containers` runs them against `docker compose`; images are built before (`make test-docker` does).
+`pytest --target containers` runs them against `docker compose`, with images that `make test-docker` builds before.
 """
 
 import json
@@ -25,14 +25,15 @@ from adapters.settings import (
 )
 from client.frames import Frame
 from client.service_client import Outcome, ServiceClient
+from client.stack_processes import stack_processes
 from client.stack_state import RunningStack, local_stack, process_stack
 from local.free_ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 PROCESSES, CONTAINERS = "processes", "containers"
-#: A process of the gateway's container that is a part of its own.
+#: A part of the stack that has no container: it is a process in the gateway's.
 MAPPING = "event-source-mapping"
-#: Prints the ids of the mapping's processes, seen from inside.
+#: Prints the process ids of the event source mapping, as seen in the gateway's container.
 FIND_MAPPING = """
 from pathlib import Path
 for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -43,10 +44,10 @@ for path in Path("/proc").glob("[0-9]*/cmdline"):
 
 @dataclass(frozen=True)
 class Home:
-    """A person's folders: state, logs and gallery of their own, the models of this machine."""
+    """Folders for one user: state, logs and gallery of its own, and the models of this machine."""
 
     folder: Path
-    #: Port 1 answers nobody: containers that run on this machine are none of a test's business.
+    #: Nothing listens at port 1, so a test does not find containers that run on this machine for something else.
     more: Mapping[str, str] = field(default_factory=lambda: {FACEQ_API_PORT: "1"})
 
     @property
@@ -69,8 +70,8 @@ class Home:
             env=self.environ(variables),
         )
 
-    def begin(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start a command and let it run, in a process group of its own as in a terminal."""
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command in a process group of its own, as a terminal does, and let it run."""
         return subprocess.Popen(
             [sys.executable, "-m", "cli.main", *arguments],
             stdout=subprocess.PIPE,
@@ -102,7 +103,7 @@ class Service:
             sqs_client(self.stack.region, self.stack.sqs_endpoint),
         )
 
-    def ask(self, *frames: Frame, concurrency: int = 1, timeout: float = 60) -> dict[str, Outcome]:
+    def send(self, *frames: Frame, concurrency: int = 1, timeout: float = 60) -> dict[str, Outcome]:
         """Send frames; return their outcomes by file name."""
         return {
             outcome.frame.filename: outcome
@@ -110,12 +111,12 @@ class Service:
         }
 
     def instances(self, part: str) -> set[str]:
-        """Return what distinguishes a part's running processes, or containers, from those that replace them."""
-        return {str(pid) for pid in self.processes().get(part, [])}
+        """Return an id of each running process, or container, of a part; what replaces one has another id."""
+        return {str(pid) for pid in self.processes(part)}
 
-    def aim(self, part: str) -> Callable[[], object]:
-        """Return how to end all of a part with SIGKILL, at once: what it is made of is looked up now."""
-        pids = self.processes()[part]
+    def kill_later(self, part: str) -> Callable[[], object]:
+        """Return a call that kills a part's processes with SIGKILL. They are looked up now, so the call is quick."""
+        pids = self.processes(part)
 
         def kill() -> None:
             for pid in pids:
@@ -123,19 +124,16 @@ class Service:
 
         return kill
 
-    def processes(self) -> dict[str, list[int]]:
-        """Return the process ids by part."""
-        found: dict[str, list[int]] = {}
-        for row in json.loads(self.home.faceq("status", "--json").stdout)["processes"]:
-            found.setdefault(row["part"], []).append(row["pid"])
-        return found
+    def processes(self, part: str) -> list[int]:
+        """Return the process ids of a part."""
+        return [process.pid for process in stack_processes(self.stack.pid) if process.part == part]
 
-    def said(self) -> str:
-        """Return what the supervisor told people."""
+    def supervisor_output(self) -> str:
+        """Return what the supervisor printed."""
         return (self.home.folder / "state" / "up.log").read_text()
 
-    def logged(self) -> str:
-        """Return all that functions and other parts logged."""
+    def log_text(self) -> str:
+        """Return everything that functions and other parts logged."""
         return "".join(path.read_text() for path in Path(self.stack.logs).glob("*.log"))
 
 
@@ -149,7 +147,7 @@ class Containers(Service):
         return compose(self.home, self.project, *arguments)
 
     def containers(self, part: str) -> list[str]:
-        """Return the ids of a service's containers, those that ended too."""
+        """Return the ids of a service's containers, including those that have ended."""
         return self.compose("ps", "--all", "--quiet", part).split()
 
     def instances(self, part: str) -> set[str]:
@@ -162,11 +160,11 @@ class Containers(Service):
                 found.add(f"{container} {state['StartedAt']}")
         return found
 
-    def aim(self, part: str) -> Callable[[], object]:
-        """Return how to end a part; containers are started again, for after `docker kill` Docker leaves them alone."""
+    def kill_later(self, part: str) -> Callable[[], object]:
+        """Return a call that kills a part. It starts containers again, because Docker does not after `docker kill`."""
         if part == MAPPING:
-            words = f"kill -9 {' '.join(self.instances(part))}"
-            return partial(self.compose, "exec", "--no-TTY", "gateway", "bash", "-c", words)
+            command = f"kill -9 {' '.join(self.instances(part))}"
+            return partial(self.compose, "exec", "--no-TTY", "gateway", "bash", "-c", command)
         containers = self.containers(part)
 
         def kill() -> None:
@@ -175,16 +173,16 @@ class Containers(Service):
 
         return kill
 
-    def said(self) -> str:
+    def supervisor_output(self) -> str:
         return self.compose("logs", "gateway")
 
-    def logged(self) -> str:
+    def log_text(self) -> str:
         return self.compose("logs", "--no-log-prefix", "--no-color")
 
 
 @contextmanager
 def processes(folder: Path, *options: str, people: Mapping[str, Path] | None = None) -> Iterator[Service]:
-    """Enrol people, start a service on free ports, stop it in the end."""
+    """Enrol people, start a service on free ports, and stop it at the end."""
     home = Home(folder)
     enrol(home, people or {})
     up = home.faceq("up", "--detach", "--port", "0", *options)
@@ -201,7 +199,7 @@ def processes(folder: Path, *options: str, people: Mapping[str, Path] | None = N
 def containers(
     folder: Path, *options: str, people: Mapping[str, Path] | None = None, scale: Mapping[str, int] | None = None
 ) -> Iterator[Containers]:
-    """Enrol people, start the containers on free ports, remove them and their volume in the end."""
+    """Enrol people, start the containers on free ports, and remove them and their volume at the end."""
     parameters = [option for option in options if option != "--parameter"]
     url, api, queue = free_ports(3)
     home = Home(
@@ -214,7 +212,7 @@ def containers(
         },
     )
     (folder / "gallery").mkdir(parents=True, exist_ok=True)
-    for each in (folder, *folder.parents):  # pytest's folders are private, and a container's user is another one
+    for each in (folder, *folder.parents):  # pytest's folders are private, and containers run as another user
         if each.owner() == folder.owner() and each != Path("/"):
             each.chmod(each.stat().st_mode | 0o011)
     enrol(home, people or {})
@@ -240,7 +238,7 @@ def compose(home: Home, project: str, *arguments: str) -> str:
 
 
 def docker(*arguments: str, environ: Mapping[str, str] | None = None) -> str:
-    """Run a docker command; fail with what it said."""
+    """Run a docker command. Fail with its error output."""
     done = subprocess.run(
         ["docker", *arguments], capture_output=True, text=True, check=False, timeout=180, cwd=ROOT, env=environ
     )

@@ -25,7 +25,7 @@ from local.free_ports import free_port
 from template.model import EventSourceMapping, Queue, Redrive
 from tests.conftest import StartQueueServer
 from tests.polling import eventually
-from tests.queue_server import sqs_client
+from tests.sqs_servers import sqs_client
 
 Record = dict[str, Any]
 

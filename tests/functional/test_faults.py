@@ -55,7 +55,7 @@ def send_in_background(started: Service, frames: list[Frame], outcomes: list[Out
 def test_a_killed_part_loses_no_accepted_frame(quick: Service, frame: Callable[[str], Frame], part: str) -> None:
     """After kill -9 in the middle of its work, each frame still gets its answer, and the part is replaced."""
     photo = frame(COLLINS)
-    before, kill = quick.instances(part), quick.aim(part)
+    before, kill = quick.instances(part), quick.kill_later(part)
     outcomes: list[Outcome] = []
     sending = send_in_background(quick, [Frame(f"{n}.png", photo.content) for n in range(12)], outcomes)
     eventually(lambda: outcomes, 60)
@@ -68,7 +68,7 @@ def test_a_killed_part_loses_no_accepted_frame(quick: Service, frame: Callable[[
 def test_the_client_learns_that_a_detection_was_killed(quick: Service, frame: Callable[[str], Frame]) -> None:
     """The frame in work gets a 502, as on AWS, so no accepted frame is lost. The next frame gets its answer."""
     photo = frame(COLLINS)
-    kill = quick.aim("face-detection")
+    kill = quick.kill_later("face-detection")
     outcomes: list[Outcome] = []
     sending = send_in_background(quick, [Frame(f"{n}.png", photo.content) for n in range(12)], outcomes)
     eventually(lambda: outcomes, 60)
@@ -77,7 +77,7 @@ def test_the_client_learns_that_a_detection_was_killed(quick: Service, frame: Ca
     assert len(outcomes) == 12
     assert {outcome.result for outcome in outcomes} <= {COLLINS, None}
     assert all("502" in str(outcome.problem) for outcome in outcomes if outcome.result is None)
-    assert quick.ask(photo)[photo.filename].result == COLLINS
+    assert quick.send(photo)[photo.filename].result == COLLINS
 
 
 @pytest.mark.only("processes", "ElasticMQ keeps its messages, see tests/docker")
@@ -85,11 +85,11 @@ def test_a_killed_queue_server_is_restarted(quick: Service, frame: Callable[[str
     """Its messages in memory are lost, which the supervisor reports. Frames sent from then on get their answers."""
     photo = frame(COLLINS)
     before = quick.instances("queue-server")
-    quick.aim("queue-server")()
+    quick.kill_later("queue-server")()
     eventually(lambda: quick.instances("queue-server") - before, 20)
-    outcome = quick.ask(photo, timeout=60)[photo.filename]
+    outcome = quick.send(photo, timeout=60)[photo.filename]
     assert outcome.result == COLLINS
-    reported = quick.said()
+    reported = quick.supervisor_output()
     assert "queue-server died" in reported
     assert "in memory" in reported
 
@@ -99,10 +99,10 @@ def test_the_client_learns_of_a_timeout_and_the_next_frame_is_served(
 ) -> None:
     """As on AWS, the client gets a 502, the log has the reason, and the process is replaced."""
     large = Frame("large.jpg", slow_picture())
-    outcome = quick.ask(large)["large.jpg"]
+    outcome = quick.send(large)["large.jpg"]
     assert (outcome.result, "502" in str(outcome.problem)) == (None, True)
-    eventually(lambda: "Task timed out after 3.00 seconds" in quick.logged() + quick.said(), 20)
-    assert quick.ask(frame(COLLINS))[frame(COLLINS).filename].result == COLLINS
+    eventually(lambda: "Task timed out after 3.00 seconds" in quick.log_text() + quick.supervisor_output(), 20)
+    assert quick.send(frame(COLLINS))[frame(COLLINS).filename].result == COLLINS
 
 
 def test_a_frame_whose_client_disconnects_is_not_lost(quick: Service, frame: Callable[[str], Frame]) -> None:

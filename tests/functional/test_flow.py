@@ -32,7 +32,7 @@ def picture(size: tuple[int, int] = (320, 240), colour: str = "grey") -> bytes:
 
 def test_each_known_person_is_named(running: Service, frame: Callable[[str], Frame]) -> None:
     """The answer also contains the place and score of each face, the model, the gallery and the timings."""
-    outcomes = running.ask(frame(COLLINS), frame(HOPPER))
+    outcomes = running.send(frame(COLLINS), frame(HOPPER))
     results = [outcome.result for outcome in outcomes.values()]
     assert results == [COLLINS, HOPPER]
     for outcome in outcomes.values():
@@ -51,7 +51,7 @@ def test_each_known_person_is_named(running: Service, frame: Callable[[str], Fra
 
 
 def test_a_frame_without_a_face_is_answered(running: Service) -> None:
-    outcome = running.ask(Frame("wall.jpg", picture()))["wall.jpg"]
+    outcome = running.send(Frame("wall.jpg", picture()))["wall.jpg"]
     assert outcome.result == "No-Face"
 
 
@@ -70,7 +70,7 @@ def test_a_stranger_is_unknown_until_enrolled_while_the_stack_runs(
 
 
 def result_for(service: Service, frame: Frame) -> str | None:
-    return service.ask(frame)[frame.filename].result
+    return service.send(frame)[frame.filename].result
 
 
 def test_a_client_written_for_aws_works_unchanged(running: Service, photos: Mapping[str, Path]) -> None:
@@ -114,7 +114,7 @@ def test_send_names_the_frame_that_got_no_answer(running: Service, tmp_path: Pat
 
 def test_fifty_parallel_posts_are_all_answered(running: Service, frame: Callable[[str], Frame]) -> None:
     photo = frame(COLLINS)
-    outcomes = running.ask(
+    outcomes = running.send(
         *(Frame(f"{number}.png", photo.content) for number in range(50)), concurrency=50, timeout=110
     )
     assert [outcome.result for outcome in outcomes.values()] == [COLLINS] * 50
@@ -135,11 +135,11 @@ def test_several_clients_share_the_response_queue(running: Service, photos: Mapp
 
 def test_every_frame_can_be_followed_in_the_logs(running: Service, frame: Callable[[str], Frame]) -> None:
     """Its request id is in the logs of both functions. The logs contain no picture and no embedding."""
-    (outcome,) = running.ask(frame(HOPPER)).values()
+    (outcome,) = running.send(frame(HOPPER)).values()
     lines = running.home.faceq("logs", "--request-id", outcome.request_id).stdout.splitlines()
     assert any("face-detection" in line and '"detected"' in line for line in lines)
     assert any("face-recognition" in line and '"recognised"' in line for line in lines)
-    everything = running.logged()
+    everything = running.log_text()
     assert base64.b64encode(outcome.frame.content).decode()[:200] not in everything
     assert max(map(len, everything.splitlines())) < 2000
 
@@ -165,7 +165,7 @@ def test_bad_input_is_refused_over_http(running: Service, code: str) -> None:
     assert answer.json()["error"] == code
     depths = json.loads(running.home.faceq("queues", "list", "--json").stdout)
     assert all(depth["visible"] == 0 for depth in depths), depths
-    assert running.ask(Frame("next.jpg", picture()))["next.jpg"].result == "No-Face"
+    assert running.send(Frame("next.jpg", picture()))["next.jpg"].result == "No-Face"
 
 
 def test_the_response_and_the_answer_to_an_accepted_frame_are_those_of_the_contract(running: Service) -> None:
@@ -223,12 +223,12 @@ def test_four_people_are_named_in_24_frames_and_five_strangers_are_unknown(servi
             for person in sorted((FIXTURES / "people").iterdir())
             for frame in frames([person / "probe"])
         ]
-        answers = started.ask(*probes, concurrency=2)
+        answers = started.send(*probes, concurrency=2)
         assert len(answers) == 24
         assert {name: outcome.result for name, outcome in answers.items()} == {
             name: name.split("/")[0] for name in answers
         }
-        strangers = started.ask(*frames([FIXTURES / "faces"]), concurrency=2)
+        strangers = started.send(*frames([FIXTURES / "faces"]), concurrency=2)
         largest = {name: outcome.answer["faces"][0]["name"] for name, outcome in strangers.items() if outcome.answer}
         assert largest == dict.fromkeys(strangers, "Unknown")
         assert len(largest) == 5

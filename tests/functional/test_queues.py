@@ -21,7 +21,7 @@ from local import queue_creation, queue_server
 from local.addresses import ACCOUNT, queue_url
 from template.model import Queue, Redrive
 from tests.polling import eventually
-from tests.queue_server import sqs_client
+from tests.sqs_servers import sqs_client
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ def processes_of(home: Home) -> list[psutil.Process]:
 
 def test_ctrl_c_stops_everything_and_leaves_no_process(home: Home) -> None:
     """`make bench` measures how long this takes: at most 3 s."""
-    up = home.begin("up", "--port", "0")
+    up = home.start("up", "--port", "0")
     eventually(home.running, 60)
     parts = processes_of(home)
     assert len(parts) >= 5  # supervisor, queue server, event source mapping, two functions
@@ -67,7 +67,7 @@ def test_no_process_outlives_the_supervisor(home: Home) -> None:
 
 
 def test_ctrl_c_during_the_start_leaves_no_process(home: Home) -> None:
-    up = home.begin("up", "--port", "0")
+    up = home.start("up", "--port", "0")
     eventually(lambda: psutil.Process(up.pid).children(), 30)
     parts = psutil.Process(up.pid).children(recursive=True)
     os.killpg(up.pid, signal.SIGINT)
@@ -78,7 +78,7 @@ def test_ctrl_c_during_the_start_leaves_no_process(home: Home) -> None:
 
 def test_ctrl_c_during_a_detached_start_leaves_no_process(home: Home) -> None:
     """The stack runs in a session of its own, but Ctrl-C during its start must stop it."""
-    up = home.begin("up", "-d", "--port", "0")
+    up = home.start("up", "-d", "--port", "0")
     eventually(lambda: psutil.Process(up.pid).children(), 30)
     parts = psutil.Process(up.pid).children(recursive=True)
     os.killpg(up.pid, signal.SIGINT)

@@ -11,7 +11,7 @@ from pipeline.messages import FrameRequest, RecognitionResult
 from tests.answering_stack import Stack
 from tests.builders import stack_record
 from tests.fakes import function_url
-from tests.queue_server import running_queue_server, sqs_client
+from tests.sqs_servers import running_queue_server, sqs_client
 
 
 @pytest.fixture(scope="module")
