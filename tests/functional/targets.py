@@ -112,11 +112,11 @@ class Service:
 
     def instances(self, part: str) -> set[str]:
         """Return an id of each running process, or container, of a part; what replaces one has another id."""
-        return {str(pid) for pid in self.processes(part)}
+        return {str(pid) for pid in self.processes().get(part, [])}
 
     def kill_later(self, part: str) -> Callable[[], object]:
         """Return a call that kills a part's processes with SIGKILL. They are looked up now, so the call is quick."""
-        pids = self.processes(part)
+        pids = self.processes()[part]
 
         def kill() -> None:
             for pid in pids:
@@ -124,9 +124,12 @@ class Service:
 
         return kill
 
-    def processes(self, part: str) -> list[int]:
-        """Return the process ids of a part."""
-        return [process.pid for process in stack_processes(self.stack.pid) if process.part == part]
+    def processes(self) -> dict[str, list[int]]:
+        """Return the process ids of each part."""
+        pids: dict[str, list[int]] = {}
+        for process in stack_processes(self.stack.pid):
+            pids.setdefault(process.part, []).append(process.pid)
+        return pids
 
     def supervisor_output(self) -> str:
         """Return what the supervisor printed."""

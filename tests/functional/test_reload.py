@@ -121,7 +121,7 @@ def test_a_queued_frame_waits_for_the_fix_of_its_function(reloading: Reloading, 
     assert "The function face-recognition did not start: ZeroDivisionError" in output
     sent = frame(COLLINS)
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(reloading.service.ask, sent)
+        answer = pool.submit(reloading.service.send, sent)
         requests_queue = reloading.service.stack.request_queue_url.rpartition("/")[2]
         eventually(lambda: requests_queue in waiting(reloading.service.home))
         assert reloading.save({RECOGNITION: ("1 / 0\n", "")}) == f"{RELOADED} {RECOGNITION}"
