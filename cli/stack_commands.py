@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -158,20 +159,22 @@ def _start_detached(arguments: list[str]) -> None:
     folder = Paths.from_environment(os.environ).state
     folder.mkdir(parents=True, exist_ok=True)
     output = folder / "up.log"
-    with output.open("wb") as log:
-        process = subprocess.Popen(
-            # -P: do not import a folder called `cli` from the current directory.
-            [sys.executable, "-P", "-m", "cli.main", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env={**os.environ, "COLUMNS": "200"},
-        )
+    process = None
     try:
+        with output.open("wb") as log, _interrupt_at_end():
+            process = subprocess.Popen(
+                # -P: do not import a folder called `cli` from the current directory.
+                [sys.executable, "-P", "-m", "cli.main", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "COLUMNS": "200"},
+            )
         stack = _wait_until_ready(process)
     except KeyboardInterrupt:
-        process.terminate()  # it runs in a session of its own, so Ctrl-C did not reach it
+        if process is not None:
+            process.terminate()  # it runs in a session of its own, so Ctrl-C did not reach it
         raise
     if stack is not None:
         Console(highlight=False).print(_describe(stack), soft_wrap=True)
@@ -182,6 +185,22 @@ def _start_detached(arguments: list[str]) -> None:
         raise SetupError("stack", message.removeprefix("faceq: "))
     process.terminate()
     raise SetupError("stack", f"The stack was not ready within {READY_SECONDS} s. See how far it came in {output}.")
+
+
+@contextlib.contextmanager
+def _interrupt_at_end() -> Iterator[None]:
+    """Raise the KeyboardInterrupt of a Ctrl-C only at the end of the block.
+
+    If it were raised while `Popen` starts a process, no one would know the process and it would stay.
+    """
+    signals: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: signals.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if signals:
+        raise KeyboardInterrupt
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]") -> RunningStack | None:

@@ -150,7 +150,8 @@ class _RuntimeApiClient(LambdaRuntimeClient):  # type: ignore[misc] # awslambdar
             request.x_amzn_trace_id = order.trace_id
             request.client_context = order.client_context
             if order.timeout_seconds is not None:
-                request.deadline_time_in_ms = round((time.time() + order.timeout_seconds) * 1000)
+                # Rounded down, because the function must never see more time than its timeout.
+                request.deadline_time_in_ms = int((time.time() + order.timeout_seconds) * 1000)
                 # The kernel's timer and the default action of its signal end even code that never releases the GIL.
                 signal.setitimer(signal.ITIMER_REAL, order.timeout_seconds)
             self._output.begin(order.request_id)
