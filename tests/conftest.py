@@ -108,7 +108,12 @@ async def start_runtime(in_containers: bool, tmp_path: Path) -> AsyncIterator[St
             runtime = RieWithReplicas([function], task_root=targets.ROOT, logs=logs, environment={})
         else:
             runtime = EmbeddedRuntime(
-                [function], task_root=targets.ROOT, logs=logs, region="us-east-1", account="000000000000"
+                [function],
+                task_root=targets.ROOT,
+                logs=logs,
+                region="us-east-1",
+                account="000000000000",
+                next_event_seconds=2.0,  # not to depend on how quickly a process of a busy machine goes on
             )
         started.append(runtime)
         await runtime.start()

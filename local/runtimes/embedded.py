@@ -60,6 +60,9 @@ class EmbeddedRuntime(FunctionRuntime):
     restart_delay : callable
         Takes how many environments of a function in a row ended without serving a request, at least 1; returns how
         long to wait before the next start, seconds.
+    next_event_seconds : float
+        How long to wait for a process to ask for its next event before starting another environment. Most ask within
+        1 ms of their answer.
 
     """
 
@@ -76,6 +79,7 @@ class EmbeddedRuntime(FunctionRuntime):
         initial: int = 1,
         client: str | None = None,
         restart_delay: Callable[[int], float] = restart_delay,
+        next_event_seconds: float = 0.05,
     ) -> None:
         self._logs = logs
         self._pools = {
@@ -87,6 +91,7 @@ class EmbeddedRuntime(FunctionRuntime):
                     task_root=task_root,
                     environment={**environment, **function.environment},
                     client=client or default_client(),
+                    next_event_seconds=next_event_seconds,
                 ),
                 FunctionLog(logs / f"{function.name}.log"),
                 limit=concurrency if function.reserved_concurrency is None else function.reserved_concurrency,

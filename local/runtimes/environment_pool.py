@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from local.runtimes.environment_spec import EnvironmentSpec
-from local.runtimes.execution_environment import NEXT_SECONDS, ExecutionEnvironment, Request
+from local.runtimes.execution_environment import ExecutionEnvironment, Request
 from local.runtimes.function_log import FunctionLog
 from local.runtimes.function_runtime import FunctionInitError, Invocation, TooManyRequests
 from local.runtimes.invocation_tasks import retrieve_exception
@@ -157,7 +157,7 @@ class EnvironmentPool:
         self._waiting.append(waiting)
         try:
             if len(self._waiting) <= self._idle_soon():
-                await asyncio.wait([waiting], timeout=NEXT_SECONDS)
+                await asyncio.wait([waiting], timeout=self._spec.next_event_seconds)
             self._scale()
             await asyncio.wait([waiting], timeout=wait_seconds)
             # A request for which an environment is starting is not throttled: it will get that environment.

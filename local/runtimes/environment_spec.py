@@ -29,6 +29,8 @@ class EnvironmentSpec:
         Variables beside those that Lambda sets.
     client : str
         Module that runs its handler.
+    next_event_seconds : float
+        How long to wait for a process to ask for its next event before starting another environment.
 
     """
 
@@ -38,6 +40,7 @@ class EnvironmentSpec:
     task_root: Path
     environment: Mapping[str, str]
     client: str
+    next_event_seconds: float
 
     def variables(self, stream: str, api_address: str, scratch: str) -> dict[str, str]:
         """Return the variables of one process.

@@ -43,10 +43,6 @@ MEMORY_SAMPLE_SECONDS: Final = 0.1
 #: How long a process may take to end by itself after SIGTERM, and after it reported an init error, seconds.
 GRACE_SECONDS: Final = 0.5
 
-#: How long to wait for a process to ask for its next event before starting another environment, seconds. Most ask
-#: within 1 ms of their answer.
-NEXT_SECONDS: Final = 0.05
-
 #: Longest time between an event and its answer on one connection, seconds: over the longest timeout, 900 s.
 _KEEP_ALIVE_SECONDS: Final = 1000.0
 
@@ -150,7 +146,7 @@ class ExecutionEnvironment:
     @property
     def is_idle_soon(self) -> bool:
         """Whether it has just answered, so it is about to ask for its next event."""
-        return not self.has_ended and time.monotonic() - self._answered_at < NEXT_SECONDS
+        return not self.has_ended and time.monotonic() - self._answered_at < self._spec.next_event_seconds
 
     # Start and end
 

@@ -29,6 +29,10 @@ class Driver(Protocol):
     def __call__(self, functions: list[Function], *, task_root: Path, logs: Path) -> FunctionRuntime: ...
 
 
+#: Forty times what users get, so that the tests do not depend on how quickly a process of a busy machine goes on.
+NEXT_EVENT_SECONDS = 2.0
+
+
 def short_delay(failures: int) -> float:
     """Return a tenth of the delays that users get, so that tests of failures need not wait for long."""
     return restart_delay(failures) / 10
@@ -41,6 +45,7 @@ def embedded(client: str, restart_delay: Callable[[int], float] = short_delay) -
         return EmbeddedRuntime(
             functions, task_root=task_root, logs=logs, region="eu-west-1", account="123456789012",
             environment={"SHARED": "by all"}, client=client, restart_delay=restart_delay,
+            next_event_seconds=NEXT_EVENT_SECONDS,
         )  # fmt: skip
 
     return create
