@@ -4,8 +4,8 @@ Every message is a frozen dataclass. The service reads and writes JSON only here
 """
 
 import base64
-import binascii
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn, TypeAlias
@@ -31,6 +31,10 @@ MAX_PREPROCESSING_CHARS = 64
 MAX_FACES = 1000
 #: Largest accepted magnitude of a number: far above any coordinate or duration, and well within float32.
 MAX_NUMBER = 1e9
+
+#: From the URL-safe alphabet of base64 to the standard one. (RFC 4648, sections 4 and 5)
+_STANDARD_ALPHABET = str.maketrans("-_", "+/")
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -301,13 +305,37 @@ def _text(fields: Mapping[str, Json], key: str, most_chars: int | None = None) -
 
 
 def _decode_base64(text: str, key: str) -> bytes:
-    try:
-        content = base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise BadInput("not_base64", f"The key '{key}' is not base64. Encode the file's bytes as base64.") from None
+    """Decode base64 in any form that clients send: as a data URL, URL-safe, unpadded, broken into lines."""
+    encoded = "".join(_without_data_url(text, key).split()).translate(_STANDARD_ALPHABET).rstrip("=")
+    wrong = _NOT_BASE64.search(encoded)
+    if wrong is not None:
+        raise BadInput(
+            "not_base64",
+            f"The key '{key}' is not base64: character {wrong.start() + 1} of it is {wrong[0]!a}. Encode the file's bytes "
+            "as base64.",
+        )
+    if len(encoded) % 4 == 1:
+        raise BadInput(
+            "not_base64",
+            f"The key '{key}' is not base64: its {len(encoded)} characters cannot be a whole number of bytes, so some are "
+            "missing. Send all of them.",
+        )
+    content = base64.b64decode(encoded + "=" * (-len(encoded) % 4))
     if not content:
         raise BadInput("empty_value", f"The key '{key}' decodes to nothing. Send a picture.")
     return content
+
+
+def _without_data_url(text: str, key: str) -> str:
+    """Return what follows the head of a data URL (RFC 2397); any other text as it is."""
+    if text[:5].lower() != "data:":
+        return text
+    head, comma, encoded = text.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise BadInput(
+            "not_base64", f"The key '{key}' is a data URL without base64. Send data:image/jpeg;base64, and the picture."
+        )
+    return encoded
 
 
 def _parse_face_crop(row: Json) -> FaceCrop:
