@@ -9,10 +9,12 @@ import warnings
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL import UnidentifiedImageError
+from PIL import ImageChops, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
-from pipeline import png
+from pipeline import jpeg, png
 from pipeline.errors import BadInput, TransientError
 from pipeline.ports import Image
 
@@ -26,13 +28,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 #: Major brands of the HEIF family (ISO 23008-12), which phones save as .heic: bytes 8 to 12 of the file.
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 
-#: How a JPEG begins and ends. (ITU-T T.81, table B.1: SOI and the first byte of the next marker, EOI)
-_JPEG_START: Final = b"\xff\xd8\xff"
-_JPEG_END: Final = b"\xff\xd9"
 #: How far into the content a JPEG may begin: the head of a multipart part has one or two hundred bytes.
 _MAX_BYTES_BEFORE_JPEG: Final = 1_024
-#: Bytes that stand for the rest of a JPEG that was cut. Compressed data that used them would change the picture.
-_JPEG_FILLER: Final = b"\x55\xa3" * 4_096
+#: Longest text of Pillow that a message quotes, in characters.
+_MAX_FINDING_CHARS: Final = 150
 
 #: EXIF 2.32, tag 0x0112: how the stored picture must be turned to be upright.
 _ORIENTATION = 0x0112
@@ -51,8 +50,8 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image:
     """Decode a JPEG, PNG, WebP, GIF, BMP or AVIF into an upright RGB picture, (H, W, 3) uint8.
 
     EXIF orientation is applied; all other metadata is ignored. Of an animation, only the first frame is decoded.
-    Transparent parts become white, as viewers show them; an alpha channel that is 0 everywhere is ignored. 16-bit samples
-    are scaled to 8 bits by their significant bits, not clipped. Up to 1,024 bytes before the start of a JPEG are
+    Transparent parts become white, as viewers show them; an alpha channel that is 0 everywhere is ignored. Samples of
+    16 bits are scaled to 8 by their significant bits, not clipped. Up to 1,024 bytes before the start of a JPEG are
     skipped, and a JPEG that lacks only its end marker is complete.
 
     Parameters
@@ -71,28 +70,30 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image:
         `out_of_memory` if the memory of this process does not suffice.
 
     """
-    content = _from_its_start(content)
     try:
+        content = _from_its_start(content)
         picture = _open(content)
         width, height = picture.size
         if width * height > max_pixels:
             raise _too_many_pixels(f"The picture has {width} × {height} pixels, {width * height:,} in all", max_pixels)
         is_deep = png.is_sixteen_bit(content)
-        rgb = _from_sixteen_bits(content, picture) if is_deep else _rgb(_loaded(picture, content))
+        rgb = _from_sixteen_bits(picture, content) if is_deep else _rgb(_loaded(picture, content))
         upright = _UPRIGHT.get(_orientation(picture))
         return np.array(rgb if upright is None else rgb.transpose(upright))
     except BadInput:
         raise
-    except MemoryError as error:
-        raise TransientError(
-            "out_of_memory", "There was not enough memory to decode the picture. Send it again, or send it smaller."
-        ) from error
     except Pillow.DecompressionBombError as error:
         raise _too_many_pixels("The picture has far too many pixels", max_pixels) from error
     except UnidentifiedImageError as error:
         raise _unidentified(content) from error
     except Exception as error:  # broken bytes can raise any exception inside Pillow's decoders
-        raise _damaged(_format_by_signature(content) or "picture", str(error) or type(error).__name__) from error
+        if _is_out_of_memory(error):
+            raise TransientError(
+                "out_of_memory", "There was not enough memory to decode the picture. Send it again, or send it smaller."
+            ) from error
+        if _is_heif(content):
+            raise _unidentified(content) from error
+        raise _damaged(_format_by_signature(content) or "picture", _finding(error)) from error
 
 
 def encode_jpeg(image: Image, quality: int = 95) -> bytes:
@@ -113,8 +114,8 @@ def _from_its_start(content: bytes) -> bytes:
     """Return the picture without what does not belong to it: bytes before a JPEG, metadata of a PNG."""
     if content.startswith(png.SIGNATURE):
         return png.without_metadata(content)
-    if _format_by_signature(content) is None:
-        start = content.find(_JPEG_START, 0, _MAX_BYTES_BEFORE_JPEG + len(_JPEG_START))
+    if _format_by_signature(content) is None and not _is_heif(content):
+        start = content.find(jpeg.START, 0, _MAX_BYTES_BEFORE_JPEG + len(jpeg.START))
         if start > 0:
             return content[start:]
     return content
@@ -122,7 +123,7 @@ def _from_its_start(content: bytes) -> bytes:
 
 def _format_by_signature(content: bytes) -> str | None:
     """Return the format whose signature the content has, None if it is none of `FORMATS`."""
-    if content.startswith(_JPEG_START):
+    if content.startswith(jpeg.START):
         return "JPEG"
     if content.startswith(png.SIGNATURE):
         return "PNG"
@@ -137,36 +138,55 @@ def _format_by_signature(content: bytes) -> str | None:
     return None
 
 
-def _open(content: bytes) -> Pillow.Image:
+def _is_heif(content: bytes) -> bool:
+    return content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS
+
+
+def _open(content: bytes) -> ImageFile:
     """Read the header. Pillow's own warning about large pictures is silenced because `max_pixels` decides."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
         return Pillow.open(io.BytesIO(content), formats=FORMATS)
 
 
-def _loaded(picture: Pillow.Image, content: bytes) -> Pillow.Image:
+def _loaded(picture: ImageFile, content: bytes) -> Pillow.Image:
     """Decode the pixels. A JPEG without its end marker is decoded if all its rows are there."""
     try:
         picture.load()
-    except OSError:
-        if picture.format != "JPEG":
+    except OSError as error:
+        # Pillow calls a JPEG with further pictures after the first one MPO.
+        if picture.format not in ("JPEG", "MPO") or _is_out_of_memory(error):
             raise
         return _jpeg_without_end(content)
     return picture
 
 
 def _jpeg_without_end(content: bytes) -> Pillow.Image:
-    """Decode a JPEG that ends without its end marker. Raises BadInput that says how many rows there are.
+    """Decode a JPEG that ends without its end marker. Raises BadInput that says how much of the picture is there.
 
-    libjpeg puts grey in place of missing data without an error. So the file is decoded twice: with the end marker alone,
-    and with filler before it. If the data is complete, both pictures are equal, because the filler is not used. If not,
-    they differ from the first missing row on.
+    libjpeg puts grey in place of missing data without an error. So the file is decoded with the end marker alone, and
+    with other data before it. If nothing is missing, both pictures are equal, because nothing reads the other data.
     """
-    ended, filled = (_open(content + more + _JPEG_END) for more in (b"", _JPEG_FILLER))
-    differs = (np.asarray(ended) != np.asarray(filled)).reshape(ended.height, -1).any(axis=1)
-    if differs.any():
-        rows = int(differs.argmax())
-        raise _damaged("JPEG", f"it ends after {rows} of its {ended.height} rows")
+    content = content.rstrip(b"\xff")  # half of the end marker
+    scans, height = len(jpeg.scans(content)), 0
+    first_difference = None
+    try:
+        ended = _open(content + jpeg.END)
+        height = ended.height
+        ended.load()
+        for filler in jpeg.fillers(content):
+            difference = ImageChops.difference(ended, _open(content + filler + jpeg.END)).getbbox()
+            if difference is not None:
+                first_difference = difference[1]
+                break
+    except OSError as error:
+        if not str(error).startswith("image file is truncated"):
+            raise
+        first_difference = 0
+    if jpeg.lacks_scans(content) or (first_difference is not None and scans > 1):
+        raise _damaged("JPEG", f"it ends in scan {scans}, before its {height} rows have all their detail")
+    if first_difference is not None:
+        raise _damaged("JPEG", f"it ends after {first_difference} of its {height} rows")
     return ended
 
 
@@ -176,11 +196,24 @@ def _too_many_pixels(problem: str, max_pixels: int) -> BadInput:
 
 
 def _damaged(file_format: str, finding: str) -> BadInput:
-    return BadInput("not_an_image", f"The {file_format} cannot be decoded: {finding.rstrip('.')}. Send the whole file.")
+    return BadInput("not_an_image", f"The {file_format} cannot be decoded: {finding}. Send the whole, unchanged file.")
+
+
+def _finding(error: Exception) -> str:
+    """Return what Pillow found, as a part of a sentence."""
+    text = " ".join(str(error).split())[:_MAX_FINDING_CHARS].rstrip(".")
+    if isinstance(error, OSError | SyntaxError | ValueError) and text:
+        return text
+    return f"its bytes contradict each other ({type(error).__name__}{': ' if text else ''}{text})"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Tell whether memory ran out. Pillow's decoders report this as an OSError with the text of its C library."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and str(error).startswith("out of memory"))
 
 
 def _unidentified(content: bytes) -> BadInput:
-    if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS:
+    if _is_heif(content):
         return BadInput("not_an_image", "HEIC pictures cannot be read. Send the photo as JPEG.")
     file_format = _format_by_signature(content)
     if file_format is not None:
@@ -204,19 +237,24 @@ def _rgb(picture: Pillow.Image) -> Pillow.Image:
     return _on_white(rgba.convert("RGB"), rgba.getchannel("A"))
 
 
-def _from_sixteen_bits(content: bytes, picture: Pillow.Image) -> Pillow.Image:
-    samples = png.sixteen_bit_samples(content)
-    has_alpha = samples.shape[2] in (2, 4)
-    colour = samples[..., :-1] if has_alpha else samples
-    levels = png.to_eight_bits(colour, png.significant_bits(content))
+def _from_sixteen_bits(picture: ImageFile, content: bytes) -> Pillow.Image:
+    samples = png.sixteen_bit_samples(picture, content)
+    colours = {1: 1, 2: 1, 3: 3, 4: 3}[samples.shape[2]]
+    levels = png.to_eight_bits(samples[..., :colours], png.significant_bits(content))
+    alpha = _sixteen_bit_alpha(samples, colours, picture.info.get("transparency"))
+    del samples
     rgb = Pillow.fromarray(np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3))))
-    if has_alpha:
-        return _on_white(rgb, Pillow.fromarray((samples[..., -1] >> 8).astype(np.uint8)))
-    key = picture.info.get("transparency")  # tRNS: the one colour that is transparent
+    return rgb if alpha is None else _on_white(rgb, Pillow.fromarray(alpha))
+
+
+def _sixteen_bit_alpha(samples: NDArray[np.uint16], colours: int, key: object) -> NDArray[np.uint8] | None:
+    """Return the alpha channel, (H, W) uint8; None if the picture has none. `key` is the one transparent colour."""
+    if samples.shape[2] > colours:
+        return (samples[..., -1] >> 8).astype(np.uint8)
     if key is None:
-        return rgb
-    opaque = (samples != np.asarray(key)).any(axis=2)
-    return _on_white(rgb, Pillow.fromarray(opaque.astype(np.uint8) * 255))
+        return None
+    opaque: NDArray[np.bool_] = (samples != np.asarray(key, np.uint16)).any(axis=2)
+    return opaque.astype(np.uint8) * np.uint8(255)
 
 
 def _on_white(rgb: Pillow.Image, alpha: Pillow.Image) -> Pillow.Image:

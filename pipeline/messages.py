@@ -34,7 +34,9 @@ MAX_NUMBER = 1e9
 
 #: From the URL-safe alphabet of base64 to the standard one. (RFC 4648, sections 4 and 5)
 _STANDARD_ALPHABET = str.maketrans("-_", "+/")
-_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/]")
+_DATA_URL = re.compile(r"\s*data:", re.IGNORECASE)
+#: A character that cannot be in base64: neither of an alphabet nor white space, or padding before the end.
+_NOT_BASE64 = re.compile(r"[^A-Za-z0-9+/\-_=\s]|=(?![=\s]*\Z)")
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -305,37 +307,39 @@ def _text(fields: Mapping[str, Json], key: str, most_chars: int | None = None) -
 
 
 def _decode_base64(text: str, key: str) -> bytes:
-    """Decode base64 in any form that clients send: as a data URL, URL-safe, unpadded, broken into lines."""
-    encoded = "".join(_without_data_url(text, key).split()).translate(_STANDARD_ALPHABET).rstrip("=")
-    wrong = _NOT_BASE64.search(encoded)
-    if wrong is not None:
-        raise BadInput(
-            "not_base64",
-            f"The key '{key}' is not base64: character {wrong.start() + 1} of it is {wrong[0]!a}. Encode the file's bytes "
-            "as base64.",
-        )
-    if len(encoded) % 4 == 1:
-        raise BadInput(
-            "not_base64",
-            f"The key '{key}' is not base64: its {len(encoded)} characters cannot be a whole number of bytes, so some are "
-            "missing. Send all of them.",
-        )
-    content = base64.b64decode(encoded + "=" * (-len(encoded) % 4))
+    """Decode base64 in each form that clients send: as a data URL, URL-safe, without padding, broken into lines."""
+    start = _base64_start(text, key)
+    encoded = "".join(text[start:].split()).translate(_STANDARD_ALPHABET).rstrip("=")
+    try:
+        content = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except ValueError:
+        raise _not_base64(text, key, start, len(encoded)) from None
     if not content:
         raise BadInput("empty_value", f"The key '{key}' decodes to nothing. Send a picture.")
     return content
 
 
-def _without_data_url(text: str, key: str) -> str:
-    """Return what follows the head of a data URL (RFC 2397); any other text as it is."""
-    if text[:5].lower() != "data:":
-        return text
-    head, comma, encoded = text.partition(",")
-    if not comma or not head.lower().endswith(";base64"):
+def _base64_start(text: str, key: str) -> int:
+    """Return where the base64 begins: behind the head of a data URL (RFC 2397), in any other text at its start."""
+    if _DATA_URL.match(text) is None:
+        return 0
+    comma = text.find(",")
+    if comma < 0 or text[max(0, comma - 7) : comma].lower() != ";base64":
         raise BadInput(
             "not_base64", f"The key '{key}' is a data URL without base64. Send data:image/jpeg;base64, and the picture."
         )
-    return encoded
+    return comma + 1
+
+
+def _not_base64(text: str, key: str, start: int, length: int) -> BadInput:
+    """Return what is wrong with `text` from `start` on, where its base64 of `length` characters cannot be decoded."""
+    wrong = _NOT_BASE64.search(text, start)
+    finding = (
+        f"its {length} characters are one more than whole bytes give, so some are missing"
+        if wrong is None
+        else f"character {wrong.start() + 1} is {wrong[0]!a}"
+    )
+    return BadInput("not_base64", f"The key '{key}' is not base64: {finding}. Encode all bytes of the file as base64.")
 
 
 def _parse_face_crop(row: Json) -> FaceCrop:

@@ -12,21 +12,26 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from PIL.PngImagePlugin import PngImageFile
+from PIL.ImageFile import ImageFile
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
-#: The chunks that decide pixels and orientation: critical ones, transparency, significant bits, EXIF, animation.
-_KEPT_CHUNKS: Final = frozenset(
-    {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"sBIT", b"eXIf", b"acTL", b"fcTL", b"fdAT"}
-)
-#: Keywords of text chunks in which ImageMagick and exiftool store EXIF, and with it the orientation.
-_EXIF_KEYWORDS: Final = (b"Raw profile type exif\0", b"Raw profile type APP1\0")
+#: The chunks that decide the pixels of the first frame and its orientation: the critical ones, transparency,
+#: significant bits, EXIF.
+_KEPT_CHUNKS: Final = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"sBIT", b"eXIf"})
+#: The texts that may hold the orientation, by the type of their chunk: EXIF as ImageMagick and exiftool write it, XMP.
+_ORIENTATION_TEXTS: Final = {
+    b"tEXt": (b"Raw profile type exif\0", b"Raw profile type APP1\0"),
+    b"zTXt": (b"Raw profile type exif\0\0", b"Raw profile type APP1\0\0"),
+    b"iTXt": (b"XML:com.adobe.xmp\0\0",),  # the second zero says: not compressed
+}
 #: Most bytes of such a text, decompressed. EXIF in a JPEG has at most 64 KiB; the text is hexadecimal.
-_MAX_EXIF_BYTES: Final = 2 * 65_536 + 4_096
+_MAX_ORIENTATION_BYTES: Final = 2 * 65_536 + 4_096
 
 #: Depths, in bits, of cameras that store their samples in the low bits of 16.
 _CAMERA_DEPTHS: Final = (10, 12)
+#: Pixels that are scaled in one step. Limits the memory.
+_BLOCK_PIXELS: Final = 65_536
 
 
 class Chunk(NamedTuple):
@@ -42,16 +47,16 @@ class Chunk(NamedTuple):
 def without_metadata(content: bytes) -> bytes:
     """Return a PNG without the chunks that neither its pixels nor its orientation need.
 
-    Texts, colour profiles and times are never decompressed, so a bomb in them costs no memory. Content that is not a
-    well-formed row of chunks is returned as far as it is one: the decoder then says what is wrong.
+    Texts, colour profiles and times are never decompressed, so a bomb in them costs no memory. What follows the last
+    whole chunk stays: the decoder says what is wrong with it.
     """
-    parts = [SIGNATURE]
-    position = len(SIGNATURE)
+    parts: list[bytes] = []
+    kept_until = 0
     for chunk in _chunks(content):
-        if chunk.kind in _KEPT_CHUNKS or _is_exif_text(content, chunk):
-            parts.append(content[chunk.start : chunk.end])
-        position = chunk.end
-    return b"".join([*parts, content[position:]])
+        if chunk.kind not in _KEPT_CHUNKS and not _may_hold_orientation(content, chunk):
+            parts.append(content[kept_until : chunk.start])
+            kept_until = chunk.end
+    return b"".join([*parts, content[kept_until:]]) if parts else content
 
 
 def is_sixteen_bit(content: bytes) -> bool:
@@ -60,22 +65,33 @@ def is_sixteen_bit(content: bytes) -> bool:
     return content.startswith(SIGNATURE) and content[24:25] == b"\x10"
 
 
-def sixteen_bit_samples(content: bytes) -> NDArray[np.uint16]:
+def sixteen_bit_samples(picture: ImageFile, content: bytes) -> NDArray[np.uint16]:
     """Return the samples of a PNG of 16 bits, (H, W, C) uint16 with C = 1 (grey), 2 (grey, alpha), 3 (RGB), 4 (RGBA).
 
-    Pillow reads grey in full depth, but only the high byte of a colour sample. So colour is read twice, each byte with a
-    raw mode of its own. Raises what Pillow raises.
+    Pillow reads grey in full depth, but only the high byte of a colour sample. So colour is decoded twice: the raw mode
+    of the other byte order gives the low byte. Raises what Pillow raises.
+
+    Parameters
+    ----------
+    picture : ImageFile
+        The content, opened but not decoded. It is decoded here.
+    content : bytes
+        The whole file.
+
     """
-    picture = _open(content)
     raw_mode = str(picture.tile[0].args)
     if raw_mode == "I;16B":
-        return np.asarray(picture)[..., np.newaxis].astype(np.uint16)
+        return np.asarray(picture)[..., np.newaxis].astype(np.uint16, copy=False)
     if raw_mode == "LA;16B":
-        # Two samples of 16 bits take the four bytes of one RGBA pixel, also in the filters and in interlacing.
-        as_rgba = _read_bytes(content, "RGBA")
+        # Grey and alpha of 16 bits take the four bytes of one RGBA pixel, in the PNG filters and in interlacing too.
+        _set_raw_mode(picture, "RGBA")
+        as_rgba = np.asarray(picture)
         high, low = as_rgba[..., 0::2], as_rgba[..., 1::2]
-    else:  # RGB;16B or RGBA;16B; the other byte order gives the other byte
-        high, low = _read_bytes(content, raw_mode), _read_bytes(content, raw_mode.replace("16B", "16L"))
+    else:  # RGB;16B or RGBA;16B
+        high = np.asarray(picture)
+        with Pillow.open(io.BytesIO(content), formats=("PNG",)) as other:
+            _set_raw_mode(other, raw_mode.replace("16B", "16L"))
+            low = np.asarray(other)
     samples = high.astype(np.uint16)
     samples <<= 8
     samples |= low
@@ -90,45 +106,43 @@ def significant_bits(content: bytes) -> int | None:
     for chunk in _chunks(content):
         if chunk.kind == b"sBIT":
             bits = content[chunk.data_start : chunk.data_end]
-            return max(bits) if bits else None
+            return max(bits) if bits and 1 <= max(bits) <= 16 else None
         if chunk.kind == b"IDAT":  # sBIT comes before it
             break
     return None
 
 
-def to_eight_bits(samples: NDArray[np.uint16], bits: int | None) -> NDArray[np.uint8]:
+def to_eight_bits(samples: NDArray[np.uint16], significant: int | None) -> NDArray[np.uint8]:
     """Scale samples of 16 bits to 8.
 
     The specification puts the picture into the high bits. Cameras with 10 or 12 bits often leave it in the low bits,
-    which gives a nearly black picture. So samples that all fit into `bits`, or into 10 or 12 bits, are scaled by that.
+    which gives a nearly black picture. So samples that all fit into their significant bits are scaled by these; where
+    the file does not say how many are significant, into 10 or 12 bits.
 
     Parameters
     ----------
     samples : (H, W, C) uint16
         Grey or colour, without alpha.
-    bits : int or None
+    significant : int or None
         What `significant_bits` returned.
 
     """
-    depths = ([bits] if bits is not None and 8 < bits < 16 else []) + list(_CAMERA_DEPTHS)
     largest = int(samples.max(initial=0))
+    depths = _CAMERA_DEPTHS if significant is None else (significant,)
     full = (1 << next((depth for depth in depths if largest < 1 << depth), 16)) - 1
     levels = np.arange(full + 1, dtype=np.uint32)
-    table: NDArray[np.uint8] = ((levels * 255 + full // 2) // full).astype(np.uint8)
-    return table[samples]
+    table = ((levels * 255 + full // 2) // full).astype(np.uint8)
+    scaled = np.empty(samples.shape, np.uint8)
+    pixels, scaled_pixels = (array.reshape(-1, samples.shape[2]) for array in (samples, scaled))
+    for start in range(0, len(pixels), _BLOCK_PIXELS):  # NumPy makes 8 bytes of each index
+        block = slice(start, start + _BLOCK_PIXELS)
+        scaled_pixels[block] = table[pixels[block]]
+    return scaled
 
 
-def _open(content: bytes) -> PngImageFile:
-    picture = Pillow.open(io.BytesIO(content), formats=("PNG",))
-    assert isinstance(picture, PngImageFile)  # noqa: S101 - for the type checker: no other format is allowed
-    return picture
-
-
-def _read_bytes(content: bytes, raw_mode: str) -> NDArray[np.uint8]:
-    """Decode the first frame with one of Pillow's raw modes; (H, W, C) uint8."""
-    picture = _open(content)
+def _set_raw_mode(picture: ImageFile, raw_mode: str) -> None:
+    """Let Pillow's decoder unpack the bytes of the file in another way."""
     picture.tile = [tile._replace(args=raw_mode) for tile in picture.tile]
-    return np.asarray(picture)
 
 
 def _chunks(content: bytes) -> Iterator[Chunk]:
@@ -145,19 +159,17 @@ def _chunks(content: bytes) -> Iterator[Chunk]:
         position = end
 
 
-def _is_exif_text(content: bytes, chunk: Chunk) -> bool:
-    """Tell whether a text chunk holds EXIF and stays small when it is decompressed."""
-    if chunk.kind not in (b"tEXt", b"zTXt") or chunk.data_end - chunk.data_start > _MAX_EXIF_BYTES:
+def _may_hold_orientation(content: bytes, chunk: Chunk) -> bool:
+    """Tell whether a text chunk may hold the orientation, and stays small when it is decompressed."""
+    keywords = _ORIENTATION_TEXTS.get(chunk.kind, ())
+    keyword = next((each for each in keywords if content.startswith(each, chunk.data_start)), None)
+    if keyword is None or chunk.data_end - chunk.data_start > _MAX_ORIENTATION_BYTES:
         return False
-    data = content[chunk.data_start : chunk.data_end]
-    keyword = next((keyword for keyword in _EXIF_KEYWORDS if data.startswith(keyword)), None)
-    if keyword is None:
-        return False
-    if chunk.kind == b"tEXt":
+    if chunk.kind != b"zTXt":
         return True
     decompressor = zlib.decompressobj()
     try:
-        decompressor.decompress(data[len(keyword) + 1 :], _MAX_EXIF_BYTES)
+        decompressor.decompress(content[chunk.data_start + len(keyword) : chunk.data_end], _MAX_ORIENTATION_BYTES)
     except zlib.error:
         return False
     return not decompressor.unconsumed_tail

@@ -87,13 +87,15 @@ def handle(event: Mapping[str, Json], collaborators: Collaborators) -> dict[str,
         except BadInput as error:
             if not _answer_error(record, error, collaborators):
                 failed.append(record.message_id)
+        except TransientError as error:
+            failed += _keep_on_queue([record], error, collaborators)
     if frames:
         failed += _recognise(frames, collaborators)
     return aws_events.batch_item_failures(failed)
 
 
 def _read(record: SqsRecord, collaborators: Collaborators) -> _Frame:
-    """Parse a message and decode its crops. Raises BadInput if that is impossible."""
+    """Parse a message and decode its crops. Raises BadInput if that is impossible, TransientError without memory."""
     started = collaborators.clock()
     message = FacesMessage.from_json(record.body)
     if message.preprocessing != collaborators.embedder.preprocessing:
