@@ -22,6 +22,9 @@ from pipeline.ports import Image
 #: detection take about 22 bytes of memory per pixel.
 MAX_PIXELS = 25_000_000
 
+#: What the client of a picture gets when it meets a `MemoryError`.
+OUT_OF_MEMORY = "There was not enough memory to decode the picture. Send it again, or send a smaller one."
+
 #: The only decoders of Pillow that see bytes from outside. Cameras and browsers write these formats, and their
 #: decoders neither run another program (EPS would run Ghostscript) nor read another file.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
@@ -88,12 +91,10 @@ def decode(content: bytes, max_pixels: int = MAX_PIXELS) -> Image:
         raise _unidentified(content) from error
     except Exception as error:  # broken bytes can raise any exception inside Pillow's decoders
         if _is_out_of_memory(error):
-            raise TransientError(
-                "out_of_memory", "There was not enough memory to decode the picture. Send it again, or send it smaller."
-            ) from error
+            raise TransientError("out_of_memory", OUT_OF_MEMORY) from error
         if _is_heif(content):
             raise _unidentified(content) from error
-        raise _damaged(_format_by_signature(content) or "picture", _finding(error)) from error
+        raise _damaged(_format_by_signature(content) or "picture", _finding(error, content)) from error
 
 
 def encode_jpeg(image: Image, quality: int = 95) -> bytes:
@@ -199,8 +200,12 @@ def _damaged(file_format: str, finding: str) -> BadInput:
     return BadInput("not_an_image", f"The {file_format} cannot be decoded: {finding}. Send the whole, unchanged file.")
 
 
-def _finding(error: Exception) -> str:
-    """Return what Pillow found, as a part of a sentence."""
+def _finding(error: Exception, content: bytes) -> str:
+    """Return what Pillow found, as a part of a sentence. Of a WebP that is cut it finds no more than that it is bad."""
+    if content.startswith(b"RIFF"):
+        size = 8 + int.from_bytes(content[4:8], "little")
+        if size > len(content):
+            return f"it ends after {len(content):,} of its {size:,} bytes"
     text = " ".join(str(error).split())[:_MAX_FINDING_CHARS].rstrip(".")
     if isinstance(error, OSError | SyntaxError | ValueError) and text:
         return text

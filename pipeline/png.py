@@ -88,10 +88,7 @@ def sixteen_bit_samples(picture: ImageFile, content: bytes) -> NDArray[np.uint16
         as_rgba = np.asarray(picture)
         high, low = as_rgba[..., 0::2], as_rgba[..., 1::2]
     else:  # RGB;16B or RGBA;16B
-        high = np.asarray(picture)
-        with Pillow.open(io.BytesIO(content), formats=("PNG",)) as other:
-            _set_raw_mode(other, raw_mode.replace("16B", "16L"))
-            low = np.asarray(other)
+        high, low = np.asarray(picture), _decode_as(raw_mode.replace("16B", "16L"), content)
     samples = high.astype(np.uint16)
     samples <<= 8
     samples |= low
@@ -138,6 +135,12 @@ def to_eight_bits(samples: NDArray[np.uint16], significant: int | None) -> NDArr
         block = slice(start, start + _BLOCK_PIXELS)
         scaled_pixels[block] = table[pixels[block]]
     return scaled
+
+
+def _decode_as(raw_mode: str, content: bytes) -> NDArray[np.uint8]:
+    picture = Pillow.open(io.BytesIO(content), formats=("PNG",))
+    _set_raw_mode(picture, raw_mode)
+    return np.asarray(picture)
 
 
 def _set_raw_mode(picture: ImageFile, raw_mode: str) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from client.stack_state import RunningStack
@@ -35,15 +36,36 @@ def picture(*colours: Colour, file_format: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-def greyscale_png(width: int, height: int, *chunks: tuple[bytes, bytes], rows: bytes = b"") -> bytes:
-    """A PNG whose header states this size, with `chunks` (kind, content) before its picture data `rows`."""
+def png_of(
+    header: bytes, *chunks: tuple[bytes, bytes], rows: bytes = b"", after: Sequence[tuple[bytes, bytes]] = ()
+) -> bytes:
+    """A PNG of its 13-byte header and picture data, with `chunks` (kind, content) before the data and `after` it."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    all_chunks = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    all_chunks = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(rows)), *after, (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, content) for kind, content in all_chunks)
+
+
+def greyscale_png(width: int, height: int, *chunks: tuple[bytes, bytes], rows: bytes = b"") -> bytes:
+    """A PNG whose header states this size, with `chunks` (kind, content) before its picture data `rows`."""
+    return png_of(struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0), *chunks, rows=rows)
+
+
+#: Where each of the seven passes of an interlaced PNG begins, x and y, and its steps. (PNG specification, section 8.1)
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+def sixteen_bit_png(
+    samples: NDArray[np.uint16], *chunks: tuple[bytes, bytes], interlaced: bool = False, **more: Any
+) -> bytes:
+    """A PNG of samples (H, W, C) with 16 bits, where C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA)."""
+    height, width, channels = samples.shape
+    passes = [samples[y::down, x::right] for x, y, right, down in ADAM7] if interlaced else [samples]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for part in passes if part.size for row in part)
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, interlaced)
+    return png_of(header, *chunks, rows=rows, **more)
 
 
 def frame(*colours: Colour, request_id: str = "frame-1", filename: str = "door.png") -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pipeline import aws_events
 from pipeline.embed import Preprocessing, cut
 from pipeline.errors import BadInput, TransientError
-from pipeline.images import decode, encode_jpeg
+from pipeline.images import OUT_OF_MEMORY, decode, encode_jpeg
 from pipeline.messages import (
     NO_FACE,
     FaceCrop,
@@ -58,24 +58,24 @@ def handle(event: Mapping[str, Json], collaborators: Collaborators) -> dict[str,
     """Process one function URL event and return its HTTP response.
 
     The status is 200 once the frame is on a queue, 4xx with the reason if it can never be processed, and 503 if the
-    queue cannot be reached; the client should then send the frame again. Only a response of 200 means that something
-    was queued.
+    queue cannot be reached or the memory does not suffice; the client should then send the frame again. Only a response
+    of 200 means that something was queued.
     """
     body = b""
+    request = None
     try:
         body = aws_events.posted_body(event)
         request = FrameRequest.from_json(body)
-    except BadInput as error:
-        log.warning("refused", extra={"request_id": read_request_id(body), "error": error.code})
-        return aws_events.refusal(error.status, error)
-    try:
         log_fields = _process(request, collaborators)
     except BadInput as error:
-        log.warning("refused", extra={"request_id": request.request_id, "error": error.code})
+        request_id = request.request_id if request is not None else read_request_id(body)
+        log.warning("refused", extra={"request_id": request_id, "error": error.code})
         return aws_events.refusal(error.status, error)
-    except TransientError as error:
-        log.error("not queued", extra={"request_id": request.request_id, "error": error.code, "reason": error.message})
-        return aws_events.refusal(503, error)
+    except (TransientError, MemoryError) as error:
+        failure = error if isinstance(error, TransientError) else TransientError("out_of_memory", OUT_OF_MEMORY)
+        request_id = request.request_id if request is not None else None
+        log.error("not queued", extra={"request_id": request_id, "error": failure.code, "reason": failure.message})
+        return aws_events.refusal(503, failure)
     log.info("detected", extra={"request_id": request.request_id, **log_fields})
     return aws_events.accepted()
 

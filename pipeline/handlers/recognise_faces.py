@@ -87,7 +87,7 @@ def handle(event: Mapping[str, Json], collaborators: Collaborators) -> dict[str,
         except BadInput as error:
             if not _answer_error(record, error, collaborators):
                 failed.append(record.message_id)
-        except TransientError as error:
+        except Exception as error:  # noqa: BLE001 - such as too little memory; the frames must not be lost
             failed += _keep_on_queue([record], error, collaborators)
     if frames:
         failed += _recognise(frames, collaborators)
@@ -95,7 +95,7 @@ def handle(event: Mapping[str, Json], collaborators: Collaborators) -> dict[str,
 
 
 def _read(record: SqsRecord, collaborators: Collaborators) -> _Frame:
-    """Parse a message and decode its crops. Raises BadInput if that is impossible, TransientError without memory."""
+    """Parse a message and decode its crops. Raises BadInput if that is impossible."""
     started = collaborators.clock()
     message = FacesMessage.from_json(record.body)
     if message.preprocessing != collaborators.embedder.preprocessing:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.embed import PREPROCESSINGS
 from pipeline.handlers import detect_faces, recognise_faces
+from pipeline.images import FORMATS
 from pipeline.messages import FrameRequest, read_request_id
 from tests.builders import BLUE, GREEN, RED, faces_message, frame, gallery_of, picture, post, sqs_event
 from tests.fakes import ColourEmbedder, PatchDetector, UnreliableQueue, stepping_clock
@@ -111,7 +112,7 @@ def test_a_damaged_request_gets_an_answer(body: bytes) -> None:
 
 
 @fuzzed
-@given(mutated(tuple(picture(RED, GREEN, file_format=form) for form in ("JPEG", "PNG", "GIF", "BMP", "WEBP"))))
+@given(mutated(tuple(picture(RED, GREEN, file_format=form) for form in FORMATS)))
 def test_a_damaged_picture_gets_an_answer(content: bytes) -> None:
     if content:
         assert_is_answered(FrameRequest(content, "frame-1", "door.png").to_json().encode())

@@ -87,9 +87,13 @@ BAD_INPUT: dict[str, tuple[bytes, int, str]] = {
     "endless request_id": (request(request_id="x" * 3_000_000), 400, "too_long"),
     "very long filename": (request(filename="x" * 4097), 400, "too_long"),
     "not base64": (request(content="not base64!"), 400, "not_base64"),
-    "wrong padding": (request(content="AAA"), 400, "not_base64"),
+    "base64 that lacks characters": (request(content="AAAAA"), 400, "not_base64"),
+    "padding before the end": (request(content="AA==AAAA"), 400, "not_base64"),
+    "padding alone": (request(content="===="), 400, "empty_value"),
     "not ASCII": (request(content="äöü€"), 400, "not_base64"),
-    "a data URL": (request(content="data:image/png;base64,AAAA"), 400, "not_base64"),
+    "a data URL without base64": (request(content="data:image/svg+xml,<svg/>"), 400, "not_base64"),
+    "the head of a data URL": (request(content="data:image/png;base64,"), 400, "empty_value"),
+    "a data URL without a comma": (request(content="data:image/png;base64"), 400, "not_base64"),
     "base64 of text": (with_content(b"this is no picture"), 400, "not_an_image"),
     "base64 of SVG": (with_content(b"<svg xmlns='http://www.w3.org/2000/svg'/>"), 400, "not_an_image"),
     "truncated JPEG": (with_content(picture(RED, file_format="JPEG")[:-200]), 400, "not_an_image"),
@@ -156,9 +160,52 @@ def test_file_names_and_request_ids_are_labels_and_travel_unchanged(
     assert message.request_id == fields.get("request_id", "frame-1")
 
 
-def test_base64_may_have_line_breaks_as_in_mime(collaborators: Collaborators) -> None:
-    body = request(content=base64.encodebytes(picture(RED)).decode())
-    assert detect_faces.handle(post(body), collaborators)["statusCode"] == 200
+PICTURE = next(content for more in range(3) if len(content := picture(RED) + bytes(more)) % 3)  # so that it is padded
+BASE64 = base64.b64encode(PICTURE).decode()
+BASE64_FORMS = {
+    "line breaks, as in MIME": base64.encodebytes(PICTURE).decode(),
+    "CR LF": BASE64[:100] + "\r\n" + BASE64[100:] + "\r\n",
+    "a data URL": "data:image/png;base64," + BASE64,
+    "a data URL with a parameter": "data:image/png;name=door.png;base64," + BASE64,
+    "a data URL without a type": "DATA:;BASE64," + BASE64,
+    "a data URL after a line break": "\n data:image/png;base64,\n" + BASE64,
+    "the URL-safe alphabet": base64.urlsafe_b64encode(PICTURE).decode(),
+    "no padding": BASE64.rstrip("="),
+    "more padding than is needed": BASE64.rstrip("=") + "====",
+    "all of it": "data:image/png;base64," + "\n".join(base64.urlsafe_b64encode(PICTURE).decode().rstrip("=")),
+}
+
+
+@pytest.mark.parametrize("content", BASE64_FORMS.values(), ids=BASE64_FORMS.keys())
+def test_base64_is_read_in_each_form_that_clients_send(collaborators: Collaborators, content: str) -> None:
+    assert "+" in BASE64
+    assert "/" in BASE64
+    assert BASE64.endswith("=")
+    assert detect_faces.handle(post(request(content=content)), collaborators)["statusCode"] == 200
+    detect_faces.handle(post(frame(RED)), collaborators)
+    in_this_form, as_usual = map(json.loads, queued(collaborators.requests))
+    assert in_this_form["faces"] == as_usual["faces"]
+
+
+@pytest.mark.parametrize(
+    ("content", "finding"),
+    [
+        ("not base64!", "character 11 is '!'"),
+        ("AAAA\nAA*A", "character 8 is '*'"),
+        ("AAAAé", r"character 5 is '\xe9'"),
+        ("AA==AAAA", "character 3 is '='"),
+        ("data:image/png;base64,AAAA?", "character 27 is '?'"),
+        ("AAAAA", "its 5 characters are one more than whole bytes give"),
+        ("data:image/png;base64,AAAAA", "its 5 characters are one more than whole bytes give"),
+        ("data:image/svg+xml,<svg/>", "is a data URL without base64"),
+    ],
+)
+def test_nonsense_in_place_of_base64_is_refused_with_what_is_wrong_and_where(
+    collaborators: Collaborators, content: str, finding: str
+) -> None:
+    answer = detect_faces.handle(post(request(content=content)), collaborators)
+    assert refused(answer) == (400, "not_base64")
+    assert finding in json.loads(str(answer["body"]))["message"]
 
 
 def test_the_response_to_an_accepted_frame_is_exactly_the_contract(collaborators: Collaborators) -> None:
