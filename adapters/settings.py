@@ -35,6 +35,8 @@ FACEQ_STATE_DIR = "FACEQ_STATE_DIR"
 FACEQ_MIN_FACE_SIZE = "FACEQ_MIN_FACE_SIZE"
 #: Width times height of the largest frame to decode.
 FACEQ_MAX_PIXELS = "FACEQ_MAX_PIXELS"
+#: `1` looks for faces in the three other turns of a frame that shows none as it is; `0` (default) does not.
+FACEQ_TRY_ROTATIONS = "FACEQ_TRY_ROTATIONS"
 #: Threads of one function process. By default the virtual processors that Lambda gives for the memory size.
 FACEQ_THREADS = "FACEQ_THREADS"
 
@@ -103,6 +105,8 @@ class ModelSettings:
         Width times height of the largest frame to decode, at least 1.
     threads : int
         At least 1.
+    try_rotations : bool
+        Whether to look for faces in the three other turns of a frame that shows none as it is.
 
     """
 
@@ -113,6 +117,7 @@ class ModelSettings:
     min_face_size: int
     max_pixels: int
     threads: int
+    try_rotations: bool = False
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "ModelSettings":
@@ -135,6 +140,7 @@ class ModelSettings:
             min_face_size=_number(environ, FACEQ_MIN_FACE_SIZE, 20, 12),
             max_pixels=_number(environ, FACEQ_MAX_PIXELS, MAX_PIXELS, 1),
             threads=_number(environ, FACEQ_THREADS, min(processors, os.cpu_count() or 1), 1),
+            try_rotations=_switch(environ, FACEQ_TRY_ROTATIONS),
         )
 
 
@@ -201,6 +207,13 @@ def _number(environ: Mapping[str, str], name: str, default: int, least: int) -> 
     if not text.isascii() or not text.isdigit() or int(text) < least:
         raise SetupError("bad_setting", f"{name} is '{text}'; set it to a whole number of at least {least}.")
     return int(text)
+
+
+def _switch(environ: Mapping[str, str], name: str) -> bool:
+    text = environ.get(name) or "0"
+    if text not in ("0", "1"):
+        raise SetupError("bad_setting", f"{name} is '{text}'; set it to 1 (on) or 0 (off).")
+    return text == "1"
 
 
 def template_parameters(environ: Mapping[str, str]) -> dict[str, str]:

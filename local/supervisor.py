@@ -30,6 +30,7 @@ from adapters.settings import (
     FACEQ_MODEL,
     FACEQ_MODELS_DIR,
     FACEQ_THREADS,
+    FACEQ_TRY_ROTATIONS,
     ModelSettings,
     S3Place,
 )
@@ -235,6 +236,7 @@ def function_variables(options: Options, model: str) -> dict[str, str]:
         FACEQ_GALLERY_DIR: str(settings.gallery),
         FACEQ_MIN_FACE_SIZE: str(settings.min_face_size),
         FACEQ_MAX_PIXELS: str(settings.max_pixels),
+        FACEQ_TRY_ROTATIONS: str(int(settings.try_rotations)),
     }
     if FACEQ_THREADS in options.environ:
         variables[FACEQ_THREADS] = options.environ[FACEQ_THREADS]

@@ -20,6 +20,7 @@ _collaborators = Collaborators(
     responses=queue_sender(_queues, _queues.response_queue_url),
     clock=time.perf_counter,
     max_pixels=_models.max_pixels,
+    try_rotations=_models.try_rotations,
 )
 
 

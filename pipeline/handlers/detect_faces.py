@@ -4,7 +4,7 @@ A frame without a face needs no recognition, so this function puts its answer on
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pipeline import aws_events
@@ -20,7 +20,8 @@ from pipeline.messages import (
     RecognitionResult,
     read_request_id,
 )
-from pipeline.ports import MAX_MESSAGE_BYTES, Face, FaceDetector, Image, MessageSender
+from pipeline.ports import MAX_MESSAGE_BYTES, FaceDetector, MessageSender
+from pipeline.rotations import TurnedPicture, find_faces
 
 #: JPEG qualities of a crop, best first. A face takes about 20 kB at 95 and 8 kB at 75, base64 included.
 CROP_QUALITIES = (95, 75)
@@ -43,6 +44,8 @@ class Collaborators:
         Returns seconds. Only differences between two calls are used.
     max_pixels : int
         Width times height of the largest frame that is decoded.
+    try_rotations : bool
+        Whether to look for faces in the three other turns of a frame that shows none as it is.
 
     """
 
@@ -52,6 +55,7 @@ class Collaborators:
     responses: MessageSender
     clock: Callable[[], float]
     max_pixels: int
+    try_rotations: bool = False
 
 
 def handle(event: Mapping[str, Json], collaborators: Collaborators) -> dict[str, Json]:
@@ -89,24 +93,24 @@ def _process(request: FrameRequest, collaborators: Collaborators) -> dict[str, J
     started = clock()
     image = decode(request.content, collaborators.max_pixels)
     decoded = clock()
-    faces = collaborators.detector.detect(image)
+    upright = find_faces(image, collaborators.detector, collaborators.try_rotations)
     detected = clock()
     timings = {"decode": (decoded - started) * 1e3, "detect": (detected - decoded) * 1e3}
-    if not faces:
+    if not upright.faces:
         answer = RecognitionResult(request.request_id, NO_FACE, request.filename, timings=timings)
         collaborators.responses.send(answer.to_json())
         return {"faces": 0, "timings": {**timings, "send": (clock() - detected) * 1e3}}
-    body, sent = _faces_message(request, image, faces, collaborators, timings, lambda: (clock() - detected) * 1e3)
+    body, sent = _faces_message(request, upright, collaborators, timings, lambda: (clock() - detected) * 1e3)
     cropped = clock()
     collaborators.requests.send(body)
     timings |= {"crop": (cropped - detected) * 1e3, "send": (clock() - cropped) * 1e3}
-    return {"faces": len(faces), "faces_sent": sent, "bytes": len(body), "timings": {**timings}}
+    turned = {"turned": 90 * upright.quarter_turns} if upright.quarter_turns else {}
+    return {"faces": len(upright.faces), "faces_sent": sent, "bytes": len(body), **turned, "timings": {**timings}}
 
 
 def _faces_message(
     request: FrameRequest,
-    image: Image,
-    faces: Sequence[Face],
+    upright: TurnedPicture,
     collaborators: Collaborators,
     timings: Mapping[str, float],
     crop_ms: Callable[[], float],
@@ -116,7 +120,8 @@ def _faces_message(
     It contains all faces in the best quality that fits. If not even the lowest fits, it contains the largest faces, in
     the lowest quality, and is marked `truncated`.
     """
-    crops = [cut(image, face, collaborators.preprocessing) for face in faces]
+    crops = [cut(upright.image, face, collaborators.preprocessing) for face in upright.faces]
+    faces = [upright.in_posted_picture(face) for face in upright.faces]
 
     def message(count: int, quality: int) -> str:
         kept = tuple(

@@ -26,6 +26,7 @@ def test_without_variables_the_documented_defaults_apply() -> None:
     settings = ModelSettings.from_environment({})
     assert (settings.engine, settings.model, settings.min_face_size) == ("onnx", "auto", 20)
     assert settings.max_pixels == MAX_PIXELS
+    assert not settings.try_rotations
     assert settings.threads == os.cpu_count()
     paths = Paths.from_environment({})
     assert (settings.models, settings.gallery) == (paths.models, paths.gallery)
@@ -43,6 +44,7 @@ def test_an_empty_variable_counts_as_not_set() -> None:
         "FACEQ_MIN_FACE_SIZE",
         "FACEQ_MAX_PIXELS",
         "FACEQ_THREADS",
+        "FACEQ_TRY_ROTATIONS",
     ]
     assert ModelSettings.from_environment(dict.fromkeys(names, "")) == ModelSettings.from_environment({})
 
@@ -56,9 +58,10 @@ def test_every_variable_is_read() -> None:
             "FACEQ_MIN_FACE_SIZE": "12",
             "FACEQ_MAX_PIXELS": "100",
             "FACEQ_THREADS": "3",
+            "FACEQ_TRY_ROTATIONS": "1",
         }
     )
-    assert settings == ModelSettings("torch", "dlib", Path("/models"), Path("/gallery"), 12, 100, 3)
+    assert settings == ModelSettings("torch", "dlib", Path("/models"), Path("/gallery"), 12, 100, 3, True)
 
 
 @pytest.mark.parametrize("others", [{}, {"FACEQ_GALLERY_DIR": "/gallery"}], ids=["alone", "with the other folder"])
@@ -138,6 +141,8 @@ def test_threads_follow_the_processors_that_lambda_gives_for_the_memory_size(mem
         ("FACEQ_MAX_PIXELS", "0"),
         ("FACEQ_MAX_PIXELS", "1e6"),
         ("FACEQ_THREADS", "0"),
+        ("FACEQ_TRY_ROTATIONS", "yes"),
+        ("FACEQ_TRY_ROTATIONS", "2"),
     ],
 )
 def test_the_refusal_of_an_invalid_value_names_the_variable_and_the_value(name: str, value: str) -> None:
