@@ -16,7 +16,7 @@ from adapters.models.install import install
 from adapters.models.installed import MANIFEST, installed_model
 from adapters.settings import FACEQ_MODELS_DIR, Paths
 from bench import engines, service
-from bench.sample_frames import ONE_FACE, TWO_FACES, frame, photographs, pictures
+from bench.sample_frames import NO_FACE, ONE_FACE, TWO_FACES, frame, photographs, picture_without_face, pictures
 from bench.service import Service
 from bench.tables import SPREAD, Section, load, machine, show, spread, write
 from client.frames import Frame
@@ -79,7 +79,8 @@ def _measure(quick: bool, console: Console) -> tuple[list[Section], bool]:
         )
         console.print("measuring the engines")
         paths = {}
-        for kind, sent in frames.items():
+        without_face = frame(NO_FACE, picture_without_face(cache))
+        for kind, sent in {**frames, NO_FACE: without_face}.items():
             paths[kind] = Path(folder) / sent.filename.replace(", ", "-").replace(" ", "-")
             paths[kind].write_bytes(sent.content)
         sections = [budgets, *flow.sections(), *engines.measure(_engines(cache), paths, runs // 4, min(starts, 5))]

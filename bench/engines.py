@@ -18,8 +18,11 @@ from typing import Final
 
 import numpy as np
 
+from bench.sample_frames import NO_FACE
 from bench.tables import SPREAD, Section, spread
 
+#: The call that `FACEQ_TRY_ROTATIONS` makes for a frame without a face.
+NO_FACE_IN_ALL_TURNS: Final = f"{NO_FACE}, in all four turns"
 EMBED_ONE: Final = "embed 1 face"
 EMBED_EIGHT: Final = "embed 8 faces"
 #: Calls before the first one that is measured.
@@ -41,7 +44,7 @@ class _Worker:
     """
 
     def __init__(self, engine: str, model: str, pictures: Mapping[str, Path]) -> None:
-        self.calls = [*([] if engine == "dlib" else pictures), EMBED_ONE, EMBED_EIGHT]
+        self.calls = [*([] if engine == "dlib" else [*pictures, NO_FACE_IN_ALL_TURNS]), EMBED_ONE, EMBED_EIGHT]
         paths = json.dumps({kind: str(path) for kind, path in pictures.items()})
         began = time.perf_counter()
         self._process = subprocess.Popen(
@@ -71,7 +74,10 @@ class _Worker:
 
 
 def measure(engines: Mapping[str, str], pictures: Mapping[str, Path], runs: int, starts: int) -> list[Section]:
-    """Measure each engine with its model; the ratios compare the others with the first."""
+    """Measure each engine with its model; the ratios compare the others with the first.
+
+    The first of the pictures shows a face; the one of the kind `NO_FACE` shows none.
+    """
     names = {engine: f"{engine} ({model})" for engine, model in engines.items()}
     begun: dict[str, list[dict[str, float]]] = {engine: [] for engine in engines}
     took: dict[tuple[str, str], list[float]] = {}
@@ -86,7 +92,7 @@ def measure(engines: Mapping[str, str], pictures: Mapping[str, Path], runs: int,
         for engine, worker in workers.items():
             stack.callback(worker.stop)
             begun[engine].append(worker.start)
-        for call in [*pictures, EMBED_ONE, EMBED_EIGHT]:
+        for call in [*pictures, NO_FACE_IN_ALL_TURNS, EMBED_ONE, EMBED_EIGHT]:
             capable = {engine: worker for engine, worker in workers.items() if call in worker.calls}
             for number in range(WARM_UP + runs):
                 for engine, worker in capable.items():
@@ -142,6 +148,7 @@ def _serve(engine: str, model: str, pictures: str) -> None:
     from adapters.models.installed import installed_model
     from pipeline.embed import PREPROCESSINGS, cut
     from pipeline.images import decode
+    from pipeline.rotations import find_faces
 
     images = {kind: decode(Path(path).read_bytes()) for kind, path in json.loads(pictures).items()}
     detector = detector or wiring.load_detector(settings)
@@ -154,6 +161,9 @@ def _serve(engine: str, model: str, pictures: str) -> None:
         began = time.perf_counter()
         if call in crops:
             embedder.embed(crops[call])
+        elif call == NO_FACE_IN_ALL_TURNS:
+            found = find_faces(images[NO_FACE], detector, try_rotations=True)
+            assert not found.faces, "a face was found, so not all turns were tried"
         else:
             detector.detect(images[call])
         took = (time.perf_counter() - began) * 1e3

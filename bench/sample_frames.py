@@ -13,6 +13,7 @@ from client.frames import Frame
 
 ONE_FACE: Final = "640x480, 1 face"
 TWO_FACES: Final = "1280x720, 2 faces"
+NO_FACE: Final = "640x480, no face"
 
 
 def photographs(models: Path) -> Mapping[str, Path]:
@@ -27,6 +28,12 @@ def pictures(models: Path) -> Mapping[str, Image.Image]:
     """Return one picture of each kind."""
     collins, hopper = (Image.open(path).convert("RGB") for path in photographs(models).values())
     return {ONE_FACE: _canvas((640, 480), collins), TWO_FACES: _canvas((1280, 720), collins, hopper)}
+
+
+def picture_without_face(models: Path) -> Image.Image:
+    """Return the part of a photograph below the face: a picture with much detail and, in every turn, no face."""
+    collins = Image.open(photographs(models)["Eileen Collins"]).convert("RGB")
+    return ImageOps.fit(collins.crop((0, collins.height // 2, collins.width, collins.height)), (640, 480))
 
 
 def frame(kind: str, picture: Image.Image) -> Frame:

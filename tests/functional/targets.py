@@ -184,9 +184,14 @@ class Containers(Service):
 
 
 @contextmanager
-def processes(folder: Path, *options: str, people: Mapping[str, Path] | None = None) -> Iterator[Service]:
-    """Enrol people, start a service on free ports, and stop it at the end."""
-    home = Home(folder)
+def processes(
+    folder: Path,
+    *options: str,
+    people: Mapping[str, Path] | None = None,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[Service]:
+    """Enrol people, start a service on free ports with these variables, and stop it at the end."""
+    home = Home(folder, {**Home(folder).more, **(variables or {})})
     enrol(home, people or {})
     up = home.faceq("up", "--detach", "--port", "0", *options)
     assert up.returncode == 0, up.stdout + up.stderr
@@ -200,9 +205,13 @@ def processes(folder: Path, *options: str, people: Mapping[str, Path] | None = N
 
 @contextmanager
 def containers(
-    folder: Path, *options: str, people: Mapping[str, Path] | None = None, scale: Mapping[str, int] | None = None
+    folder: Path,
+    *options: str,
+    people: Mapping[str, Path] | None = None,
+    variables: Mapping[str, str] | None = None,
+    scale: Mapping[str, int] | None = None,
 ) -> Iterator[Containers]:
-    """Enrol people, start the containers on free ports, and remove them and their volume at the end."""
+    """Enrol people, start containers on free ports with these variables, remove them and their volume at the end."""
     parameters = [option for option in options if option != "--parameter"]
     url, api, queue = free_ports(3)
     home = Home(
@@ -212,6 +221,7 @@ def containers(
             FACEQ_API_PORT: str(api),
             FACEQ_QUEUE_PORT: str(queue),
             FACEQ_PARAMETERS: " ".join(parameters),
+            **(variables or {}),
         },
     )
     (folder / "gallery").mkdir(parents=True, exist_ok=True)
