@@ -32,8 +32,8 @@ def pictures(models: Path) -> Mapping[str, Image.Image]:
 
 def picture_without_face(models: Path) -> Image.Image:
     """Return the part of a photograph below the face: a picture with much detail and, in every turn, no face."""
-    collins = Image.open(photographs(models)["Eileen Collins"]).convert("RGB")
-    return ImageOps.fit(collins.crop((0, collins.height // 2, collins.width, collins.height)), (640, 480))
+    hopper = Image.open(photographs(models)["Grace Hopper"]).convert("RGB")
+    return ImageOps.fit(hopper.crop((0, hopper.height // 2, hopper.width, hopper.height)), (640, 480))
 
 
 def frame(kind: str, picture: Image.Image) -> Frame:

@@ -207,9 +207,24 @@ def _finding(error: Exception, content: bytes) -> str:
         if size > len(content):
             return f"it ends after {len(content):,} of its {size:,} bytes"
     text = " ".join(str(error).split())[:_MAX_FINDING_CHARS].rstrip(".")
-    if isinstance(error, OSError | SyntaxError | ValueError) and text:
+    if text == "Truncated File Read":
+        return "it ends in its header"
+    if isinstance(error, OSError | RuntimeError | SyntaxError | ValueError) and text:
         return text
     return f"its bytes contradict each other ({type(error).__name__}{': ' if text else ''}{text})"
+
+
+def _header_finding(file_format: str, content: bytes) -> str:
+    """Return in brackets what Pillow found in the header: it names this only to the caller of a format's own reader."""
+    read_header, _ = Pillow.OPEN[file_format.upper()]
+    try:
+        read_header(io.BytesIO(content), "")
+    except SyntaxError as error:
+        is_sentence = error.__cause__ is None and "driver" not in str(error)  # else an exception of Python, or nothing
+        return f" ({_finding(error, content)})" if is_sentence else ""
+    except Exception:  # noqa: BLE001 - any other exception says no more than the sentence before it
+        return ""
+    return ""
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -222,7 +237,7 @@ def _unidentified(content: bytes) -> BadInput:
         return BadInput("not_an_image", "HEIC pictures cannot be read. Send the photo as JPEG.")
     file_format = _format_by_signature(content)
     if file_format is not None:
-        return _damaged(file_format, "its header is damaged or incomplete")
+        return _damaged(file_format, f"its header is damaged or incomplete{_header_finding(file_format, content)}")
     return BadInput(
         "not_an_image", f"This is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} picture. Send the photo as JPEG."
     )

@@ -16,9 +16,10 @@ from PIL.ImageFile import ImageFile
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
 
-#: The chunks that decide the pixels of the first frame and its orientation: the critical ones, transparency,
-#: significant bits, EXIF.
-_KEPT_CHUNKS: Final = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"sBIT", b"eXIf"})
+#: The chunks that decide the pixels of the first frame: the critical ones, and transparency.
+_PIXEL_CHUNKS: Final = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"})
+#: The chunks that help to show them: significant bits, and EXIF, which holds the orientation.
+_HELPFUL_CHUNKS: Final = frozenset({b"sBIT", b"eXIf"})
 #: The texts that may hold the orientation, by the type of their chunk: EXIF as ImageMagick and exiftool write it, XMP.
 _ORIENTATION_TEXTS: Final = {
     b"tEXt": (b"Raw profile type exif\0", b"Raw profile type APP1\0"),
@@ -53,7 +54,7 @@ def without_metadata(content: bytes) -> bytes:
     parts: list[bytes] = []
     kept_until = 0
     for chunk in _chunks(content):
-        if chunk.kind not in _KEPT_CHUNKS and not _may_hold_orientation(content, chunk):
+        if chunk.kind not in _PIXEL_CHUNKS and not _is_helpful(content, chunk):
             parts.append(content[kept_until : chunk.start])
             kept_until = chunk.end
     return b"".join([*parts, content[kept_until:]]) if parts else content
@@ -160,6 +161,15 @@ def _chunks(content: bytes) -> Iterator[Chunk]:
         if kind == b"IEND":
             return
         position = end
+
+
+def _is_helpful(content: bytes, chunk: Chunk) -> bool:
+    """Tell whether a chunk that is not necessary helps to show the picture, and is undamaged."""
+    if chunk.kind not in _HELPFUL_CHUNKS and not _may_hold_orientation(content, chunk):
+        return False
+    return (
+        zlib.crc32(content[chunk.start + 4 : chunk.data_end]).to_bytes(4, "big") == content[chunk.data_end : chunk.end]
+    )
 
 
 def _may_hold_orientation(content: bytes, chunk: Chunk) -> bool:

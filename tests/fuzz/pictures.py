@@ -325,8 +325,8 @@ def main() -> int:
     print(f"{arguments.pictures} pictures, seed {arguments.seed}, {time.perf_counter() - began:.0f} s")
     print(
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
-        f"Pillow {version('pillow')}, libjpeg-turbo {features.version('libjpeg_turbo')}, zlib {features.version('zlib')}, "
-        f"libwebp {features.version('webp')}, libavif {features.version('avif')}, numpy {version('numpy')}"
+        f"Pillow {version('pillow')}, numpy {version('numpy')}, libjpeg-turbo {features.version('libjpeg_turbo')}, "
+        f"zlib {features.version('zlib')}, libwebp {features.version('webp')}, libavif {features.version('avif')}"
     )
     print(f"\n{'outcome':28}" + "".join(f"{each:>7}" for each in [*formats, "all"]))
     for outcome in sorted({outcome for outcome, _ in report.outcomes}):

@@ -32,6 +32,19 @@ def encoded(picture: Pillow.Image, file_format: str, **options: object) -> bytes
     return buffer.getvalue()
 
 
+NOISE = Pillow.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)).resize((96, 128))
+JPEGS = {
+    "baseline": encoded(NOISE, "JPEG"),
+    "full colour": encoded(NOISE, "JPEG", subsampling=0),
+    "progressive": encoded(NOISE, "JPEG", progressive=True),
+    "grey": encoded(NOISE.convert("L"), "JPEG"),
+    "CMYK": encoded(NOISE.convert("CMYK"), "JPEG"),
+    "restart markers": encoded(NOISE, "JPEG", restart_marker_rows=1),
+    "many restart markers": encoded(NOISE, "JPEG", restart_marker_blocks=2),
+    "progressive with restart markers": encoded(NOISE, "JPEG", progressive=True, restart_marker_rows=1),
+}
+
+
 @pytest.mark.parametrize(
     ("file_format", "options"),
     [("PNG", {}), ("WEBP", {"lossless": True}), ("BMP", {}), ("GIF", {})],
@@ -276,6 +289,31 @@ def test_the_orientation_in_the_xmp_of_a_png_is_made_upright() -> None:
     assert decode(greyscale_png(2, 1, chunk, rows=b"\0\x10\x20"))[0, :, 0].tolist() == [0x20, 0x10]
 
 
+@pytest.mark.parametrize("kind", [b"eXIf", b"sBIT", b"tEXt", b"pHYs"])
+def test_a_damaged_chunk_that_the_pixels_do_not_need_is_ignored(kind: bytes) -> None:
+    content = bytearray(greyscale_png(2, 1, (kind, b"Raw profile type exif\0x"), rows=b"\0\x10\x20"))
+    content[content.index(kind) + 26] ^= 0xFF
+    assert decode(bytes(content))[0, :, 0].tolist() == [0x10, 0x20]
+
+
+@pytest.mark.parametrize(
+    ("content", "finding"),
+    [
+        (JPEGS["baseline"][:200], r"it ends in its header"),
+        (greyscale_png(2, 1, rows=b"\0\x10\x20").replace(b"IHDR", b"IHDR\0"), r"broken PNG file"),
+        (encoded(NOISE, "WEBP")[:500], r"it ends after 500 of its [\d,]+ bytes"),
+        (encoded(NOISE, "BMP")[:500], r"image file is truncated"),
+        (encoded(NOISE, "AVIF")[:-40], r"Truncated data"),
+        (encoded(NOISE, "GIF")[:2000], r"image file is truncated"),
+    ],
+)
+def test_the_message_names_what_is_wrong_with_the_picture(content: bytes, finding: str) -> None:
+    with pytest.raises(
+        BadInput, match=rf"The \w+ cannot be decoded: .*{finding}.*\. Send the whole, unchanged file\.$"
+    ):
+        decode(content)
+
+
 def test_a_chunk_that_claims_more_than_the_file_has_is_refused() -> None:
     content = bytearray(greyscale_png(2, 1, (b"tEXt", b"Comment\0x"), rows=b"\0\x10\x20"))
     start = content.index(b"tEXt") - 4
@@ -283,19 +321,6 @@ def test_a_chunk_that_claims_more_than_the_file_has_is_refused() -> None:
     with pytest.raises(BadInput, match="The PNG cannot be decoded") as refused:
         decode(bytes(content))
     assert refused.value.code == "not_an_image"
-
-
-NOISE = Pillow.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)).resize((96, 128))
-JPEGS = {
-    "baseline": encoded(NOISE, "JPEG"),
-    "full colour": encoded(NOISE, "JPEG", subsampling=0),
-    "progressive": encoded(NOISE, "JPEG", progressive=True),
-    "grey": encoded(NOISE.convert("L"), "JPEG"),
-    "CMYK": encoded(NOISE.convert("CMYK"), "JPEG"),
-    "restart markers": encoded(NOISE, "JPEG", restart_marker_rows=1),
-    "many restart markers": encoded(NOISE, "JPEG", restart_marker_blocks=2),
-    "progressive with restart markers": encoded(NOISE, "JPEG", progressive=True, restart_marker_rows=1),
-}
 
 
 @pytest.mark.parametrize("content", JPEGS.values(), ids=JPEGS.keys())
