@@ -42,7 +42,7 @@ def started(service: Start, photos: Mapping[str, Path], tmp_path_factory: pytest
 @needs_fixtures
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_complete_picture_names_its_person(started: Service, name: str) -> None:
-    outcome = started.ask(Frame(name, (ODD / name).read_bytes()))[name]
+    outcome = started.send(Frame(name, (ODD / name).read_bytes()))[name]
     assert outcome.result == COLLINS
     assert outcome.answer is not None
     (face,) = outcome.answer["faces"]
@@ -69,7 +69,7 @@ def test_an_avif_names_its_person(started: Service, photos: Mapping[str, Path]) 
     stream = io.BytesIO()
     with Image.open(photos[COLLINS]) as photo:
         photo.convert("RGB").save(stream, "AVIF")
-    assert started.ask(Frame("door.avif", stream.getvalue()))["door.avif"].result == COLLINS
+    assert started.send(Frame("door.avif", stream.getvalue()))["door.avif"].result == COLLINS
 
 
 def test_a_jpeg_that_is_cut_is_refused_with_how_much_of_it_is_there(
@@ -79,7 +79,7 @@ def test_a_jpeg_that_is_cut_is_refused_with_how_much_of_it_is_there(
     with Image.open(photos[COLLINS]) as photo:
         photo.convert("RGB").save(stream, "JPEG")
     content = stream.getvalue()
-    outcome = started.ask(Frame("door.jpg", content[: len(content) // 2]))["door.jpg"]
+    outcome = started.send(Frame("door.jpg", content[: len(content) // 2]))["door.jpg"]
     assert outcome.answer is None
     assert "400" in str(outcome.problem)
     assert "of its 512 rows" in str(outcome.problem)
