@@ -31,6 +31,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 #: Major brands of the HEIF family (ISO 23008-12), which phones save as .heic: bytes 8 to 12 of the file.
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"})
 
+#: The brands of AVIF, of which a file has one as the major or as a compatible brand. (AVIF specification, section 9)
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+#: How much of a file's list of brands is read.
+_MAX_BRANDS_BYTES: Final = 256
+
 #: How far into the content a JPEG may begin: the head of a multipart part has one or two hundred bytes.
 _MAX_BYTES_BEFORE_JPEG: Final = 1_024
 #: Longest text of Pillow that a message quotes, in characters.
@@ -134,13 +139,23 @@ def _format_by_signature(content: bytes) -> str | None:
         return "BMP"
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "WebP"
-    if content[4:8] == b"ftyp" and content[8:12] in (b"avif", b"avis"):
+    if not _AVIF_BRANDS.isdisjoint(_brands(content)):
         return "AVIF"
     return None
 
 
+def _brands(content: bytes) -> list[bytes]:
+    """Return the brands of a file of ISO's base media format, the major one first; none for any other file."""
+    if content[4:8] != b"ftyp":
+        return []
+    end = min(int.from_bytes(content[:4], "big"), _MAX_BRANDS_BYTES)
+    return [content[start : start + 4] for start in (8, *range(16, end, 4))]  # bytes 12 to 15 are the minor version
+
+
 def _is_heif(content: bytes) -> bool:
-    return content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS
+    """Tell whether this is a picture of the HEIF family other than AVIF, whose major brand may be a general one."""
+    brands = _brands(content)
+    return bool(brands) and brands[0] in HEIF_BRANDS and _AVIF_BRANDS.isdisjoint(brands)
 
 
 def _open(content: bytes) -> ImageFile:

@@ -13,6 +13,9 @@ from typing import Final
 START: Final = b"\xff\xd8\xff"
 END: Final = b"\xff\xd9"
 
+#: Most scans that are looked at. Encoders write about ten; a file with more than this is made to take time.
+MAX_SCANS: Final = 1_000
+
 _START_OF_SCAN: Final = 0xDA
 #: All start-of-frame markers, and those of the progressive mode among them. (Table B.1)
 _START_OF_FRAME: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -36,9 +39,11 @@ class Scan:
 
 
 def scans(content: bytes) -> list[Scan]:
-    """Return the scans whose headers are complete, in their order."""
-    found = []
+    """Return the first `MAX_SCANS` scans whose headers are complete, in their order."""
+    found: list[Scan] = []
     for marker, start, end in _segments(content):
+        if len(found) == MAX_SCANS:
+            break
         if marker == _START_OF_SCAN and end - start >= 4:
             count = content[start]
             components = content[start + 1 : start + 1 + 2 * count : 2]

@@ -450,6 +450,14 @@ def test_a_heic_is_refused_by_its_name(brand: bytes) -> None:
         decode(content)
 
 
+def test_an_avif_whose_major_brand_is_a_general_one_is_read() -> None:
+    content = encoded(NOISE, "AVIF")
+    general = content.replace(b"ftypavif", b"ftypmif1", 1)
+    assert np.array_equal(decode(general), decode(content))
+    with pytest.raises(BadInput, match="The AVIF cannot be decoded"):
+        decode(general[: len(general) // 2])
+
+
 def test_the_pixel_limit_is_read_from_the_header() -> None:
     for width, height in ((5_001, 5_000), (9_000, 9_000), (20_000, 20_000), (2**31 - 1, 2**31 - 1)):
         with pytest.raises(BadInput, match=r"at most 25,000,000 are accepted") as refused:
