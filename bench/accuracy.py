@@ -26,7 +26,7 @@ from rich.console import Console
 
 from adapters import wiring
 from adapters.settings import ModelSettings
-from bench.tables import Section, machine, show, write
+from bench.tables import Section, machine, show
 from pipeline.embed import PREPROCESSINGS, cut
 from pipeline.errors import BadInput, FaceqError
 from pipeline.images import decode
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).parents[1]
 #: How many distances the curve has.
 _CURVE_POINTS: Final = 200
+#: The thresholds of the second table, as multiples of the one that is used.
+_FACTORS: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
 #: With no error among n trials, the rate is below 3/n with 95 % confidence. (Jovanovic and Levy, "A Look at the Rule of
 #: Three", The American Statistician 51(2), 1997)
 _RULE_OF_THREE: Final = 3
@@ -127,12 +129,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="one folder a person, with at least two photos of some people")
     parser.add_argument("--threshold", type=float, help="distance that gives a name; by default the model's own")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw false matches against misses (.svg, .png)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the tables to a Markdown file")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write a Markdown page with tables and plot")
+    parser.add_argument("--about", default="", metavar="TEXT", help="what the photos are, for the page")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of tables")
     options = parser.parse_args(arguments)
     try:
         settings = ModelSettings.from_environment(os.environ)
-        detector, embedder = wiring.detector(settings), wiring.embedder(settings)
+        detector, embedder = wiring.load_detector(settings), wiring.load_embedder(settings)
         photos = read(options.folder, detector, embedder, settings.max_pixels)
         searches = search(photos)
         threshold = embedder.threshold if options.threshold is None else options.threshold
@@ -142,13 +145,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except FaceqError as error:
         print(f"bench.accuracy: {error.message}", file=sys.stderr)
         return 1
-    sections = [table(photos, rates, embedder.model, settings.engine), machine(ROOT)]
+    sections = [table(photos, rates, embedder.model, settings.engine), thresholds(searches, threshold)]
     if options.output is not None:
-        write(sections, options.output, f"python -m bench.accuracy {options.folder.name}")
+        plot_link = os.path.relpath(options.plot, options.output.parent) if options.plot is not None else ""
+        options.output.write_text(page([*sections, machine(ROOT)], options.about, plot_link))
     if options.json:
         print(json.dumps(_figures(photos, rates, embedder.model)))
     else:
-        show(sections[0], Console(highlight=False))
+        for section in sections:
+            show(section, Console(highlight=False))
     return 0
 
 
@@ -226,8 +231,9 @@ def table(photos: Photos, rates: Rates, model: str, engine: str) -> Section:
     section = Section(
         f"Accuracy of {model} on {engine}, threshold {rates.threshold:g}",
         f"{len(photos.people)} photos of {len(counts)} people; {photos.no_face} photos without a face and "
-        f"{photos.unreadable} files that are no picture are left out. Each photo is searched among all others. Behind "
-        f"0 % stands the 95 % upper limit for independent searches; photos of few people are less than that.",
+        f"{photos.unreadable} files that are no picture are left out. Each photo is searched among all others. In "
+        "parentheses: the upper limit of the rate with 95 % confidence, if the searches are independent. The photos of "
+        "a few people are not.",
         ("search", "answer", "searches", "share"),
     )
     for search_, answer, count, total in (
@@ -241,32 +247,65 @@ def table(photos: Photos, rates: Rates, model: str, engine: str) -> Section:
     return section
 
 
-def plot(searches: Searches, rates: Rates, model: str, file: Path) -> None:
-    """Draw false matches against misses, a point for each distance, with the threshold marked.
+def thresholds(searches: Searches, threshold: float) -> Section:
+    """Return the two rates at several thresholds, from half to one and a half of `threshold`."""
+    section = Section(
+        "The same photos at other thresholds",
+        "A higher threshold misses fewer known people and gives more strangers a name.",
+        ("threshold", "misses", "false matches"),
+    )
+    for factor in _FACTORS:
+        rates = rates_at(searches, threshold * factor)
+        section.rows.append(
+            (f"{rates.threshold:.3g}", f"{100 * rates.misses:.1f} %", f"{100 * rates.false_matches:.1f} %")
+        )
+    return section
 
-    Raises SetupError if matplotlib is missing, BadInput if the file's suffix is not one that matplotlib writes.
+
+def page(sections: Sequence[Section], about: str, plot_link: str) -> str:
+    """Return the Markdown page."""
+    parts = [
+        "# Accuracy",
+        "Written by `python -m bench.accuracy FOLDER`. Run it on your own photos, with one folder for each person: "
+        "figures of other people's photos say little about your cameras.",
+        "Each photo takes its turn as the frame of a camera and is searched among all others. *Known person*: is the "
+        "person named when the other photos of this person are enrolled? A person with one photo is not asked for. "
+        "*Stranger*: does the face get a name when no photo of this person is enrolled?",
+        about,
+        f"![False matches against misses]({plot_link})" if plot_link else "",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n\n" + "\n".join(each.markdown() for each in sections)
+
+
+def plot(searches: Searches, rates: Rates, model: str, file: Path) -> None:
+    """Draw misses and false matches by threshold, and one against the other, with the threshold marked.
+
+    Raises BadInput if matplotlib is missing, or does not write files with this suffix.
     """
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise BadInput("no_matplotlib", "The plot needs matplotlib. Run: pip install '.[bench]'") from None
     distances = np.concatenate([searches.own, searches.stranger])
-    curve = [rates_at(searches, each) for each in np.linspace(distances.min(), distances.max(), _CURVE_POINTS).tolist()]
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    axes = figure.add_subplot(
-        xlabel="false matches: strangers who get a name, %",
-        ylabel="misses: known people without their name, %",
-        title=f"{model}: {len(searches.own)} searches of known people, {len(searches.stranger)} of strangers",
-    )
-    axes.plot([100 * each.false_matches for each in curve], [100 * each.misses for each in curve], color="tab:blue")
-    axes.plot(
-        [100 * rates.false_matches], [100 * rates.misses], "o", color="tab:red", label=f"threshold {rates.threshold:g}"
-    )
-    axes.grid(visible=True, alpha=0.3)
-    axes.legend()
+    curve = [rates_at(searches, each) for each in np.linspace(0, 1.05 * distances.max(), _CURVE_POINTS).tolist()]
+    misses, false_matches = [100 * each.misses for each in curve], [100 * each.false_matches for each in curve]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure.suptitle(f"{model}: {len(searches.own)} searches of known people, {len(searches.stranger)} of strangers")
+    by_threshold, against = figure.subplots(1, 2)
+    by_threshold.plot([each.threshold for each in curve], misses, label="misses: known people without their name")
+    by_threshold.plot([each.threshold for each in curve], false_matches, label="false matches: strangers with a name")
+    by_threshold.axvline(rates.threshold, color="tab:red", label=f"threshold {rates.threshold:g}")
+    by_threshold.set(xlabel="threshold, Euclidean distance", ylabel="% of searches")
+    against.plot(false_matches, misses)
+    against.plot([100 * rates.false_matches], [100 * rates.misses], "o", color="tab:red", clip_on=False)
+    against.set(xlabel="false matches, % of searches of strangers", ylabel="misses, % of searches of known people")
+    for axes in (by_threshold, against):
+        axes.set_ylim(0, 102)
+        axes.grid(visible=True, alpha=0.3)
+    figure.legend(*by_threshold.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     try:
         figure.savefig(file)
-    except ValueError as error:  # names the suffixes that there are
+    except ValueError as error:  # names the suffixes that matplotlib writes
         raise BadInput("plot_format", f"{file}: {error}") from None
 
 

@@ -71,7 +71,7 @@ def test_photos_without_a_second_person_are_refused_in_one_line(
 
 
 @pytest.mark.usefixtures("model")
-def test_two_people_are_told_apart_on_real_photos(
+def test_two_people_are_distinguished_on_real_photos(
     photos: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, photo in photos.items():
