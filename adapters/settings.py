@@ -146,7 +146,7 @@ class QueueSettings:
     ----------
     region : str
     request_queue_url, response_queue_url : str
-        Empty if the function does not send there.
+        Empty if the function does not use it.
     max_receive_count : int
         How often the request queue delivers a message before it moves it to the dead-letter queue; at least 1.
 

@@ -13,7 +13,7 @@ from pipeline.embed import PREPROCESSINGS, Preprocessing
 from pipeline.errors import SetupError
 from pipeline.gallery import Gallery
 from pipeline.gallery_storage import load
-from pipeline.ports import ArtifactStore, FaceDetector, FaceEmbedder, MessageSender
+from pipeline.ports import ArtifactStore, FaceDetector, FaceEmbedder, MessageReleaser, MessageSender
 
 
 def check_engine(engine: str) -> None:
@@ -85,6 +85,13 @@ def checked_gallery(settings: ModelSettings) -> Gallery | None:
         model = installed_model(settings.model, settings.models)
         gallery.check_compatible(model.id, model.preprocessing)
     return gallery
+
+
+def queue_releaser(settings: QueueSettings, queue_url: str) -> MessageReleaser:
+    """Return what gives messages back to one queue. Sends no request yet."""
+    from adapters.queue_sqs import SqsReleaser, client
+
+    return SqsReleaser(client(settings.region), queue_url)
 
 
 def queue_sender(settings: QueueSettings, queue_url: str) -> MessageSender:

@@ -305,7 +305,8 @@ def role_checks(iam: "BaseClient", name: str, configuration: Mapping[str, Any], 
 def needed_actions(name: str, configuration: Mapping[str, Any], target: Deployed) -> Iterator[NeededActions]:
     """Yield the actions that function `name` needs, and those that Lambda needs from the function's role.
 
-    The function sends to the queues whose URLs are among its variables, and Lambda receives from those that call it.
+    The function sends to the queues whose URLs are among its variables. Lambda receives from those that call it, and
+    the function gives messages back to them.
     """
     service = described_service(target)
     _, partition, _, _, account_id, *_ = str(configuration["Role"]).split(":")
@@ -313,14 +314,18 @@ def needed_actions(name: str, configuration: Mapping[str, Any], target: Deployed
     def queue_arn(url: str) -> str:
         return f"arn:{partition}:sqs:{target.region}:{account_id}:{queue_name(url)}"
 
+    calling_queues = set()
     for mapping in service.event_source_mappings:
         if mapping.function == name:
+            calling_queues.add(mapping.queue)
             actions = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
             yield NeededActions(actions, queue_arn(mapping.queue_url), {})
     variables = service.functions[name].environment
     for variable, value in variables.items():
         if variable.endswith("_QUEUE_URL"):
-            yield NeededActions(("sqs:SendMessage",), queue_arn(value), {})
+            # A function does not send to a queue that calls it; it gives messages back to that queue.
+            action = "sqs:ChangeMessageVisibility" if queue_name(value) in calling_queues else "sqs:SendMessage"
+            yield NeededActions((action,), queue_arn(value), {})
     stream = f"arn:{partition}:logs:{target.region}:{account_id}:log-group:{log_group(name)}:log-stream:any"
     yield NeededActions(("logs:CreateLogStream", "logs:PutLogEvents"), stream, {})
     if FACEQ_GALLERY in variables:

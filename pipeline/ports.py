@@ -115,6 +115,26 @@ class MessageSender(Protocol):
         ...
 
 
+class MessageReleaser(Protocol):
+    """Gives messages back to the queue that delivered them."""
+
+    def release(self, receipts: Sequence[str]) -> None:
+        """Make messages visible again now, before their visibility timeout ends; their receive count stays as it is.
+
+        Parameters
+        ----------
+        receipts : sequence of str
+            Receipt handles. One that is no longer valid is ignored: its message is visible or deleted already.
+
+        Raises
+        ------
+        TransientError
+            The queue cannot be reached or refuses at the moment.
+
+        """
+        ...
+
+
 class ArtifactStore(Protocol):
     """A few named blobs, such as those of a gallery.
 

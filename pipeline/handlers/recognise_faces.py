@@ -1,10 +1,20 @@
 """The function `face-recognition`: takes a batch of queue messages and puts one answer per frame on the response queue.
 
+It works frame by frame and sends each answer as soon as it is known. When the time that is left is less than the next
+frame is likely to need, it gives the rest of the batch back to the queue, which delivers those messages again:
+
+- A batch always finishes its first frame. If that frame alone needs more time than there is, its largest faces are
+  recognised, and the answer says `truncated`.
+- A message on its last attempt is never given back: the messages on their last attempt share the time that is left,
+  and each is answered, `truncated` if its share is too short. So running out of time cannot move a message to the
+  dead-letter queue.
+- Messages that were delivered most often come first.
+
 If a retry cannot help, the client immediately gets the answer `Error`. If it may help, a partial batch response keeps
 the message on the queue; on the last attempt the client gets `Error` before the message goes to the dead-letter queue.
 
-Three decisions have one function each: `choose_result` (which of several faces names the frame), `_embed_batch` (how
-the faces of a batch share one call of the network) and `_keep_on_queue` (what happens to a frame that failed).
+Three decisions have one function each: `choose_result` (which of several faces names the frame), `_is_time_for`
+(whether another frame of the batch is begun) and `_keep_on_queue` (what happens to a frame that failed).
 """
 
 import logging
@@ -30,10 +40,15 @@ from pipeline.messages import (
     read_filename,
     read_request_id,
 )
-from pipeline.ports import FaceEmbedder, MessageSender
+from pipeline.pace import Pace
+from pipeline.ports import FaceEmbedder, MessageReleaser, MessageSender
 
 #: Longest text of an unexpected error that an answer quotes, in characters.
 MAX_REASON_CHARS = 300
+#: Most faces that are embedded in one call. Between two calls the function looks at the time that is left.
+FACES_IN_A_CALL = 8
+#: Kept free at the end of an invocation for sending the answer and giving messages back, in seconds.
+RESERVE_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +65,24 @@ class Collaborators:
         TransientError if it cannot be read at the moment.
     responses : MessageSender
         The response queue.
+    requests : MessageReleaser
+        The request queue, to which messages are given back when time runs out.
     clock : callable
         Returns seconds. Only differences between two calls are used.
     max_receive_count : int
         How often the queue delivers a message before it moves it to the dead-letter queue.
+    pace : Pace
+        What faces took in this process so far.
 
     """
 
     embedder: FaceEmbedder
     gallery: Callable[[], Gallery | None]
     responses: MessageSender
+    requests: MessageReleaser
     clock: Callable[[], float]
     max_receive_count: int
+    pace: Pace
 
 
 @dataclass(frozen=True)
@@ -74,61 +95,73 @@ class _Frame:
     decode_ms: float
 
 
-def handle(event: Mapping[str, Json], collaborators: Collaborators) -> dict[str, Json]:
-    """Answer every frame of one SQS event; return the partial batch response.
+def handle(
+    event: Mapping[str, Json], collaborators: Collaborators, seconds_left: Callable[[], float]
+) -> dict[str, Json]:
+    """Answer the frames of one SQS event; return the partial batch response.
 
     A frame that fails is answered with `Error` or stays on the queue, and does not affect the others.
+
+    Parameters
+    ----------
+    event : Mapping
+        As Lambda passes it.
+    collaborators : Collaborators
+    seconds_left : callable
+        Returns the seconds until Lambda ends this invocation.
+
     """
-    failed: list[str] = []
-    frames: list[_Frame] = []
-    for record in aws_events.sqs_records(event):
-        try:
-            frames.append(_read(record, collaborators))
-        except BadInput as error:
-            if not _answer_error(record, error, collaborators):
-                failed.append(record.message_id)
-    if frames:
-        failed += _recognise(frames, collaborators)
-    return aws_events.batch_item_failures(failed)
+    return aws_events.batch_item_failures(_Batch(event, collaborators, seconds_left).answer())
 
 
-def _read(record: SqsRecord, collaborators: Collaborators) -> _Frame:
-    """Parse a message and decode its crops. Raises BadInput if that is impossible."""
-    started = collaborators.clock()
-    message = FacesMessage.from_json(record.body)
-    if message.preprocessing != collaborators.embedder.preprocessing:
-        raise BadInput(
-            "other_preprocessing",
-            f"The faces were cut for '{message.preprocessing}', but model '{collaborators.embedder.model}' needs "
-            f"'{collaborators.embedder.preprocessing}'. Run both functions with the same model.",
-        )
-    size = PREPROCESSINGS[collaborators.embedder.preprocessing].size
-    crops = [decode(face.jpeg, size * size) for face in message.faces]
-    if any(crop.shape != (size, size, 3) for crop in crops):
-        raise BadInput("wrong_crop", f"A face crop is not {size} x {size} pixels.")
-    return _Frame(record, message, np.stack(crops), (collaborators.clock() - started) * 1e3)
+class _Batch:
+    """The messages of one invocation, and the time that it has for them."""
 
+    def __init__(
+        self, event: Mapping[str, Json], collaborators: Collaborators, seconds_left: Callable[[], float]
+    ) -> None:
+        self._records = sorted(aws_events.sqs_records(event), key=lambda record: -record.receive_count)
+        self._collaborators = collaborators
+        self._seconds_left = seconds_left
+        self._any_finished = False
+        self._gallery: Gallery | None = None
+        self._gallery_was_read = False
 
-def _recognise(frames: Sequence[_Frame], collaborators: Collaborators) -> list[str]:
-    """Name the faces of `frames` and send the answers; return the ids of the messages that must stay on the queue."""
-    started = collaborators.clock()
-    try:
-        gallery = collaborators.gallery()
-        vectors_of_frames = _embed_batch(frames, collaborators.embedder)
-    except SetupError as error:
-        return [frame.record.message_id for frame in frames if not _answer_error(frame.record, error, collaborators)]
-    except Exception as error:  # noqa: BLE001 - no error, whatever it is, may lose the frames
-        return _keep_on_queue([frame.record for frame in frames], error, collaborators)
-    embed_ms = (collaborators.clock() - started) * 1e3
-    failed = []
-    for frame, vectors in zip(frames, vectors_of_frames, strict=True):
-        try:
-            answer = _answer(frame, vectors, gallery, embed_ms, collaborators)
-            answered = collaborators.clock()
-            collaborators.responses.send(answer.to_json())
-        except Exception as error:  # noqa: BLE001 - a failure of one frame must not affect the others
-            failed += _keep_on_queue([frame.record], error, collaborators)
-            continue
+    def answer(self) -> list[str]:
+        """Answer what the time allows; return the ids of the messages that must stay on the queue."""
+        kept: list[str] = []
+        for position, record in enumerate(self._records):
+            try:
+                finished = self._answer_in_time(record, self._records[position + 1 :])
+            except (BadInput, SetupError) as error:
+                finished = True
+                if not _answer_error(record, error, self._collaborators):
+                    kept.append(record.message_id)
+            except Exception as error:  # noqa: BLE001 - no error, whatever it is, may lose a frame
+                finished = True
+                kept += _keep_on_queue([record], error, self._collaborators)
+            if not finished:
+                return [*kept, *self._give_back(self._records[position:])]
+            self._any_finished = True
+        return kept
+
+    def _answer_in_time(self, record: SqsRecord, others: Sequence[SqsRecord]) -> bool:
+        """Answer one frame; return False if there is not enough time for it in this invocation.
+
+        Raises whatever its message, the gallery, the network or the response queue raises.
+        """
+        started = self._collaborators.clock()
+        message = _parse(record, self._collaborators.embedder)
+        if not self._is_time_for(record, len(message.faces)):
+            return False
+        frame = _Frame(record, message, _crops(message), (self._collaborators.clock() - started) * 1e3)
+        gallery = self._current_gallery()
+        vectors, embed_seconds = self._embed(frame.crops, self._seconds_to_keep(others))
+        if len(vectors) < len(frame.crops) and not self._must_finish(record):
+            return False
+        answer = _answer(frame, vectors, gallery, embed_seconds * 1e3, self._collaborators)
+        answered = self._collaborators.clock()
+        self._collaborators.responses.send(answer.to_json())
         log.info(
             "recognised",
             extra={
@@ -136,16 +169,84 @@ def _recognise(frames: Sequence[_Frame], collaborators: Collaborators) -> list[s
                 "result": answer.result,
                 "faces": len(vectors),
                 "gallery": answer.gallery,
-                "timings": {**answer.timings, "send": (collaborators.clock() - answered) * 1e3},
+                "timings": {**answer.timings, "send": (self._collaborators.clock() - answered) * 1e3},
             },
         )
-    return failed
+        return True
+
+    def _is_time_for(self, record: SqsRecord, faces: int) -> bool:
+        """Tell whether a frame with so many faces is begun in this invocation."""
+        needed = RESERVE_SECONDS + self._collaborators.pace.seconds_for(faces)
+        return self._must_finish(record) or self._seconds_left() >= needed
+
+    def _must_finish(self, record: SqsRecord) -> bool:
+        """Tell whether a frame is answered now, however few of its faces the time allows."""
+        return not self._any_finished or record.receive_count >= self._collaborators.max_receive_count
+
+    def _seconds_to_keep(self, others: Sequence[SqsRecord]) -> float:
+        """Return how much time must be left after this frame: the shares of others that must be answered too."""
+        limit = self._collaborators.max_receive_count
+        waiting = sum(other.receive_count >= limit for other in others)
+        spare = max(0.0, self._seconds_left() - RESERVE_SECONDS)
+        return RESERVE_SECONDS + spare * waiting / (waiting + 1)
+
+    def _current_gallery(self) -> Gallery | None:
+        """Return the gallery, the same one for the whole batch."""
+        if not self._gallery_was_read:
+            self._gallery = self._collaborators.gallery()
+            self._gallery_was_read = True
+        return self._gallery
+
+    def _embed(self, crops: NDArray[np.uint8], seconds_to_keep: float) -> tuple[NDArray[np.float32], float]:
+        """Embed crops, largest face first, until the time is used up.
+
+        Returns the vectors of at least one crop, and the seconds that the network took.
+        """
+        pace, clock = self._collaborators.pace, self._collaborators.clock
+        vectors: list[NDArray[np.float32]] = []
+        done, total = 0, 0.0
+        while done < len(crops):
+            spare = self._seconds_left() - seconds_to_keep
+            count = min(FACES_IN_A_CALL, len(crops) - done, max(pace.faces_in(spare), 0 if done else 1))
+            if count == 0:
+                break
+            started = clock()
+            vectors.append(self._collaborators.embedder.embed(crops[done : done + count]))
+            seconds = clock() - started
+            pace.add(count, seconds)
+            total += seconds
+            done += count
+        return np.concatenate(vectors), total
+
+    def _give_back(self, records: Sequence[SqsRecord]) -> list[str]:
+        """Let the queue deliver messages again immediately; return their ids."""
+        log.info("out of time; the queue will deliver the rest again", extra={"frames": len(records)})
+        try:
+            self._collaborators.requests.release([record.receipt for record in records])
+        except TransientError as error:  # then they come back after their visibility timeout
+            log.warning("not given back", extra={"frames": len(records), "reason": error.message})
+        return [record.message_id for record in records]
 
 
-def _embed_batch(frames: Sequence[_Frame], embedder: FaceEmbedder) -> list[NDArray[np.float32]]:
-    """Embed the crops of all frames in one call; return the vectors of each frame, (faces, dimensions) float32."""
-    vectors = embedder.embed(np.concatenate([frame.crops for frame in frames]))
-    return np.split(vectors, np.cumsum([len(frame.crops) for frame in frames])[:-1])
+def _parse(record: SqsRecord, embedder: FaceEmbedder) -> FacesMessage:
+    """Parse a message. Raises BadInput if it is not valid or was made for another embedder."""
+    message = FacesMessage.from_json(record.body)
+    if message.preprocessing != embedder.preprocessing:
+        raise BadInput(
+            "other_preprocessing",
+            f"The faces were cut for '{message.preprocessing}', but model '{embedder.model}' needs "
+            f"'{embedder.preprocessing}'. Run both functions with the same model.",
+        )
+    return message
+
+
+def _crops(message: FacesMessage) -> NDArray[np.uint8]:
+    """Decode the crops of a message, (n, S, S, 3) uint8 RGB. Raises BadInput if that is impossible."""
+    size = PREPROCESSINGS[message.preprocessing].size
+    crops = [decode(face.jpeg, size * size) for face in message.faces]
+    if any(crop.shape != (size, size, 3) for crop in crops):
+        raise BadInput("wrong_crop", f"A face crop is not {size} x {size} pixels.")
+    return np.stack(crops)
 
 
 def choose_result(faces: Sequence[RecognisedFace]) -> str:
@@ -163,7 +264,7 @@ def _answer(
     matches = gallery.nearest(vectors) if gallery is not None else [Match(None, None)] * len(vectors)
     faces = tuple(
         RecognisedFace(crop.face, match.name or UNKNOWN, match.distance)
-        for crop, match in zip(frame.message.faces, matches, strict=True)
+        for crop, match in zip(frame.message.faces, matches, strict=False)  # fewer vectors than faces if time ran out
     )
     return RecognitionResult(
         frame.message.request_id,
@@ -178,7 +279,7 @@ def _answer(
             "embed": embed_ms,
             "match": (collaborators.clock() - started) * 1e3,
         },
-        truncated=frame.message.truncated,
+        truncated=frame.message.truncated or len(vectors) < len(frame.message.faces),
     )
 
 

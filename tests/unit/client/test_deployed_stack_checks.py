@@ -97,7 +97,7 @@ def simulated(
 def test_a_role_that_allows_every_call_passes(iam: BaseClient) -> None:
     assert simulated(iam, DETECTION, {}) == [(True, "face-detection's role allows each of the 4 calls that it makes")]
     assert simulated(iam, RECOGNITION, {}, "bucket") == [
-        (True, "face-recognition's role allows each of the 8 calls that it makes")
+        (True, "face-recognition's role allows each of the 9 calls that it makes")
     ]
 
 
@@ -226,5 +226,6 @@ def test_what_a_function_needs_follows_from_its_variables_and_its_queue() -> Non
         ("sqs:ReceiveMessage", REQUEST),
         ("sqs:DeleteMessage", REQUEST),
         ("sqs:GetQueueAttributes", REQUEST),
+        ("sqs:ChangeMessageVisibility", REQUEST),
         ("sqs:SendMessage", response),
     }
