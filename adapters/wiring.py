@@ -89,9 +89,9 @@ def checked_gallery(settings: ModelSettings) -> Gallery | None:
 
 def queue_releaser(settings: QueueSettings, queue_url: str) -> MessageReleaser:
     """Return what gives messages back to one queue. Sends no request yet."""
-    from adapters.queue_sqs import SqsReleaser, client
+    from adapters.queue_sqs import SqsReleaser, sqs_client
 
-    return SqsReleaser(client(settings.region), queue_url)
+    return SqsReleaser(sqs_client(settings.region), queue_url)
 
 
 def queue_sender(settings: QueueSettings, queue_url: str) -> MessageSender:
