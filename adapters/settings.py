@@ -16,6 +16,10 @@ from template.lambda_facts import MB_PER_PROCESSOR
 
 REQUEST_QUEUE_URL = "REQUEST_QUEUE_URL"
 RESPONSE_QUEUE_URL = "RESPONSE_QUEUE_URL"
+#: Where face-recognition sends frames that failed on every attempt.
+DEAD_LETTER_QUEUE_URL = "DEAD_LETTER_QUEUE_URL"
+#: Where the request queue moves messages after their last attempt; it calls face-recognition, too.
+EXHAUSTED_QUEUE_URL = "EXHAUSTED_QUEUE_URL"
 AWS_REGION = "AWS_REGION"
 #: How often the queue delivers a message before it moves it to the dead-letter queue; deploy/template.yaml sets it.
 MAX_RECEIVE_COUNT = "MAX_RECEIVE_COUNT"
@@ -145,7 +149,7 @@ class QueueSettings:
     Parameters
     ----------
     region : str
-    request_queue_url, response_queue_url : str
+    request_queue_url, response_queue_url, dead_letter_queue_url, exhausted_queue_url : str
         Empty if the function does not use it.
     max_receive_count : int
         How often the request queue delivers a message before it moves it to the dead-letter queue; at least 1.
@@ -155,6 +159,8 @@ class QueueSettings:
     region: str
     request_queue_url: str
     response_queue_url: str
+    dead_letter_queue_url: str
+    exhausted_queue_url: str
     max_receive_count: int
 
     @classmethod
@@ -167,6 +173,8 @@ class QueueSettings:
             region=environ.get(AWS_REGION) or environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION,
             request_queue_url=environ.get(REQUEST_QUEUE_URL, ""),
             response_queue_url=environ.get(RESPONSE_QUEUE_URL, ""),
+            dead_letter_queue_url=environ.get(DEAD_LETTER_QUEUE_URL, ""),
+            exhausted_queue_url=environ.get(EXHAUSTED_QUEUE_URL, ""),
             max_receive_count=_number(environ, MAX_RECEIVE_COUNT, 5, 1),
         )
 

@@ -27,6 +27,8 @@ class SqsRecord:
         How often the queue has delivered the message, including this time; at least 1.
     receipt : str
         The receipt handle, with which the queue identifies this delivery.
+    queue : str
+        Name of the queue that delivered it.
 
     """
 
@@ -34,6 +36,7 @@ class SqsRecord:
     body: str
     receive_count: int
     receipt: str = ""
+    queue: str = ""
 
 
 def posted_body(event: Mapping[str, Json]) -> bytes:
@@ -96,4 +99,5 @@ def _sqs_record(row: Json) -> SqsRecord:
         body=str(row["body"]),
         receive_count=int(count) if isinstance(count, str) else 1,
         receipt=str(row.get("receiptHandle", "")),
+        queue=str(row.get("eventSourceARN", "")).rsplit(":", 1)[-1],
     )

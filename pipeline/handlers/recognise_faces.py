@@ -11,12 +11,18 @@ frame is likely to need, it gives the rest of the batch back to the queue, which
 - Messages that were delivered most often come first.
 
 If a retry cannot help, the client immediately gets the answer `Error`. If it may help, a partial batch response keeps
-the message on the queue; on the last attempt the client gets `Error` before the message goes to the dead-letter queue.
+the message on the queue. On the last attempt the function sends the message to the dead-letter queue, where operators
+find what failed, and answers `Error`.
+
+A function that crashes, is killed or cannot be called answers nothing. The queue then moves the message, after its last
+attempt, to the exhausted queue, which calls the same function: it does not try the frame again, but sends the message to
+the dead-letter queue and answers `Error`. So no client waits for an answer that never comes.
 
 Three decisions have one function each: `choose_result` (which of several faces names the frame), `_is_time_for`
 (whether another frame of the batch is begun) and `_keep_on_queue` (what happens to a frame that failed).
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,10 +73,14 @@ class Collaborators:
         The response queue.
     requests : MessageReleaser
         The request queue, to which messages are given back when time runs out.
+    dead_letters : MessageSender
+        The dead-letter queue, for frames that failed on every attempt.
+    exhausted_queue : str
+        Name of the queue with messages that were delivered `max_receive_count` times without a result.
     clock : callable
         Returns seconds. Only differences between two calls are used.
     max_receive_count : int
-        How often the queue delivers a message before it moves it to the dead-letter queue.
+        How often the queue delivers a message before it moves it to the exhausted queue.
     pace : Pace
         What faces took in this process so far.
 
@@ -80,6 +90,8 @@ class Collaborators:
     gallery: Callable[[], Gallery | None]
     responses: MessageSender
     requests: MessageReleaser
+    dead_letters: MessageSender
+    exhausted_queue: str
     clock: Callable[[], float]
     max_receive_count: int
     pace: Pace
@@ -139,7 +151,8 @@ class _Batch:
                     kept.append(record.message_id)
             except Exception as error:  # noqa: BLE001 - no error, whatever it is, may lose a frame
                 finished = True
-                kept += _keep_on_queue([record], error, self._collaborators)
+                if _keep_on_queue(record, error, self._collaborators):
+                    kept.append(record.message_id)
             if not finished:
                 return [*kept, *self._give_back(self._records[position:])]
             self._any_finished = True
@@ -150,6 +163,9 @@ class _Batch:
 
         Raises whatever its message, the gallery, the network or the response queue raises.
         """
+        if record.queue == self._collaborators.exhausted_queue:
+            _give_up(record, _never_finished(record, self._collaborators), self._collaborators)
+            return True
         started = self._collaborators.clock()
         message = _parse(record, self._collaborators.embedder)
         if not self._is_time_for(record, len(message.faces)):
@@ -315,17 +331,43 @@ def _answer_error(record: SqsRecord, error: FaceqError, collaborators: Collabora
     return True
 
 
-def _keep_on_queue(records: Sequence[SqsRecord], error: Exception, collaborators: Collaborators) -> list[str]:
-    """Return the ids of the messages, so that they stay on the queue. On the last attempt, answer `Error` first."""
-    for record in records:
+def _never_finished(record: SqsRecord, collaborators: Collaborators) -> FaceqError:
+    """Return why a message on the exhausted queue has no result, as far as the function can know."""
+    return FaceqError(
+        "retries_exhausted",
+        f"The frame was delivered {collaborators.max_receive_count} times, and each time the function ended before it "
+        f"answered. `faceq logs --request-id {read_request_id(record.body)}` shows how far it came.",
+    )
+
+
+def _give_up(record: SqsRecord, error: FaceqError, collaborators: Collaborators) -> None:
+    """Send a message to the dead-letter queue, and answer `Error`.
+
+    In this order, so that a failure in between cannot give the client two different answers.
+
+    Raises
+    ------
+    TransientError
+        One of the two queues failed. The message must stay where it is.
+
+    """
+    collaborators.dead_letters.send(record.body)
+    if not _answer_error(record, error, collaborators) and read_request_id(record.body) is not None:
+        raise TransientError("not_answered", "The response queue failed.")
+
+
+def _keep_on_queue(record: SqsRecord, error: Exception, collaborators: Collaborators) -> bool:
+    """Tell whether a message that failed stays on the queue. After its last attempt it goes to the dead-letter queue."""
+    if record.queue != collaborators.exhausted_queue and record.receive_count >= collaborators.max_receive_count:
         reason = " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
-        if record.receive_count >= collaborators.max_receive_count:
-            final = FaceqError("retries_exhausted", f"The frame failed {record.receive_count} times: {reason}")
-            _answer_error(record, final, collaborators)
-        else:
-            log.error(
-                "failed; the queue will deliver the message again",
-                exc_info=error,
-                extra={"request_id": read_request_id(record.body), "receive_count": record.receive_count},
-            )
-    return [record.message_id for record in records]
+        final = FaceqError("retries_exhausted", f"The frame failed {record.receive_count} times: {reason}")
+        with contextlib.suppress(TransientError):  # then the exhausted queue delivers it, and it is answered there
+            _give_up(record, final, collaborators)
+            return False
+    else:
+        log.error(
+            "failed; the queue will deliver the message again",
+            exc_info=error,
+            extra={"request_id": read_request_id(record.body), "receive_count": record.receive_count},
+        )
+    return True

@@ -148,7 +148,15 @@ def test_garbage_on_the_queue_is_answered_or_reported_and_does_not_affect_other_
     responses.down = down
     gallery = gallery_of({"Ada": RED})
     collaborators = recognise_faces.Collaborators(
-        ColourEmbedder(), lambda: gallery, responses, MemoryQueue(), stepping_clock(), 3, Pace()
+        ColourEmbedder(),
+        lambda: gallery,
+        responses,
+        MemoryQueue(),
+        MemoryQueue(),
+        "exhausted",
+        stepping_clock(),
+        3,
+        Pace(),
     )
     good = faces_message(RED, request_id="good")
     response = recognise_faces.handle(sqs_event(good, body, receive_count=receive_count), collaborators, lambda: 1e6)

@@ -12,7 +12,7 @@ from botocore.awsrequest import AWSResponse
 from adapters.artifacts_s3 import S3Store
 from adapters.current_gallery import CurrentGallery
 from adapters.queue_sqs import SqsReleaser, SqsSender
-from adapters.settings import REQUEST_QUEUE_URL, RESPONSE_QUEUE_URL
+from adapters.settings import DEAD_LETTER_QUEUE_URL, REQUEST_QUEUE_URL, RESPONSE_QUEUE_URL
 from pipeline.embed import PREPROCESSINGS
 from pipeline.gallery_storage import save
 from pipeline.handlers import detect_faces, recognise_faces
@@ -52,8 +52,11 @@ LAMBDA = {
         ("logs:CreateLogStream", "${FaceRecognitionLogs.Arn}"),
         ("logs:PutLogEvents", "${FaceRecognitionLogs.Arn}"),
         ("sqs:ReceiveMessage", "${RequestQueue.Arn}"),
+        ("sqs:ReceiveMessage", "${ExhaustedQueue.Arn}"),
         ("sqs:DeleteMessage", "${RequestQueue.Arn}"),
+        ("sqs:DeleteMessage", "${ExhaustedQueue.Arn}"),
         ("sqs:GetQueueAttributes", "${RequestQueue.Arn}"),
+        ("sqs:GetQueueAttributes", "${ExhaustedQueue.Arn}"),
     },
 }
 #: SQS needs both of who sends to an encrypted queue. (SQS developer guide, "Key management")
@@ -147,6 +150,8 @@ def recognition_calls(aws: RecordingAws, environment: Any) -> set[Call]:
         CurrentGallery(store, embedder.model, embedder.preprocessing),
         SqsSender(aws.session.client("sqs"), environment[RESPONSE_QUEUE_URL]),
         SqsReleaser(aws.session.client("sqs"), environment[REQUEST_QUEUE_URL]),
+        SqsSender(aws.session.client("sqs"), environment[DEAD_LETTER_QUEUE_URL]),
+        "exhausted",
         stepping_clock(),
         5,
         Pace(),
@@ -154,6 +159,9 @@ def recognition_calls(aws: RecordingAws, environment: Any) -> set[Call]:
     two_frames = sqs_event(faces_message(RED), faces_message(RED))
     response = recognise_faces.handle(two_frames, collaborators, lambda: 0.0)
     assert response == {"batchItemFailures": [{"itemIdentifier": "m1"}]}  # there was no time for the second
+    exhausted = sqs_event(faces_message(RED))
+    exhausted["Records"][0]["eventSourceARN"] = "arn:aws:sqs:eu-west-1:000000000000:exhausted"
+    assert recognise_faces.handle(exhausted, collaborators, lambda: 1e6) == {"batchItemFailures": []}
     return aws.calls
 
 
@@ -197,7 +205,8 @@ def test_both_functions_send_and_only_the_recogniser_reads_people(
     }  # fmt: skip
     recognition = called["face-recognition"]
     assert {call for call in recognition if call[0].startswith("sqs:")} == {
-        ("sqs:SendMessage", "${ResponseQueue.Arn}"), ("sqs:ChangeMessageVisibility", "${RequestQueue.Arn}"),
+        ("sqs:SendMessage", "${ResponseQueue.Arn}"), ("sqs:SendMessage", "${DeadLetterQueue.Arn}"),
+        ("sqs:ChangeMessageVisibility", "${RequestQueue.Arn}"),
     }  # fmt: skip
     assert ("s3:ListBucket", f"arn:aws:s3:::{BUCKET}") in recognition
     assert any(covers(("s3:GetObject", f"arn:aws:s3:::{BUCKET}/gallery/*"), call) for call in recognition)

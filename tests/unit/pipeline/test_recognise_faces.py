@@ -72,7 +72,15 @@ def function(
     responses = UnreliableQueue()
     current = CurrentGallery(store or store_of(ADA_AND_BO), embedder.model, embedder.preprocessing)
     collaborators = Collaborators(
-        embedder, current, responses, MemoryQueue(), stepping_clock(), max_receive_count, Pace()
+        embedder,
+        current,
+        responses,
+        MemoryQueue(),
+        MemoryQueue(),
+        "exhausted",
+        stepping_clock(),
+        max_receive_count,
+        Pace(),
     )
     return collaborators, responses
 

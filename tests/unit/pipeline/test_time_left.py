@@ -67,7 +67,15 @@ class Service:
         self.embedder = SlowEmbedder(self.clock, self.seconds_per_face)
         gallery = gallery_of({"Ada": RED})
         self.collaborators = Collaborators(
-            self.embedder, lambda: gallery, self.responses, self.requests, self.clock, MAX_RECEIVE_COUNT, Pace()
+            self.embedder,
+            lambda: gallery,
+            self.responses,
+            self.requests,
+            MemoryQueue(),
+            "exhausted",
+            self.clock,
+            MAX_RECEIVE_COUNT,
+            Pace(),
         )
 
     def seconds_left(self) -> Callable[[], float]:
@@ -131,6 +139,8 @@ def test_each_answer_is_sent_before_the_next_frame_is_begun() -> None:
         service.collaborators.gallery,
         Watched(),
         service.requests,
+        MemoryQueue(),
+        "exhausted",
         service.clock,
         MAX_RECEIVE_COUNT,
         Pace(),
@@ -233,6 +243,8 @@ def test_messages_come_back_after_their_visibility_timeout_if_the_queue_cannot_t
         service.collaborators.gallery,
         service.responses,
         unreachable,
+        MemoryQueue(),
+        "exhausted",
         service.clock,
         MAX_RECEIVE_COUNT,
         Pace(),
