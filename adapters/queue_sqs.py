@@ -1,4 +1,4 @@
-"""Send messages to an SQS queue and give received ones back, on AWS, ElasticMQ or our own server.
+"""Send messages to an SQS queue, and delete received ones or give them back, on AWS, ElasticMQ or our own server.
 
 The client's endpoint decides which.
 """
@@ -11,7 +11,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.errors import TransientError
-from pipeline.ports import MAX_MESSAGE_BYTES, MessageReleaser, MessageSender
+from pipeline.ports import MAX_MESSAGE_BYTES, DeliveredMessages, MessageSender
 from template.lambda_facts import SQS_BATCH
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ class SqsSender(MessageSender):
             ) from error
 
 
-class SqsReleaser(MessageReleaser):
-    """Gives messages back to one queue through a boto3 client.
+class SqsDeliveredMessages(DeliveredMessages):
+    """The messages that one queue has delivered, through a boto3 client.
 
     Parameters
     ----------
@@ -95,6 +95,16 @@ class SqsReleaser(MessageReleaser):
     def __init__(self, client: "BaseClient", queue_url: str) -> None:
         self._client = client
         self._queue_url = queue_url
+
+    def delete(self, receipt: str) -> None:
+        """Delete a message. Raises TransientError if the queue cannot be reached."""
+        entries = [{"Id": "0", "ReceiptHandle": receipt}]
+        try:
+            # The call for several messages lists an invalid receipt in its response; the one for one message fails.
+            self._client.delete_message_batch(QueueUrl=self._queue_url, Entries=entries)
+        except (BotoCoreError, ClientError) as error:
+            name = self._queue_url.rsplit("/", 1)[-1]
+            raise TransientError("queue_unavailable", f"The queue {name} did not delete a message: {error}") from error
 
     def release(self, receipts: Sequence[str]) -> None:
         """Make messages visible again now. Raises TransientError if the queue cannot be reached."""

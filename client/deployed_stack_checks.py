@@ -219,9 +219,10 @@ def _mapping_check(mapping: Mapping[str, Any], wanted: EventSourceMapping) -> Ch
 
 
 def queue_checks(sqs: "BaseClient", target: Deployed) -> Iterator[Check]:
-    """Check that the queues exist, that failures go to the dead-letter queue, and that none are there."""
-    dead_letter_queue = queue_name(target.dead_letter_queue_url)
-    sources = [mapping.queue_url for mapping in described_service(target).event_source_mappings]
+    """Check that the queues exist, that failures go where the template says, and that none failed on every attempt."""
+    service = described_service(target)
+    redrives = {queue.name: queue.redrive for queue in service.queues.values()}
+    sources = [mapping.queue_url for mapping in service.event_source_mappings]
     for url in (*sources, target.response_queue_url, target.dead_letter_queue_url):
         name = queue_name(url)
         depth = _or_none(lambda url=url: depths(sqs, [url])[0], *_NO_QUEUE)  # type: ignore[misc] # lambda's default
@@ -230,8 +231,10 @@ def queue_checks(sqs: "BaseClient", target: Deployed) -> Iterator[Check]:
         elif url == target.dead_letter_queue_url and depth.visible:
             fix = f"faceq queues peek {name} --target aws, then faceq queues redrive {name} --target aws"
             yield Check("queue", False, f"{name} has messages that failed on every attempt ({depth.visible}): {fix}")
-        elif url in sources and depth.dead_letter_queue != dead_letter_queue:
-            yield Check("queue", False, f"messages of {name} that fail do not go to {dead_letter_queue}: faceq deploy")
+        elif (redrive := redrives.get(name)) is not None and depth.dead_letter_queue != redrive.dead_letter_queue:
+            yield Check(
+                "queue", False, f"messages of {name} that fail do not go to {redrive.dead_letter_queue}: faceq deploy"
+            )
         else:
             yield Check("queue", True, f"{name}: {depth.visible} waiting, {depth.in_flight} in flight")
 
@@ -305,8 +308,8 @@ def role_checks(iam: "BaseClient", name: str, configuration: Mapping[str, Any], 
 def needed_actions(name: str, configuration: Mapping[str, Any], target: Deployed) -> Iterator[NeededActions]:
     """Yield the actions that function `name` needs, and those that Lambda needs from the function's role.
 
-    The function sends to the queues whose URLs are among its variables. Lambda receives from those that call it, and
-    the function gives messages back to them.
+    The function sends to the queues whose URLs are among its variables. Lambda receives from those that call it. To
+    such a queue the function gives messages back if it has the queue's URL.
     """
     service = described_service(target)
     _, partition, _, _, account_id, *_ = str(configuration["Role"]).split(":")

@@ -34,9 +34,11 @@ def dead_letter_queues_first(queues: "Iterable[Queue]") -> "list[Queue]":
             for queue in remaining.values()
             if queue.redrive is None or queue.redrive.dead_letter_queue not in remaining
         ]
-        # Queues whose dead-letter queues form a circle stay as they are: SQS refuses them.
-        for queue in ready or list(remaining.values()):
-            ordered.append(remaining.pop(queue.name))
+        # Queues whose dead-letter queues form a circle keep their order. SQS then reports that one does not exist.
+        ready = ready or list(remaining.values())
+        ordered += ready
+        for queue in ready:
+            del remaining[queue.name]
     return ordered
 
 

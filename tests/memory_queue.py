@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adapters.queue_sqs import check_body
-from pipeline.ports import MessageReleaser, MessageSender
+from pipeline.ports import DeliveredMessages, MessageSender
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Stored:
     receipt: str | None = None
 
 
-class MemoryQueue(MessageSender, MessageReleaser):
+class MemoryQueue(MessageSender, DeliveredMessages):
     """A standard queue. Safe to use from several threads.
 
     Parameters

@@ -15,14 +15,17 @@ the message on the queue. On the last attempt the function sends the message to 
 find what failed, and answers `Error`.
 
 A function that crashes, is killed or cannot be called answers nothing. The queue then moves the message, after its last
-attempt, to the exhausted queue, which calls the same function: it does not try the frame again, but sends the message to
-the dead-letter queue and answers `Error`. So no client waits for an answer that never comes.
+attempt, to the exhausted queue, which calls the same function: it does not try the frame again, but sends the message
+to the dead-letter queue and answers `Error`. So no client waits for an answer that never comes.
 
-Three decisions have one function each: `choose_result` (which of several faces names the frame), `_is_time_for`
-(whether another frame of the batch is begun) and `_keep_on_queue` (what happens to a frame that failed).
+A frame that kills the function does not take the others of its batch with it. A message is deleted as soon as its frame
+is answered, and retries go through a batch in alternate directions, so each frame comes before the deadly one soon.
+
+Four decisions have one function each: `choose_result` (which of several faces names the frame), `_in_order` (which
+frame of a batch comes first), `_is_time_for` (whether another one is begun) and `_keep_on_queue` (what happens to a
+frame that failed).
 """
 
-import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -47,7 +50,7 @@ from pipeline.messages import (
     read_request_id,
 )
 from pipeline.pace import Pace
-from pipeline.ports import FaceEmbedder, MessageReleaser, MessageSender
+from pipeline.ports import DeliveredMessages, FaceEmbedder, MessageSender
 
 #: Longest text of an unexpected error that an answer quotes, in characters.
 MAX_REASON_CHARS = 300
@@ -71,16 +74,17 @@ class Collaborators:
         TransientError if it cannot be read at the moment.
     responses : MessageSender
         The response queue.
-    requests : MessageReleaser
-        The request queue, to which messages are given back when time runs out.
-    dead_letters : MessageSender
-        The dead-letter queue, for frames that failed on every attempt.
-    exhausted_queue : str
-        Name of the queue with messages that were delivered `max_receive_count` times without a result.
+    requests : DeliveredMessages
+        Those of the request queue, to which messages are given back when time runs out.
+    dead_letters : MessageSender or None
+        The dead-letter queue, for frames that failed on every attempt. If it is None, the request queue itself moves
+        them there.
+    exhausted_queue : str or None
+        Name of the queue with messages that were delivered `max_receive_count` times without a result, if there is one.
     clock : callable
         Returns seconds. Only differences between two calls are used.
     max_receive_count : int
-        How often the queue delivers a message before it moves it to the exhausted queue.
+        How often the request queue delivers a message before it moves it to the exhausted queue.
     pace : Pace
         What faces took in this process so far.
 
@@ -89,9 +93,9 @@ class Collaborators:
     embedder: FaceEmbedder
     gallery: Callable[[], Gallery | None]
     responses: MessageSender
-    requests: MessageReleaser
-    dead_letters: MessageSender
-    exhausted_queue: str
+    requests: DeliveredMessages
+    dead_letters: MessageSender | None
+    exhausted_queue: str | None
     clock: Callable[[], float]
     max_receive_count: int
     pace: Pace
@@ -123,16 +127,35 @@ def handle(
         Returns the seconds until Lambda ends this invocation.
 
     """
-    return aws_events.batch_item_failures(_Batch(event, collaborators, seconds_left).answer())
+    records = aws_events.sqs_records(event)
+    if records and records[0].queue == collaborators.exhausted_queue:  # all records of an event are of one queue
+        return aws_events.batch_item_failures(_answer_exhausted(records, collaborators, seconds_left))
+    return aws_events.batch_item_failures(_Batch(records, collaborators, seconds_left).answer())
+
+
+def _in_order(records: Sequence[SqsRecord]) -> list[SqsRecord]:
+    """Return the messages of a batch in the order in which they are answered.
+
+    Those that were delivered most often come first, because they have the fewest attempts left. First deliveries keep
+    the queue's order. Retries are in the order of their ids, and in the opposite order on every other attempt: if one
+    frame kills the function, the frames on both sides of it are answered.
+    """
+    ordered: list[SqsRecord] = []
+    for count in sorted({record.receive_count for record in records}, reverse=True):
+        equals = [record for record in records if record.receive_count == count]
+        if count > 1:
+            equals.sort(key=lambda record: record.message_id, reverse=count % 2 == 1)
+        ordered += equals
+    return ordered
 
 
 class _Batch:
-    """The messages of one invocation, and the time that it has for them."""
+    """The messages of one invocation by the request queue, and the time that it has for them."""
 
     def __init__(
-        self, event: Mapping[str, Json], collaborators: Collaborators, seconds_left: Callable[[], float]
+        self, records: Sequence[SqsRecord], collaborators: Collaborators, seconds_left: Callable[[], float]
     ) -> None:
-        self._records = sorted(aws_events.sqs_records(event), key=lambda record: -record.receive_count)
+        self._records = _in_order(records)
         self._collaborators = collaborators
         self._seconds_left = seconds_left
         self._any_finished = False
@@ -143,19 +166,20 @@ class _Batch:
         """Answer what the time allows; return the ids of the messages that must stay on the queue."""
         kept: list[str] = []
         for position, record in enumerate(self._records):
+            others = self._records[position + 1 :]
+            keep = False
             try:
-                finished = self._answer_in_time(record, self._records[position + 1 :])
+                if not self._answer_in_time(record, others):
+                    return [*kept, *self._give_back([record, *others])]
             except (BadInput, SetupError) as error:
-                finished = True
-                if not _answer_error(record, error, self._collaborators):
-                    kept.append(record.message_id)
+                keep = not _answer_error(record, error, self._collaborators)
             except Exception as error:  # noqa: BLE001 - no error, whatever it is, may lose a frame
-                finished = True
-                if _keep_on_queue(record, error, self._collaborators):
-                    kept.append(record.message_id)
-            if not finished:
-                return [*kept, *self._give_back(self._records[position:])]
+                keep = _keep_on_queue(record, error, self._collaborators)
             self._any_finished = True
+            if keep:
+                kept.append(record.message_id)
+            elif others:  # Lambda deletes the last one immediately
+                self._delete(record)
         return kept
 
     def _answer_in_time(self, record: SqsRecord, others: Sequence[SqsRecord]) -> bool:
@@ -163,9 +187,6 @@ class _Batch:
 
         Raises whatever its message, the gallery, the network or the response queue raises.
         """
-        if record.queue == self._collaborators.exhausted_queue:
-            _give_up(record, _never_finished(record, self._collaborators), self._collaborators)
-            return True
         started = self._collaborators.clock()
         message = _parse(record, self._collaborators.embedder)
         if not self._is_time_for(record, len(message.faces)):
@@ -233,6 +254,13 @@ class _Batch:
             total += seconds
             done += count
         return np.concatenate(vectors), total
+
+    def _delete(self, record: SqsRecord) -> None:
+        """Delete a message that is done with before the next frame is begun, in case that one kills the function."""
+        try:
+            self._collaborators.requests.delete(record.receipt)
+        except TransientError as error:  # then Lambda deletes it after the whole batch
+            log.warning("not deleted yet", extra={"message_id": record.message_id, "reason": error.message})
 
     def _give_back(self, records: Sequence[SqsRecord]) -> list[str]:
         """Let the queue deliver messages again immediately; return their ids."""
@@ -331,43 +359,69 @@ def _answer_error(record: SqsRecord, error: FaceqError, collaborators: Collabora
     return True
 
 
-def _never_finished(record: SqsRecord, collaborators: Collaborators) -> FaceqError:
-    """Return why a message on the exhausted queue has no result, as far as the function can know."""
+def _answer_exhausted(
+    records: Sequence[SqsRecord], collaborators: Collaborators, seconds_left: Callable[[], float]
+) -> list[str]:
+    """Give up the messages of the exhausted queue; return the ids of those that must stay on it for another attempt."""
+    kept: list[str] = []
+    for position, record in enumerate(records):
+        if position and seconds_left() < RESERVE_SECONDS:
+            return [*kept, *(left.message_id for left in records[position:])]
+        try:
+            _give_up(record, _no_answer_error(record, collaborators), collaborators)
+        except Exception as error:
+            log.error("kept on the exhausted queue", exc_info=error, extra={"message_id": record.message_id})
+            kept.append(record.message_id)
+    return kept
+
+
+def _no_answer_error(record: SqsRecord, collaborators: Collaborators) -> FaceqError:
+    """Return why a message on the exhausted queue has no answer, as far as the function can know."""
     return FaceqError(
         "retries_exhausted",
-        f"The frame was delivered {collaborators.max_receive_count} times, and each time the function ended before it "
-        f"answered. `faceq logs --request-id {read_request_id(record.body)}` shows how far it came.",
+        f"The frame was delivered {collaborators.max_receive_count} times, and face-recognition did not answer: it "
+        f"crashed, was killed, or could not run. See: faceq logs --request-id {read_request_id(record.body)}",
     )
 
 
 def _give_up(record: SqsRecord, error: FaceqError, collaborators: Collaborators) -> None:
-    """Send a message to the dead-letter queue, and answer `Error`.
+    """Send a message to the dead-letter queue, then answer `Error`.
 
-    In this order, so that a failure in between cannot give the client two different answers.
+    In this order a failure in between leaves a second copy for the operator, and not a second answer for the client.
+    A message without a readable request id gets no answer.
 
     Raises
     ------
     TransientError
         One of the two queues failed. The message must stay where it is.
+    ValueError
+        The dead-letter queue can never accept the message, and it cannot be answered either. It must stay, too.
 
     """
-    collaborators.dead_letters.send(record.body)
-    if not _answer_error(record, error, collaborators) and read_request_id(record.body) is not None:
+    readable = read_request_id(record.body) is not None
+    if collaborators.dead_letters is not None:
+        try:
+            collaborators.dead_letters.send(record.body)
+        except ValueError:  # no queue of AWS delivers such a message, but our own server does
+            if not readable:
+                raise
+            log.exception("not sent to the dead-letter queue", extra={"message_id": record.message_id})
+    if not _answer_error(record, error, collaborators) and readable:
         raise TransientError("not_answered", "The response queue failed.")
 
 
 def _keep_on_queue(record: SqsRecord, error: Exception, collaborators: Collaborators) -> bool:
-    """Tell whether a message that failed stays on the queue. After its last attempt it goes to the dead-letter queue."""
-    if record.queue != collaborators.exhausted_queue and record.receive_count >= collaborators.max_receive_count:
-        reason = " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
-        final = FaceqError("retries_exhausted", f"The frame failed {record.receive_count} times: {reason}")
-        with contextlib.suppress(TransientError):  # then the exhausted queue delivers it, and it is answered there
-            _give_up(record, final, collaborators)
-            return False
-    else:
-        log.error(
-            "failed; the queue will deliver the message again",
-            exc_info=error,
-            extra={"request_id": read_request_id(record.body), "receive_count": record.receive_count},
-        )
-    return True
+    """Tell whether a message that failed stays on the queue. After its last attempt the function gives it up."""
+    fields = {"request_id": read_request_id(record.body), "receive_count": record.receive_count}
+    if record.receive_count < collaborators.max_receive_count:
+        log.error("failed; the queue will deliver the message again", exc_info=error, extra=fields)
+        return True
+    log.error("failed on its last attempt", exc_info=error, extra=fields)
+    reason = " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
+    final = FaceqError("retries_exhausted", f"The frame failed {record.receive_count} times: {reason}")
+    try:
+        _give_up(record, final, collaborators)
+    except Exception as failure:
+        log.error("kept; the queue will move the message on", exc_info=failure, extra=fields)
+        return True
+    return collaborators.dead_letters is None

@@ -92,7 +92,7 @@ def all_options(cloud: Cloud, parameters: dict[str, str]) -> dict[str, str]:
         "Architecture": "arm64",
         "UrlAuthType": "NONE",
         "DetectionReserve": "5",
-        "RecognitionReserve": "10",
+        "RecognitionReserve": "12",
         "DetectionProvisioned": "2",
         "RecognitionProvisioned": "1",
         "VpcId": vpc,

@@ -11,7 +11,7 @@ from botocore.awsrequest import AWSResponse
 
 from adapters.artifacts_s3 import S3Store
 from adapters.current_gallery import CurrentGallery
-from adapters.queue_sqs import SqsReleaser, SqsSender
+from adapters.queue_sqs import SqsDeliveredMessages, SqsSender
 from adapters.settings import DEAD_LETTER_QUEUE_URL, REQUEST_QUEUE_URL, RESPONSE_QUEUE_URL
 from pipeline.embed import PREPROCESSINGS
 from pipeline.gallery_storage import save
@@ -38,6 +38,10 @@ OPTIONS = {
     "AlarmTopicArn": "arn:aws:sns:eu-west-1:000000000000:alarms",
     "Dashboard": "true",
 }
+#: Where the policy lets the recogniser send.
+ANSWERS_TO = """Resource:
+                  - !GetAtt ResponseQueue.Arn
+                  - !GetAtt DeadLetterQueue.Arn"""
 #: An action and the resource that it is called on.
 Call = tuple[str, str]
 
@@ -149,7 +153,7 @@ def recognition_calls(aws: RecordingAws, environment: Any) -> set[Call]:
         embedder,
         CurrentGallery(store, embedder.model, embedder.preprocessing),
         SqsSender(aws.session.client("sqs"), environment[RESPONSE_QUEUE_URL]),
-        SqsReleaser(aws.session.client("sqs"), environment[REQUEST_QUEUE_URL]),
+        SqsDeliveredMessages(aws.session.client("sqs"), environment[REQUEST_QUEUE_URL]),
         SqsSender(aws.session.client("sqs"), environment[DEAD_LETTER_QUEUE_URL]),
         "exhausted",
         stepping_clock(),
@@ -159,8 +163,7 @@ def recognition_calls(aws: RecordingAws, environment: Any) -> set[Call]:
     two_frames = sqs_event(faces_message(RED), faces_message(RED))
     response = recognise_faces.handle(two_frames, collaborators, lambda: 0.0)
     assert response == {"batchItemFailures": [{"itemIdentifier": "m1"}]}  # there was no time for the second
-    exhausted = sqs_event(faces_message(RED))
-    exhausted["Records"][0]["eventSourceARN"] = "arn:aws:sqs:eu-west-1:000000000000:exhausted"
+    exhausted = sqs_event(faces_message(RED), queue="exhausted")
     assert recognise_faces.handle(exhausted, collaborators, lambda: 1e6) == {"batchItemFailures": []}
     return aws.calls
 
@@ -206,11 +209,11 @@ def test_both_functions_send_and_only_the_recogniser_reads_people(
     recognition = called["face-recognition"]
     assert {call for call in recognition if call[0].startswith("sqs:")} == {
         ("sqs:SendMessage", "${ResponseQueue.Arn}"), ("sqs:SendMessage", "${DeadLetterQueue.Arn}"),
-        ("sqs:ChangeMessageVisibility", "${RequestQueue.Arn}"),
+        ("sqs:ChangeMessageVisibility", "${RequestQueue.Arn}"), ("sqs:DeleteMessage", "${RequestQueue.Arn}"),
     }  # fmt: skip
     assert ("s3:ListBucket", f"arn:aws:s3:::{BUCKET}") in recognition
     assert any(covers(("s3:GetObject", f"arn:aws:s3:::{BUCKET}/gallery/*"), call) for call in recognition)
-    assert len({action for action, _ in recognition}) == 4
+    assert len({action for action, _ in recognition}) == 5
 
 
 def test_a_vpc_adds_network_interfaces_only() -> None:
@@ -251,9 +254,9 @@ def changed(before: str, after: str) -> Template:
     [
         ("Action: sqs:SendMessage", "Action: sqs:*", "an action with a wildcard"),
         ("Action: sqs:SendMessage", "Action: '*'", "an action with a wildcard"),
-        ("Resource: !GetAtt ResponseQueue.Arn", "Resource: '*'", "any resource for sqs:SendMessage"),
+        (ANSWERS_TO, "Resource: '*'", "any resource for sqs:SendMessage"),
         (
-            "Resource: !GetAtt ResponseQueue.Arn",
+            ANSWERS_TO,
             "Resource: !Sub 'arn:${AWS::Partition}:sqs:${AWS::Region}:${AWS::AccountId}:*'",
             "any resource for sqs:SendMessage",
         ),
