@@ -211,7 +211,9 @@ def _mapping_check(mapping: Mapping[str, Any], wanted: EventSourceMapping) -> Ch
     state, last_result = str(mapping["State"]), str(mapping.get("LastProcessingResult", ""))
     if state in {"Disabled", "Disabling"}:
         fix = f"aws lambda update-event-source-mapping --uuid {mapping['UUID']} --enabled"
-        return Check("trigger", False, f"the event source mapping of {wanted.function} is disabled: {fix}")
+        return Check(
+            "trigger", False, f"the event source mapping from {wanted.queue} to {wanted.function} is disabled: {fix}"
+        )
     if last_result.startswith("PROBLEM"):
         fix = f"faceq deploy logs --function {wanted.function}"
         return Check("trigger", False, f"{state}, but {last_result}: {fix}")
