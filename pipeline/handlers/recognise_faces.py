@@ -380,7 +380,8 @@ def _no_answer_error(record: SqsRecord, collaborators: Collaborators) -> FaceqEr
     return FaceqError(
         "retries_exhausted",
         f"The frame was delivered {collaborators.max_receive_count} times, and face-recognition did not answer: it "
-        f"crashed, was killed, or could not run. See: faceq logs --request-id {read_request_id(record.body)}",
+        f"crashed, was killed, or could not run. See: faceq logs --request-id {read_request_id(record.body)} (on AWS: "
+        f"faceq deploy logs)",
     )
 
 
