@@ -10,7 +10,7 @@ from pipeline.errors import TransientError
 from pipeline.ports import DeliveredMessages
 from tests.conftest import StartQueueServer
 from tests.memory_queue import MemoryQueue
-from tests.queue_server import sqs_client
+from tests.sqs_servers import sqs_client
 
 
 @dataclass
