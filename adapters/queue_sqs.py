@@ -1,13 +1,18 @@
-"""Send messages to an SQS queue. The client's endpoint decides whether that is AWS, ElasticMQ or our own server."""
+"""Send messages to an SQS queue, and delete received ones or give them back, on AWS, ElasticMQ or our own server.
+
+The client's endpoint decides which.
+"""
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.errors import TransientError
-from pipeline.ports import MAX_MESSAGE_BYTES, MessageSender
+from pipeline.ports import MAX_MESSAGE_BYTES, DeliveredMessages, MessageSender
+from template.lambda_facts import SQS_BATCH
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -73,6 +78,49 @@ class SqsSender(MessageSender):
             raise TransientError(
                 "queue_unavailable", f"The queue {name} did not accept the message: {error}"
             ) from error
+
+
+class SqsDeliveredMessages(DeliveredMessages):
+    """The messages that one queue has delivered, through a boto3 client.
+
+    Parameters
+    ----------
+    client : botocore client
+        For SQS. May be shared between threads; so may this object.
+    queue_url : str
+        The queue that delivered the messages.
+
+    """
+
+    def __init__(self, client: "BaseClient", queue_url: str) -> None:
+        self._client = client
+        self._queue_url = queue_url
+
+    def delete(self, receipt: str) -> None:
+        """Delete a message. Raises TransientError if the queue cannot be reached."""
+        entries = [{"Id": "0", "ReceiptHandle": receipt}]
+        try:
+            # The call for several messages lists an invalid receipt in its response; the one for one message fails.
+            self._client.delete_message_batch(QueueUrl=self._queue_url, Entries=entries)
+        except (BotoCoreError, ClientError) as error:
+            name = self._queue_url.rsplit("/", 1)[-1]
+            raise TransientError("queue_unavailable", f"The queue {name} did not delete a message: {error}") from error
+
+    def release(self, receipts: Sequence[str]) -> None:
+        """Make messages visible again now. Raises TransientError if the queue cannot be reached."""
+        for start in range(0, len(receipts), SQS_BATCH):
+            entries = [
+                {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": 0}
+                for number, receipt in enumerate(receipts[start : start + SQS_BATCH])
+            ]
+            try:
+                # Receipts that are no longer valid are listed in the response, which needs no action.
+                self._client.change_message_visibility_batch(QueueUrl=self._queue_url, Entries=entries)
+            except (BotoCoreError, ClientError) as error:
+                name = self._queue_url.rsplit("/", 1)[-1]
+                raise TransientError(
+                    "queue_unavailable", f"The queue {name} did not take messages back: {error}"
+                ) from error
 
 
 def check_body(body: str) -> None:

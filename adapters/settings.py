@@ -16,8 +16,12 @@ from template.lambda_facts import MB_PER_PROCESSOR
 
 REQUEST_QUEUE_URL = "REQUEST_QUEUE_URL"
 RESPONSE_QUEUE_URL = "RESPONSE_QUEUE_URL"
+#: Where face-recognition sends frames that failed on every attempt.
+DEAD_LETTER_QUEUE_URL = "DEAD_LETTER_QUEUE_URL"
+#: Name of the queue where the request queue moves messages after their last attempt; it calls face-recognition, too.
+EXHAUSTED_QUEUE = "EXHAUSTED_QUEUE"
 AWS_REGION = "AWS_REGION"
-#: How often the queue delivers a message before it moves it to the dead-letter queue; deploy/template.yaml sets it.
+#: How often the queue delivers a message before it moves it to the exhausted queue; deploy/template.yaml sets it.
 MAX_RECEIVE_COUNT = "MAX_RECEIVE_COUNT"
 #: `onnx` (default) or `torch`.
 FACEQ_ENGINE = "FACEQ_ENGINE"
@@ -151,16 +155,20 @@ class QueueSettings:
     Parameters
     ----------
     region : str
-    request_queue_url, response_queue_url : str
-        Empty if the function does not send there.
+    request_queue_url, response_queue_url, dead_letter_queue_url : str
+        Empty if the function does not use it.
+    exhausted_queue : str
+        Its name; empty if the request queue moves messages elsewhere after their last attempt.
     max_receive_count : int
-        How often the request queue delivers a message before it moves it to the dead-letter queue; at least 1.
+        How often the request queue delivers a message before it moves it to another queue; at least 1.
 
     """
 
     region: str
     request_queue_url: str
     response_queue_url: str
+    dead_letter_queue_url: str
+    exhausted_queue: str
     max_receive_count: int
 
     @classmethod
@@ -173,6 +181,8 @@ class QueueSettings:
             region=environ.get(AWS_REGION) or environ.get("AWS_DEFAULT_REGION") or DEFAULT_REGION,
             request_queue_url=environ.get(REQUEST_QUEUE_URL, ""),
             response_queue_url=environ.get(RESPONSE_QUEUE_URL, ""),
+            dead_letter_queue_url=environ.get(DEAD_LETTER_QUEUE_URL, ""),
+            exhausted_queue=environ.get(EXHAUSTED_QUEUE, ""),
             max_receive_count=_number(environ, MAX_RECEIVE_COUNT, 5, 1),
         )
 

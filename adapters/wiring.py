@@ -13,7 +13,7 @@ from pipeline.embed import PREPROCESSINGS, Preprocessing
 from pipeline.errors import SetupError
 from pipeline.gallery import Gallery
 from pipeline.gallery_storage import load
-from pipeline.ports import ArtifactStore, FaceDetector, FaceEmbedder, MessageSender
+from pipeline.ports import ArtifactStore, DeliveredMessages, FaceDetector, FaceEmbedder, MessageSender
 
 
 def check_engine(engine: str) -> None:
@@ -85,6 +85,13 @@ def checked_gallery(settings: ModelSettings) -> Gallery | None:
         model = installed_model(settings.model, settings.models)
         gallery.check_compatible(model.id, model.preprocessing)
     return gallery
+
+
+def delivered_messages(settings: QueueSettings, queue_url: str) -> DeliveredMessages:
+    """Return what gives messages back to one queue, or deletes them. Sends no request yet."""
+    from adapters.queue_sqs import SqsDeliveredMessages, sqs_client
+
+    return SqsDeliveredMessages(sqs_client(settings.region), queue_url)
 
 
 def queue_sender(settings: QueueSettings, queue_url: str) -> MessageSender:

@@ -51,12 +51,15 @@ class Deployed(ServiceAddresses):
         Name of the bucket with the gallery; empty if the stack has none.
     auth_type : str
         `AWS_IAM`: posts to the function URL must be signed; `NONE`: anyone may post.
+    exhausted_queue_url : str
+        The queue between the request queue and the dead-letter queue; empty for a release that has none.
 
     """
 
     stack: str
     gallery: str
     auth_type: str
+    exhausted_queue_url: str = ""
 
 
 def session(region: str | None = None, profile: str | None = None) -> "boto3.Session":
@@ -134,6 +137,7 @@ def deployed(session: "boto3.Session", stack: str = STACK) -> Deployed:
             region=str(session.region_name),
             gallery=parameters.get("Gallery", ""),
             auth_type=parameters.get("UrlAuthType", "AWS_IAM"),
+            exhausted_queue_url=outputs.get("ExhaustedQueueUrl", ""),
         )
     except KeyError as error:
         raise BadInput(

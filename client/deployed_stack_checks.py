@@ -211,7 +211,9 @@ def _mapping_check(mapping: Mapping[str, Any], wanted: EventSourceMapping) -> Ch
     state, last_result = str(mapping["State"]), str(mapping.get("LastProcessingResult", ""))
     if state in {"Disabled", "Disabling"}:
         fix = f"aws lambda update-event-source-mapping --uuid {mapping['UUID']} --enabled"
-        return Check("trigger", False, f"the event source mapping of {wanted.function} is disabled: {fix}")
+        return Check(
+            "trigger", False, f"the event source mapping from {wanted.queue} to {wanted.function} is disabled: {fix}"
+        )
     if last_result.startswith("PROBLEM"):
         fix = f"faceq deploy logs --function {wanted.function}"
         return Check("trigger", False, f"{state}, but {last_result}: {fix}")
@@ -219,9 +221,10 @@ def _mapping_check(mapping: Mapping[str, Any], wanted: EventSourceMapping) -> Ch
 
 
 def queue_checks(sqs: "BaseClient", target: Deployed) -> Iterator[Check]:
-    """Check that the queues exist, that failures go to the dead-letter queue, and that none are there."""
-    dead_letter_queue = queue_name(target.dead_letter_queue_url)
-    sources = [mapping.queue_url for mapping in described_service(target).event_source_mappings]
+    """Check that the queues exist, that failures go where the template says, and that none failed on every attempt."""
+    service = described_service(target)
+    redrives = {queue.name: queue.redrive for queue in service.queues.values()}
+    sources = [mapping.queue_url for mapping in service.event_source_mappings]
     for url in (*sources, target.response_queue_url, target.dead_letter_queue_url):
         name = queue_name(url)
         depth = _or_none(lambda url=url: depths(sqs, [url])[0], *_NO_QUEUE)  # type: ignore[misc] # lambda's default
@@ -230,8 +233,10 @@ def queue_checks(sqs: "BaseClient", target: Deployed) -> Iterator[Check]:
         elif url == target.dead_letter_queue_url and depth.visible:
             fix = f"faceq queues peek {name} --target aws, then faceq queues redrive {name} --target aws"
             yield Check("queue", False, f"{name} has messages that failed on every attempt ({depth.visible}): {fix}")
-        elif url in sources and depth.dead_letter_queue != dead_letter_queue:
-            yield Check("queue", False, f"messages of {name} that fail do not go to {dead_letter_queue}: faceq deploy")
+        elif (redrive := redrives.get(name)) is not None and depth.dead_letter_queue != redrive.dead_letter_queue:
+            yield Check(
+                "queue", False, f"messages of {name} that fail do not go to {redrive.dead_letter_queue}: faceq deploy"
+            )
         else:
             yield Check("queue", True, f"{name}: {depth.visible} waiting, {depth.in_flight} in flight")
 
@@ -305,7 +310,8 @@ def role_checks(iam: "BaseClient", name: str, configuration: Mapping[str, Any], 
 def needed_actions(name: str, configuration: Mapping[str, Any], target: Deployed) -> Iterator[NeededActions]:
     """Yield the actions that function `name` needs, and those that Lambda needs from the function's role.
 
-    The function sends to the queues whose URLs are among its variables, and Lambda receives from those that call it.
+    The function sends to the queues whose URLs are among its variables. Lambda receives from those that call it. To
+    such a queue the function gives messages back if it has the queue's URL.
     """
     service = described_service(target)
     _, partition, _, _, account_id, *_ = str(configuration["Role"]).split(":")
@@ -313,14 +319,18 @@ def needed_actions(name: str, configuration: Mapping[str, Any], target: Deployed
     def queue_arn(url: str) -> str:
         return f"arn:{partition}:sqs:{target.region}:{account_id}:{queue_name(url)}"
 
+    calling_queues = set()
     for mapping in service.event_source_mappings:
         if mapping.function == name:
+            calling_queues.add(mapping.queue)
             actions = ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes")
             yield NeededActions(actions, queue_arn(mapping.queue_url), {})
     variables = service.functions[name].environment
     for variable, value in variables.items():
         if variable.endswith("_QUEUE_URL"):
-            yield NeededActions(("sqs:SendMessage",), queue_arn(value), {})
+            # A function does not send to a queue that calls it; it gives messages back to that queue.
+            action = "sqs:ChangeMessageVisibility" if queue_name(value) in calling_queues else "sqs:SendMessage"
+            yield NeededActions((action,), queue_arn(value), {})
     stream = f"arn:{partition}:logs:{target.region}:{account_id}:log-group:{log_group(name)}:log-stream:any"
     yield NeededActions(("logs:CreateLogStream", "logs:PutLogEvents"), stream, {})
     if FACEQ_GALLERY in variables:

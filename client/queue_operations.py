@@ -4,7 +4,7 @@ They work with every SQS endpoint (the laptop's, ElasticMQ, AWS) through a boto3
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -152,6 +152,8 @@ def purge(client: "BaseClient", name: str) -> None:
 def redrive(client: "BaseClient", name: str, most: int | None = None, urls: Iterable[str] | None = None) -> int:
     """Move messages from the dead-letter queue `name` back to the queue where they failed; return how many.
 
+    Where dead-letter queues form a chain, that is the queue at its beginning.
+
     Each message is sent before it is deleted, so an interrupted redrive can repeat a message but never loses one.
     Messages that arrive during the redrive are left for the next one; otherwise a message that fails again would
     circulate without end. We do not use SQS's own StartMessageMoveTask, because moto does not have it and one way that
@@ -173,14 +175,15 @@ def redrive(client: "BaseClient", name: str, most: int | None = None, urls: Iter
     url = _url(client, name)
     # We read each queue's redrive policy, because ElasticMQ 1.7.1's ListDeadLetterSourceQueues knows only the policy
     # that a queue was created with, not one that was set later (measured).
-    sources = [depth.name for depth in depths(client, urls) if depth.dead_letter_queue == name]
+    dead_letter_queues = {depth.name: depth.dead_letter_queue for depth in depths(client, urls)}
+    sources = [queue for queue, dead_letter_queue in dead_letter_queues.items() if dead_letter_queue == name]
     if not sources:
         raise QueueError(f"The queue {name} is not a dead-letter queue. Find those with: faceq queues list")
     if len(sources) > 1:
         raise QueueError(
             f"The queue {name} is the dead-letter queue of {len(sources)} queues; redrive needs exactly one."
         )
-    source = _url(client, sources[0])
+    source = _url(client, _first_source(sources[0], dead_letter_queues))
     count = _depth(client, url).visible if most is None else most
     moved = 0
     while moved < count:
@@ -202,6 +205,17 @@ def redrive(client: "BaseClient", name: str, most: int | None = None, urls: Iter
             client.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
             moved += 1
     return moved
+
+
+def _first_source(name: str, dead_letter_queues: Mapping[str, str | None]) -> str:
+    """Return the queue where messages enter a chain of dead-letter queues that passes through queue `name`."""
+    passed = {name}
+    while len(sources := [queue for queue, target in dead_letter_queues.items() if target == name]) == 1:
+        if sources[0] in passed:
+            break
+        name = sources[0]
+        passed.add(name)
+    return name
 
 
 def chunks(items: list[str]) -> Iterable[list[str]]:

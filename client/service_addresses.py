@@ -11,8 +11,10 @@ class ServiceAddresses:
     ----------
     function_url : str
         Takes the frames.
-    request_queue_url, response_queue_url, dead_letter_queue_url : str
-        The URLs of the three queues; the last is empty if the template has no dead-letter queue.
+    request_queue_url, response_queue_url : str
+        The URLs of the two queues of the contract.
+    dead_letter_queue_url : str
+        The queue of frames that failed on every attempt; empty if the template has no dead-letter queue.
     region : str
         The AWS region of the queues and of the function URL's signature.
 

@@ -112,7 +112,12 @@ def queues_of_deployed_stack(
     """
     from client.queue_operations import QueueError, queue_name
 
-    urls = [deployed.request_queue_url, deployed.response_queue_url, deployed.dead_letter_queue_url]
+    urls = [
+        deployed.request_queue_url,
+        deployed.response_queue_url,
+        *([deployed.exhausted_queue_url] if deployed.exhausted_queue_url else []),
+        deployed.dead_letter_queue_url,
+    ]
     names = [queue_name(url) for url in urls]
     if name is not None and name not in names:
         raise QueueError(f"The stack {deployed.stack} has no queue {name}. It has: {', '.join(names)}.")

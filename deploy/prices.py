@@ -159,7 +159,10 @@ def _computing(service: ServiceTemplate, prices: Mapping[str, Price]) -> Iterabl
 
 
 def _queues(service: ServiceTemplate, prices: Mapping[str, Price]) -> Iterable[Cost]:
+    redrive_targets = {queue.redrive.dead_letter_queue for queue in service.queues.values() if queue.redrive}
     for queue in _sources(service):
+        if queue.name in redrive_targets:  # only frames that failed on every attempt
+            continue
         yield Cost(
             f"SQS, {_label(service, queue)}",
             FRAMES * (2 * ceil(MESSAGE_BYTES / SQS_CHUNK) + 1),
@@ -263,6 +266,6 @@ def _notes(
             yield f"Not counted: the time of {name}, which has not been measured (MEASURED_MS in deploy/prices.py)."
     yield "The free tier is not subtracted."
     yield (
-        "Not counted: data transfer, data through VPC endpoints, cold starts, retries, requests to KMS, storing the "
-        "gallery, and keeping logs."
+        "Not counted: data transfer, data through VPC endpoints, cold starts, retries, frames that fail, requests to "
+        "KMS, storing the gallery, and keeping logs."
     )

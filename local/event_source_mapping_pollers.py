@@ -6,7 +6,8 @@ A poller repeats these steps:
 2. Cut: a batch has at most `batch_size` records and 6 MB. The rest waits for the next batch.
 3. Invoke the function once. A call that times out is not repeated, because the function may have run.
 4. Find the messages that failed, by the rules of partial batch responses.
-5. Delete the other messages, ten at a time, and retry failed deletes.
+5. Delete the other messages, ten at a time, and retry failed deletes. A receipt that is no longer valid is not retried:
+   the function has deleted that message itself, which AWS's queues accept without an error.
 
 A message that failed is simply not deleted. It becomes visible again when its visibility timeout lapses, and the queue
 itself moves it to the dead-letter queue after its last attempt. We change a visibility timeout in one case only: at
@@ -287,7 +288,9 @@ class MappingPollers:
                     left += chunk
                     reason = str(error)
                 else:
-                    for failure in answer.get("Failed", []):
+                    # SenderFault: no retry helps. (SQS API reference, BatchResultErrorEntry) ElasticMQ reports it for a
+                    # message that is already deleted.
+                    for failure in (failure for failure in answer.get("Failed", []) if not failure.get("SenderFault")):
                         left.append(chunk[int(failure["Id"])])
                         reason = str(failure.get("Message", failure.get("Code")))
             pause = retries.next()

@@ -4,7 +4,7 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from botocore.client import BaseClient
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def create_queues(client: "BaseClient", queues: "Mapping[str, Queue]") -> None:
     """Create the template's queues, dead-letter queues first. An existing queue gets the template's attributes."""
     arns: dict[str, str] = {}
-    for queue in sorted(queues.values(), key=has_redrive):
+    for queue in dead_letter_queues_first(queues.values()):
         # Two calls, because CreateQueue with attributes fails if the queue exists with other attributes.
         url = client.create_queue(QueueName=queue.name)["QueueUrl"]
         arn = arns[queue.redrive.dead_letter_queue] if queue.redrive is not None else ""
@@ -24,9 +24,22 @@ def create_queues(client: "BaseClient", queues: "Mapping[str, Queue]") -> None:
         ]
 
 
-def has_redrive(queue: "Queue") -> bool:
-    """Tell whether the queue has a dead-letter queue. As a sort key it puts dead-letter queues first."""
-    return queue.redrive is not None
+def dead_letter_queues_first(queues: "Iterable[Queue]") -> "list[Queue]":
+    """Return the queues so that each comes after its dead-letter queue, which must exist before it."""
+    remaining = {queue.name: queue for queue in queues}
+    ordered: list[Queue] = []
+    while remaining:
+        ready = [
+            queue
+            for queue in remaining.values()
+            if queue.redrive is None or queue.redrive.dead_letter_queue not in remaining
+        ]
+        # Queues whose dead-letter queues form a circle keep their order. SQS then reports that one does not exist.
+        ready = ready or list(remaining.values())
+        ordered += ready
+        for queue in ready:
+            del remaining[queue.name]
+    return ordered
 
 
 def queue_attributes(queue: "Queue", dead_letter_arn: str) -> dict[str, str]:

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final
 
 from adapters import json_log
 from local.addresses import ACCOUNT
-from local.queue_creation import has_redrive, queue_attributes
+from local.queue_creation import dead_letter_queues_first, queue_attributes
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -64,7 +64,7 @@ def command(port: int, queues: "Iterable[Queue]" = (), region: str = "us-east-1"
 
     """
     arguments = [sys.executable, "-m", "local.queue_server", "--region", region]
-    for queue in sorted(queues, key=has_redrive):
+    for queue in dead_letter_queues_first(queues):
         arn = f"arn:aws:sqs:{region}:{ACCOUNT}:{queue.redrive.dead_letter_queue}" if queue.redrive is not None else ""
         creation = {"QueueName": queue.name, "Attributes": queue_attributes(queue, arn)}
         arguments += ["--queue", json.dumps(creation)]

@@ -46,11 +46,11 @@ def queue_urls(service: ServiceTemplate, sqs_endpoint: str) -> dict[str, str]:
             "Clients find the queues by the ends of their names: name exactly one queue of the template ...-req-queue "
             "and exactly one ...-resp-queue."
         )
-    redrive = requests.redrive
+    dead_letters = service.dead_letter_queue
     return {
         "request_queue_url": queue_url(sqs_endpoint, requests.name),
         "response_queue_url": queue_url(sqs_endpoint, responses.name),
-        "dead_letter_queue_url": queue_url(sqs_endpoint, redrive.dead_letter_queue) if redrive is not None else "",
+        "dead_letter_queue_url": queue_url(sqs_endpoint, dead_letters.name) if dead_letters is not None else "",
     }
 
 

@@ -25,12 +25,18 @@ class SqsRecord:
         The message, not yet parsed.
     receive_count : int
         How often the queue has delivered the message, including this time; at least 1.
+    receipt : str
+        The receipt handle, with which the queue identifies this delivery.
+    queue : str
+        Name of the queue that delivered it.
 
     """
 
     message_id: str
     body: str
     receive_count: int
+    receipt: str = ""
+    queue: str = ""
 
 
 def posted_body(event: Mapping[str, Json]) -> bytes:
@@ -88,4 +94,10 @@ def _sqs_record(row: Json) -> SqsRecord:
         raise TypeError("an SQS record must be an object")
     attributes = row.get("attributes")
     count = attributes.get("ApproximateReceiveCount") if isinstance(attributes, dict) else None
-    return SqsRecord(str(row["messageId"]), str(row["body"]), int(count) if isinstance(count, str) else 1)
+    return SqsRecord(
+        message_id=str(row["messageId"]),
+        body=str(row["body"]),
+        receive_count=int(count) if isinstance(count, str) else 1,
+        receipt=str(row.get("receiptHandle", "")),
+        queue=str(row.get("eventSourceARN", "")).rsplit(":", 1)[-1],
+    )

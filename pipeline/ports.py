@@ -115,6 +115,42 @@ class MessageSender(Protocol):
         ...
 
 
+class DeliveredMessages(Protocol):
+    """Messages that one queue has delivered: gives them back to it, or deletes them before Lambda does."""
+
+    def delete(self, receipt: str) -> None:
+        """Delete a message, so that the queue does not deliver it again.
+
+        Parameters
+        ----------
+        receipt : str
+            Receipt handle. One that is no longer valid is ignored.
+
+        Raises
+        ------
+        TransientError
+            The queue cannot be reached or refuses at the moment.
+
+        """
+        ...
+
+    def release(self, receipts: Sequence[str]) -> None:
+        """Make messages visible again now, before their visibility timeout ends; their receive count stays as it is.
+
+        Parameters
+        ----------
+        receipts : sequence of str
+            Receipt handles. One that is no longer valid is ignored: its message is visible or deleted already.
+
+        Raises
+        ------
+        TransientError
+            The queue cannot be reached or refuses at the moment.
+
+        """
+        ...
+
+
 class ArtifactStore(Protocol):
     """A few named blobs, such as those of a gallery.
 

@@ -25,8 +25,10 @@ MB_PER_PROCESSOR: Final = 1769
 #: (Lambda quotas, "Environment variables")
 MAX_ENVIRONMENT_BYTES: Final = 4096
 
-#: Most messages of a batch without a batching window: what one receive of a queue returns at most.
-#: (Lambda API reference, CreateEventSourceMapping, BatchSize; SQS API reference, ReceiveMessage)
+#: Most messages in one receive, or in one batch of sends, deletes or visibility changes. (SQS API reference)
+SQS_BATCH: Final = 10
+
+#: Most messages of a batch without a batching window. (Lambda API reference, CreateEventSourceMapping, BatchSize)
 MAX_UNBUFFERED_BATCH: Final = 10
 
 #: Most memory and longest timeout of a function. (Lambda quotas)

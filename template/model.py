@@ -205,6 +205,15 @@ class ServiceTemplate:
         """The queue whose name ends in `-req-queue`, as clients find it; None if there is not exactly one."""
         return self._queue_ending(REQUEST_QUEUE_ENDING)
 
+    @property
+    def dead_letter_queue(self) -> Queue | None:
+        """The queue where frames end that failed on every attempt: the last of the request queue's chain."""
+        queue, passed = self.request_queue, set[str]()
+        while queue is not None and queue.redrive is not None and queue.name not in passed:
+            passed.add(queue.name)
+            queue = self.queues.get(queue.redrive.dead_letter_queue)
+        return queue if passed else None
+
     def _queue_ending(self, ending: str) -> Queue | None:
         queues = [queue for name, queue in self.queues.items() if name.endswith(ending)]
         return queues[0] if len(queues) == 1 else None

@@ -30,6 +30,7 @@ _WORDS: Final = {
     "sqs:SendMessage": "send messages to",
     "sqs:ReceiveMessage": "receive messages from",
     "sqs:DeleteMessage": "delete messages from",
+    "sqs:ChangeMessageVisibility": "give messages back to",
     "sqs:GetQueueAttributes": "read the attributes of",
     "logs:CreateLogStream": "open log streams in",
     "logs:PutLogEvents": "write log lines to",

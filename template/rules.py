@@ -116,7 +116,7 @@ def _mapping(template: Template, service: ServiceTemplate, mapping: EventSourceM
         )
     yield from _visibility(template, mapping, queue, function)
     yield from _redrive(template, queue)
-    yield from _concurrency(template, mapping, function)
+    yield from _concurrency(template, service, mapping, function)
 
 
 def _visibility(template: Template, mapping: EventSourceMapping, queue: Queue, function: Function) -> Iterator[Finding]:
@@ -162,10 +162,22 @@ def _redrive(template: Template, queue: Queue) -> Iterator[Finding]:
         )
 
 
-def _concurrency(template: Template, mapping: EventSourceMapping, function: Function) -> Iterator[Finding]:
-    """Lambda developer guide, "Configuring scaling behavior for SQS event source mappings"."""
+def _concurrency(
+    template: Template, service: ServiceTemplate, mapping: EventSourceMapping, function: Function
+) -> Iterator[Finding]:
+    """Find mappings that together may call their function more often at a time than is reserved for it.
+
+    (Lambda developer guide, "Configuring scaling behavior for SQS event source mappings": the reserved concurrency
+    should be at least the total maximum concurrency of all SQS event sources of the function)
+    """
     reserved, most = function.reserved_concurrency, mapping.maximum_concurrency
-    if reserved is None or (most is not None and most <= reserved):
+    limited = [
+        other
+        for other in service.event_source_mappings
+        if other.enabled and other.function == mapping.function and other.maximum_concurrency is not None
+    ]
+    total = sum(other.maximum_concurrency or 0 for other in limited)
+    if reserved is None or (most is not None and total <= reserved):
         return
     resource, on_function = template.resources[mapping.logical_id], template.resources[function.logical_id]
     limit = resource.setting("ScalingConfig", "MaximumConcurrency")
@@ -178,13 +190,16 @@ def _concurrency(template: Template, mapping: EventSourceMapping, function: Func
             f"Set {limit} to at most {reserved}.",
         )
         return
-    remedy = f"Set {on_function.setting('ReservedConcurrentExecutions')} to {most} or more"
-    if reserved >= _LEAST_CONCURRENCY:
-        remedy += f", or {limit} to {reserved} or less"
+    if mapping is not max(limited, key=lambda other: other.maximum_concurrency or 0):
+        return  # one finding for all mappings of the function, at the one that calls it most
+    remedy = f"Set {on_function.setting('ReservedConcurrentExecutions')} to {total} or more"
+    if (rest := reserved - (total - most)) >= _LEAST_CONCURRENCY:
+        remedy += f", or {limit} to {rest} or less"
+    callers = permissions.enumerated([other.logical_id for other in limited])
     yield Finding(
         Severity.HARMFUL,
         resource.line("ScalingConfig", "MaximumConcurrency"),
-        f"{mapping.logical_id} may call {function.name} {most} times at once, and {reserved} are reserved: the rest "
+        f"{callers} may call {function.name} {total} times at once, and {reserved} are reserved: the rest "
         f"would be throttled, and frames end on the dead-letter queue.",
         f"{remedy}.",
     )

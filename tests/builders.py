@@ -119,7 +119,7 @@ def with_face(message: str, **fields: object) -> str:
     return changed(message, faces=[json.loads(changed(json.dumps(first), **fields)), *others])
 
 
-def sqs_event(*bodies: str, receive_count: int = 1) -> dict[str, Any]:
+def sqs_event(*bodies: str, receive_count: int = 1, queue: str = "faceq-req-queue") -> dict[str, Any]:
     """The event of an SQS event source mapping with the messages `m0`, `m1`, ..."""
     return {
         "Records": [
@@ -130,6 +130,7 @@ def sqs_event(*bodies: str, receive_count: int = 1) -> dict[str, Any]:
                 "attributes": {"ApproximateReceiveCount": str(receive_count)},
                 "messageAttributes": {},
                 "eventSource": "aws:sqs",
+                "eventSourceARN": f"arn:aws:sqs:us-east-1:000000000000:{queue}",
             }
             for number, body in enumerate(bodies)
         ]

@@ -3,11 +3,11 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from adapters.queue_sqs import check_body
-from pipeline.ports import MessageSender
+from pipeline.ports import DeliveredMessages, MessageSender
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Stored:
     receipt: str | None = None
 
 
-class MemoryQueue(MessageSender):
+class MemoryQueue(MessageSender, DeliveredMessages):
     """A standard queue. Safe to use from several threads.
 
     Parameters
@@ -93,6 +93,11 @@ class MemoryQueue(MessageSender):
             for stored in self._stored:
                 if stored.receipt == receipt:
                     stored.visible_at = self._clock() + seconds
+
+    def release(self, receipts: Sequence[str]) -> None:
+        """Show the messages again now, as the port says."""
+        for receipt in receipts:
+            self.hide(receipt, 0)
 
     def __len__(self) -> int:
         """Return the number of messages, including hidden ones."""

@@ -5,24 +5,30 @@ import time
 from collections.abc import Mapping
 
 from adapters import json_log
-from adapters.settings import RESPONSE_QUEUE_URL, ModelSettings, QueueSettings
-from adapters.wiring import current_gallery, load_embedder, queue_sender
+from adapters.lambda_entry.context import LambdaContext
+from adapters.settings import REQUEST_QUEUE_URL, RESPONSE_QUEUE_URL, ModelSettings, QueueSettings
+from adapters.wiring import current_gallery, delivered_messages, load_embedder, queue_sender
 from pipeline.handlers.recognise_faces import Collaborators, handle
 from pipeline.messages import Json
+from pipeline.pace import Pace
 
 json_log.set_up("face-recognition")
 _models = ModelSettings.from_environment(os.environ)
-_queues = QueueSettings.from_environment(os.environ, RESPONSE_QUEUE_URL)
+_queues = QueueSettings.from_environment(os.environ, REQUEST_QUEUE_URL, RESPONSE_QUEUE_URL)
 _embedder = load_embedder(_models)
 _collaborators = Collaborators(
     embedder=_embedder,
     gallery=current_gallery(_models, _embedder),
     responses=queue_sender(_queues, _queues.response_queue_url),
+    requests=delivered_messages(_queues, _queues.request_queue_url),
+    dead_letters=queue_sender(_queues, _queues.dead_letter_queue_url) if _queues.dead_letter_queue_url else None,
+    exhausted_queue=_queues.exhausted_queue or None,
     clock=time.perf_counter,
     max_receive_count=_queues.max_receive_count,
+    pace=Pace(),
 )
 
 
-def handler(event: Mapping[str, Json], _context: object) -> dict[str, Json]:
+def handler(event: Mapping[str, Json], context: LambdaContext) -> dict[str, Json]:
     """Handle one invocation."""
-    return handle(event, _collaborators)
+    return handle(event, _collaborators, lambda: context.get_remaining_time_in_millis() / 1000)

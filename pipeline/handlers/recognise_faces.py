@@ -1,10 +1,29 @@
 """The function `face-recognition`: takes a batch of queue messages and puts one answer per frame on the response queue.
 
-If a retry cannot help, the client immediately gets the answer `Error`. If it may help, a partial batch response keeps
-the message on the queue; on the last attempt the client gets `Error` before the message goes to the dead-letter queue.
+It works frame by frame and sends each answer as soon as it is known. When the time that is left is less than the next
+frame is likely to need, it gives the rest of the batch back to the queue, which delivers those messages again:
 
-Three decisions have one function each: `choose_result` (which of several faces names the frame), `_embed_batch` (how
-the faces of a batch share one call of the network) and `_keep_on_queue` (what happens to a frame that failed).
+- A batch always finishes its first frame. If that frame alone needs more time than there is, its largest faces are
+  recognised, and the answer says `truncated`.
+- A message on its last attempt is never given back: the messages on their last attempt share the time that is left,
+  and each is answered, `truncated` if its share is too short. So running out of time cannot move a message to the
+  dead-letter queue.
+- Messages that were delivered most often come first.
+
+If a retry cannot help, the client immediately gets the answer `Error`. If it may help, a partial batch response keeps
+the message on the queue. On the last attempt the function sends the message to the dead-letter queue, where operators
+find what failed, and answers `Error`.
+
+A function that crashes, is killed or cannot be called answers nothing. The queue then moves the message, after its last
+attempt, to the exhausted queue, which calls the same function: it does not try the frame again, but sends the message
+to the dead-letter queue and answers `Error`. So no client waits for an answer that never comes.
+
+A frame that kills the function does not take the others of its batch with it. A message is deleted as soon as its frame
+is answered, and retries go through a batch in alternate directions, so each frame comes before the deadly one soon.
+
+Four decisions have one function each: `choose_result` (which of several faces names the frame), `_in_order` (which
+frame of a batch comes first), `_is_time_for` (whether another one is begun) and `_keep_on_queue` (what happens to a
+frame that failed).
 """
 
 import logging
@@ -30,10 +49,15 @@ from pipeline.messages import (
     read_filename,
     read_request_id,
 )
-from pipeline.ports import FaceEmbedder, MessageSender
+from pipeline.pace import Pace
+from pipeline.ports import DeliveredMessages, FaceEmbedder, MessageSender
 
 #: Longest text of an unexpected error that an answer quotes, in characters.
 MAX_REASON_CHARS = 300
+#: Most faces that are embedded in one call. Between two calls the function looks at the time that is left.
+FACES_IN_A_CALL = 8
+#: Kept free at the end of an invocation for sending the answer and giving messages back, in seconds.
+RESERVE_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +74,31 @@ class Collaborators:
         TransientError if it cannot be read at the moment.
     responses : MessageSender
         The response queue.
+    requests : DeliveredMessages
+        Those of the request queue, to which messages are given back when time runs out.
+    dead_letters : MessageSender or None
+        The dead-letter queue, for frames that failed on every attempt. If it is None, the request queue itself moves
+        them there.
+    exhausted_queue : str or None
+        Name of the queue with messages that were delivered `max_receive_count` times without a result, if there is one.
     clock : callable
         Returns seconds. Only differences between two calls are used.
     max_receive_count : int
-        How often the queue delivers a message before it moves it to the dead-letter queue.
+        How often the request queue delivers a message before it moves it to the exhausted queue.
+    pace : Pace
+        What faces took in this process so far.
 
     """
 
     embedder: FaceEmbedder
     gallery: Callable[[], Gallery | None]
     responses: MessageSender
+    requests: DeliveredMessages
+    dead_letters: MessageSender | None
+    exhausted_queue: str | None
     clock: Callable[[], float]
     max_receive_count: int
+    pace: Pace
 
 
 @dataclass(frozen=True)
@@ -74,63 +111,94 @@ class _Frame:
     decode_ms: float
 
 
-def handle(event: Mapping[str, Json], collaborators: Collaborators) -> dict[str, Json]:
-    """Answer every frame of one SQS event; return the partial batch response.
+def handle(
+    event: Mapping[str, Json], collaborators: Collaborators, seconds_left: Callable[[], float]
+) -> dict[str, Json]:
+    """Answer the frames of one SQS event; return the partial batch response.
 
     A frame that fails is answered with `Error` or stays on the queue, and does not affect the others.
+
+    Parameters
+    ----------
+    event : Mapping
+        As Lambda passes it.
+    collaborators : Collaborators
+    seconds_left : callable
+        Returns the seconds until Lambda ends this invocation.
+
     """
-    failed: list[str] = []
-    frames: list[_Frame] = []
-    for record in aws_events.sqs_records(event):
-        try:
-            frames.append(_read(record, collaborators))
-        except BadInput as error:
-            if not _answer_error(record, error, collaborators):
-                failed.append(record.message_id)
-        except Exception as error:  # noqa: BLE001 - such as too little memory; the frames must not be lost
-            failed += _keep_on_queue([record], error, collaborators)
-    if frames:
-        failed += _recognise(frames, collaborators)
-    return aws_events.batch_item_failures(failed)
+    records = aws_events.sqs_records(event)
+    if records and records[0].queue == collaborators.exhausted_queue:  # all records of an event are of one queue
+        return aws_events.batch_item_failures(_answer_exhausted(records, collaborators, seconds_left))
+    return aws_events.batch_item_failures(_Batch(records, collaborators, seconds_left).answer())
 
 
-def _read(record: SqsRecord, collaborators: Collaborators) -> _Frame:
-    """Parse a message and decode its crops. Raises BadInput if that is impossible."""
-    started = collaborators.clock()
-    message = FacesMessage.from_json(record.body)
-    if message.preprocessing != collaborators.embedder.preprocessing:
-        raise BadInput(
-            "other_preprocessing",
-            f"The faces were cut for '{message.preprocessing}', but model '{collaborators.embedder.model}' needs "
-            f"'{collaborators.embedder.preprocessing}'. Run both functions with the same model.",
-        )
-    size = PREPROCESSINGS[collaborators.embedder.preprocessing].size
-    crops = [decode(face.jpeg, size * size) for face in message.faces]
-    if any(crop.shape != (size, size, 3) for crop in crops):
-        raise BadInput("wrong_crop", f"A face crop is not {size} x {size} pixels.")
-    return _Frame(record, message, np.stack(crops), (collaborators.clock() - started) * 1e3)
+def _in_order(records: Sequence[SqsRecord]) -> list[SqsRecord]:
+    """Return the messages of a batch in the order in which they are answered.
+
+    Those that were delivered most often come first, because they have the fewest attempts left. First deliveries keep
+    the queue's order. Retries are in the order of their ids, and in the opposite order on every other attempt: if one
+    frame kills the function, the frames on both sides of it are answered.
+    """
+    ordered: list[SqsRecord] = []
+    for count in sorted({record.receive_count for record in records}, reverse=True):
+        equals = [record for record in records if record.receive_count == count]
+        if count > 1:
+            equals.sort(key=lambda record: record.message_id, reverse=count % 2 == 1)
+        ordered += equals
+    return ordered
 
 
-def _recognise(frames: Sequence[_Frame], collaborators: Collaborators) -> list[str]:
-    """Name the faces of `frames` and send the answers; return the ids of the messages that must stay on the queue."""
-    started = collaborators.clock()
-    try:
-        gallery = collaborators.gallery()
-        vectors_of_frames = _embed_batch(frames, collaborators.embedder)
-    except SetupError as error:
-        return [frame.record.message_id for frame in frames if not _answer_error(frame.record, error, collaborators)]
-    except Exception as error:  # noqa: BLE001 - no error, whatever it is, may lose the frames
-        return _keep_on_queue([frame.record for frame in frames], error, collaborators)
-    embed_ms = (collaborators.clock() - started) * 1e3
-    failed = []
-    for frame, vectors in zip(frames, vectors_of_frames, strict=True):
-        try:
-            answer = _answer(frame, vectors, gallery, embed_ms, collaborators)
-            answered = collaborators.clock()
-            collaborators.responses.send(answer.to_json())
-        except Exception as error:  # noqa: BLE001 - a failure of one frame must not affect the others
-            failed += _keep_on_queue([frame.record], error, collaborators)
-            continue
+class _Batch:
+    """The messages of one invocation by the request queue, and the time that it has for them."""
+
+    def __init__(
+        self, records: Sequence[SqsRecord], collaborators: Collaborators, seconds_left: Callable[[], float]
+    ) -> None:
+        self._records = _in_order(records)
+        self._collaborators = collaborators
+        self._seconds_left = seconds_left
+        self._any_finished = False
+        self._gallery: Gallery | None = None
+        self._gallery_was_read = False
+
+    def answer(self) -> list[str]:
+        """Answer what the time allows; return the ids of the messages that must stay on the queue."""
+        kept: list[str] = []
+        for position, record in enumerate(self._records):
+            others = self._records[position + 1 :]
+            keep = False
+            try:
+                if not self._answer_in_time(record, others):
+                    return [*kept, *self._give_back([record, *others])]
+            except (BadInput, SetupError) as error:
+                keep = not _answer_error(record, error, self._collaborators)
+            except Exception as error:  # noqa: BLE001 - no error, whatever it is, may lose a frame
+                keep = _keep_on_queue(record, error, self._collaborators)
+            self._any_finished = True
+            if keep:
+                kept.append(record.message_id)
+            elif others:  # Lambda deletes the last one immediately
+                self._delete(record)
+        return kept
+
+    def _answer_in_time(self, record: SqsRecord, others: Sequence[SqsRecord]) -> bool:
+        """Answer one frame; return False if there is not enough time for it in this invocation.
+
+        Raises whatever its message, the gallery, the network or the response queue raises.
+        """
+        started = self._collaborators.clock()
+        message = _parse(record, self._collaborators.embedder)
+        if not self._is_time_for(record, len(message.faces)):
+            return False
+        frame = _Frame(record, message, _crops(message), (self._collaborators.clock() - started) * 1e3)
+        gallery = self._current_gallery()
+        vectors, embed_seconds = self._embed(frame.crops, self._seconds_to_keep(others))
+        if len(vectors) < len(frame.crops) and not self._must_finish(record):
+            return False
+        answer = _answer(frame, vectors, gallery, embed_seconds * 1e3, self._collaborators)
+        answered = self._collaborators.clock()
+        self._collaborators.responses.send(answer.to_json())
         log.info(
             "recognised",
             extra={
@@ -138,16 +206,91 @@ def _recognise(frames: Sequence[_Frame], collaborators: Collaborators) -> list[s
                 "result": answer.result,
                 "faces": len(vectors),
                 "gallery": answer.gallery,
-                "timings": {**answer.timings, "send": (collaborators.clock() - answered) * 1e3},
+                "timings": {**answer.timings, "send": (self._collaborators.clock() - answered) * 1e3},
             },
         )
-    return failed
+        return True
+
+    def _is_time_for(self, record: SqsRecord, faces: int) -> bool:
+        """Tell whether a frame with so many faces is begun in this invocation."""
+        needed = RESERVE_SECONDS + self._collaborators.pace.seconds_for(faces)
+        return self._must_finish(record) or self._seconds_left() >= needed
+
+    def _must_finish(self, record: SqsRecord) -> bool:
+        """Tell whether a frame is answered now, however few of its faces the time allows."""
+        return not self._any_finished or record.receive_count >= self._collaborators.max_receive_count
+
+    def _seconds_to_keep(self, others: Sequence[SqsRecord]) -> float:
+        """Return how much time must be left after this frame: the shares of others that must be answered too."""
+        limit = self._collaborators.max_receive_count
+        waiting = sum(other.receive_count >= limit for other in others)
+        spare = max(0.0, self._seconds_left() - RESERVE_SECONDS)
+        return RESERVE_SECONDS + spare * waiting / (waiting + 1)
+
+    def _current_gallery(self) -> Gallery | None:
+        """Return the gallery, the same one for the whole batch."""
+        if not self._gallery_was_read:
+            self._gallery = self._collaborators.gallery()
+            self._gallery_was_read = True
+        return self._gallery
+
+    def _embed(self, crops: NDArray[np.uint8], seconds_to_keep: float) -> tuple[NDArray[np.float32], float]:
+        """Embed crops, largest face first, until the time is used up.
+
+        Returns the vectors of at least one crop, and the seconds that the network took.
+        """
+        pace, clock = self._collaborators.pace, self._collaborators.clock
+        vectors: list[NDArray[np.float32]] = []
+        done, total = 0, 0.0
+        while done < len(crops):
+            spare = self._seconds_left() - seconds_to_keep
+            count = min(FACES_IN_A_CALL, len(crops) - done, max(pace.faces_in(spare), 0 if done else 1))
+            if count == 0:
+                break
+            started = clock()
+            vectors.append(self._collaborators.embedder.embed(crops[done : done + count]))
+            seconds = clock() - started
+            pace.add(count, seconds)
+            total += seconds
+            done += count
+        return np.concatenate(vectors), total
+
+    def _delete(self, record: SqsRecord) -> None:
+        """Delete a message that is done with before the next frame is begun, in case that one kills the function."""
+        try:
+            self._collaborators.requests.delete(record.receipt)
+        except TransientError as error:  # then Lambda deletes it after the whole batch
+            log.warning("not deleted yet", extra={"message_id": record.message_id, "reason": error.message})
+
+    def _give_back(self, records: Sequence[SqsRecord]) -> list[str]:
+        """Let the queue deliver messages again immediately; return their ids."""
+        log.info("out of time; the queue will deliver the rest again", extra={"frames": len(records)})
+        try:
+            self._collaborators.requests.release([record.receipt for record in records])
+        except TransientError as error:  # then they come back after their visibility timeout
+            log.warning("not given back", extra={"frames": len(records), "reason": error.message})
+        return [record.message_id for record in records]
 
 
-def _embed_batch(frames: Sequence[_Frame], embedder: FaceEmbedder) -> list[NDArray[np.float32]]:
-    """Embed the crops of all frames in one call; return the vectors of each frame, (faces, dimensions) float32."""
-    vectors = embedder.embed(np.concatenate([frame.crops for frame in frames]))
-    return np.split(vectors, np.cumsum([len(frame.crops) for frame in frames])[:-1])
+def _parse(record: SqsRecord, embedder: FaceEmbedder) -> FacesMessage:
+    """Parse a message. Raises BadInput if it is not valid or was made for another embedder."""
+    message = FacesMessage.from_json(record.body)
+    if message.preprocessing != embedder.preprocessing:
+        raise BadInput(
+            "other_preprocessing",
+            f"The faces were cut for '{message.preprocessing}', but model '{embedder.model}' needs "
+            f"'{embedder.preprocessing}'. Run both functions with the same model.",
+        )
+    return message
+
+
+def _crops(message: FacesMessage) -> NDArray[np.uint8]:
+    """Decode the crops of a message, (n, S, S, 3) uint8 RGB. Raises BadInput if that is impossible."""
+    size = PREPROCESSINGS[message.preprocessing].size
+    crops = [decode(face.jpeg, size * size) for face in message.faces]
+    if any(crop.shape != (size, size, 3) for crop in crops):
+        raise BadInput("wrong_crop", f"A face crop is not {size} x {size} pixels.")
+    return np.stack(crops)
 
 
 def choose_result(faces: Sequence[RecognisedFace]) -> str:
@@ -165,7 +308,7 @@ def _answer(
     matches = gallery.nearest(vectors) if gallery is not None else [Match(None, None)] * len(vectors)
     faces = tuple(
         RecognisedFace(crop.face, match.name or UNKNOWN, match.distance)
-        for crop, match in zip(frame.message.faces, matches, strict=True)
+        for crop, match in zip(frame.message.faces, matches, strict=False)  # fewer vectors than faces if time ran out
     )
     return RecognitionResult(
         frame.message.request_id,
@@ -180,7 +323,7 @@ def _answer(
             "embed": embed_ms,
             "match": (collaborators.clock() - started) * 1e3,
         },
-        truncated=frame.message.truncated,
+        truncated=frame.message.truncated or len(vectors) < len(frame.message.faces),
     )
 
 
@@ -216,17 +359,70 @@ def _answer_error(record: SqsRecord, error: FaceqError, collaborators: Collabora
     return True
 
 
-def _keep_on_queue(records: Sequence[SqsRecord], error: Exception, collaborators: Collaborators) -> list[str]:
-    """Return the ids of the messages, so that they stay on the queue. On the last attempt, answer `Error` first."""
-    for record in records:
-        reason = " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
-        if record.receive_count >= collaborators.max_receive_count:
-            final = FaceqError("retries_exhausted", f"The frame failed {record.receive_count} times: {reason}")
-            _answer_error(record, final, collaborators)
-        else:
-            log.error(
-                "failed; the queue will deliver the message again",
-                exc_info=error,
-                extra={"request_id": read_request_id(record.body), "receive_count": record.receive_count},
-            )
-    return [record.message_id for record in records]
+def _answer_exhausted(
+    records: Sequence[SqsRecord], collaborators: Collaborators, seconds_left: Callable[[], float]
+) -> list[str]:
+    """Give up the messages of the exhausted queue; return the ids of those that must stay on it for another attempt."""
+    kept: list[str] = []
+    for position, record in enumerate(records):
+        if position and seconds_left() < RESERVE_SECONDS:
+            return [*kept, *(left.message_id for left in records[position:])]
+        try:
+            _give_up(record, _no_answer_error(record, collaborators), collaborators)
+        except Exception as error:
+            log.error("kept on the exhausted queue", exc_info=error, extra={"message_id": record.message_id})
+            kept.append(record.message_id)
+    return kept
+
+
+def _no_answer_error(record: SqsRecord, collaborators: Collaborators) -> FaceqError:
+    """Return why a message on the exhausted queue has no answer, as far as the function can know."""
+    return FaceqError(
+        "retries_exhausted",
+        f"The frame was delivered {collaborators.max_receive_count} times, and face-recognition did not answer: it "
+        f"crashed, was killed, or could not run. See: faceq logs --request-id {read_request_id(record.body)} (on AWS: "
+        f"faceq deploy logs)",
+    )
+
+
+def _give_up(record: SqsRecord, error: FaceqError, collaborators: Collaborators) -> None:
+    """Send a message to the dead-letter queue, then answer `Error`.
+
+    In this order a failure in between leaves a second copy for the operator, and not a second answer for the client.
+    A message without a readable request id gets no answer.
+
+    Raises
+    ------
+    TransientError
+        One of the two queues failed. The message must stay where it is.
+    ValueError
+        The dead-letter queue can never accept the message, and it cannot be answered either. It must stay, too.
+
+    """
+    readable = read_request_id(record.body) is not None
+    if collaborators.dead_letters is not None:
+        try:
+            collaborators.dead_letters.send(record.body)
+        except ValueError:  # no queue of AWS delivers such a message, but our own server does
+            if not readable:
+                raise
+            log.exception("not sent to the dead-letter queue", extra={"message_id": record.message_id})
+    if not _answer_error(record, error, collaborators) and readable:
+        raise TransientError("not_answered", "The response queue failed.")
+
+
+def _keep_on_queue(record: SqsRecord, error: Exception, collaborators: Collaborators) -> bool:
+    """Tell whether a message that failed stays on the queue. After its last attempt the function gives it up."""
+    fields = {"request_id": read_request_id(record.body), "receive_count": record.receive_count}
+    if record.receive_count < collaborators.max_receive_count:
+        log.error("failed; the queue will deliver the message again", exc_info=error, extra=fields)
+        return True
+    log.error("failed on its last attempt", exc_info=error, extra=fields)
+    reason = " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
+    final = FaceqError("retries_exhausted", f"The frame failed {record.receive_count} times: {reason}")
+    try:
+        _give_up(record, final, collaborators)
+    except Exception as failure:
+        log.error("kept; the queue will move the message on", exc_info=failure, extra=fields)
+        return True
+    return collaborators.dead_letters is None

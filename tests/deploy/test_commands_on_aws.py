@@ -23,7 +23,8 @@ from tests.builders import RED, picture
 from tests.deploy.cloud import ROOT, Cloud, running_cloud
 from tests.polling import eventually
 
-REQUESTS, RESPONSES, FAILED = "faceq-req-queue", "faceq-resp-queue", "faceq-req-dlq"
+REQUESTS, RESPONSES = "faceq-req-queue", "faceq-resp-queue"
+EXHAUSTED, FAILED = "faceq-req-exhausted", "faceq-req-dlq"
 #: A queue in the same account that belongs to another application.
 FOREIGN = "payments"
 BUCKET = "faceq-test-gallery"
@@ -67,7 +68,7 @@ def deployed() -> Iterator[Cloud]:
 @pytest.fixture
 def cloud(deployed: Cloud) -> Iterator[Cloud]:
     """The shared account, with empty queues and no failures set."""
-    for name in (REQUESTS, RESPONSES, FAILED, FOREIGN):
+    for name in (REQUESTS, RESPONSES, EXHAUSTED, FAILED, FOREIGN):
         drain(deployed, name)
     deployed.forget_calls()
     yield deployed
@@ -156,7 +157,8 @@ def test_only_the_stacks_own_queues_are_listed(cloud: Cloud) -> None:
     rows = json.loads(run(cloud, QUEUES, "list", "--target", "aws", "--json").stdout)
     assert [(row["name"], row["visible"], row["dead_letter_queue"]) for row in rows] == [
         (FAILED, 0, None),
-        (REQUESTS, 2, FAILED),
+        (EXHAUSTED, 0, FAILED),
+        (REQUESTS, 2, EXHAUSTED),
         (RESPONSES, 0, None),
     ]
 
@@ -172,8 +174,8 @@ def test_a_peek_shows_messages_and_leaves_them_on_the_queue(cloud: Cloud) -> Non
 def test_a_queue_that_does_not_belong_to_the_stack_is_refused(cloud: Cloud, command: tuple[str, ...]) -> None:
     put(cloud, FOREIGN, "money")
     refused = run(cloud, QUEUES, *command, FOREIGN, "--target", "aws")
-    assert (
-        error_message(refused) == f"The stack faceq has no queue {FOREIGN}. It has: {REQUESTS}, {RESPONSES}, {FAILED}."
+    assert error_message(refused) == (
+        f"The stack faceq has no queue {FOREIGN}. It has: {REQUESTS}, {RESPONSES}, {EXHAUSTED}, {FAILED}."
     )
     assert waiting(cloud, FOREIGN) == 1
 
@@ -432,8 +434,28 @@ def test_a_disabled_event_source_mapping_fails_a_check(cloud: Cloud, run_doctor:
         (line,) = failed_checks(run_doctor(code=1))
     finally:
         update(Enabled=True)
-    assert "the event source mapping of face-recognition is disabled" in line
+    assert f"the event source mapping from {REQUESTS} to face-recognition is disabled" in line
     assert "--enabled" in line
+
+
+@pytest.mark.parametrize(("queue", "target"), [(REQUESTS, EXHAUSTED), (EXHAUSTED, FAILED)])
+def test_a_queue_whose_failures_go_elsewhere_fails_a_check(
+    cloud: Cloud, run_doctor: RunDoctor, queue: str, target: str
+) -> None:
+    """Without the way over the exhausted queue, a frame whose function dies would never be answered."""
+
+    def redrive_to(name: str, receives: int) -> None:
+        policy = {"deadLetterTargetArn": f"arn:aws:sqs:{REGION}:{ACCOUNT}:{name}", "maxReceiveCount": receives}
+        cloud.client("sqs").set_queue_attributes(
+            QueueUrl=url(cloud, queue), Attributes={"RedrivePolicy": json.dumps(policy)}
+        )
+
+    redrive_to(FOREIGN, 5)
+    try:
+        (line,) = failed_checks(run_doctor(code=1))
+    finally:
+        redrive_to(target, 5 if queue == REQUESTS else 1000)
+    assert line == f"queue: messages of {queue} that fail do not go to {target}: faceq deploy"
 
 
 def test_a_refused_request_fails_one_check_and_the_others_continue(cloud: Cloud, run_doctor: RunDoctor) -> None:

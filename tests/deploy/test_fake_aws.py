@@ -92,7 +92,7 @@ def all_options(cloud: Cloud, parameters: dict[str, str]) -> dict[str, str]:
         "Architecture": "arm64",
         "UrlAuthType": "NONE",
         "DetectionReserve": "5",
-        "RecognitionReserve": "10",
+        "RecognitionReserve": "12",
         "DetectionProvisioned": "2",
         "RecognitionProvisioned": "1",
         "VpcId": vpc,
@@ -277,10 +277,10 @@ def test_a_message_on_a_mapped_queue_stays_there(cloud: Cloud, deployed: dict[st
     """The function URL sends the answers; the event source mapping takes nothing from the queue."""
     queue = cloud.client("sqs").get_queue_url(QueueName="faceq-req-queue")["QueueUrl"]
     cloud.client("sqs").send_message(QueueUrl=queue, MessageBody="a frame")
-    (mapping,) = cloud.client("lambda").list_event_source_mappings(FunctionName="face-recognition:live")[
-        "EventSourceMappings"
-    ]
-    assert mapping["State"] == "Enabled"
+    mappings = cloud.client("lambda").list_event_source_mappings(FunctionName="face-recognition:live")
+    assert {
+        (mapping["EventSourceArn"].rsplit(":", 1)[-1], mapping["State"]) for mapping in mappings["EventSourceMappings"]
+    } == {("faceq-req-queue", "Enabled"), ("faceq-req-exhausted", "Enabled")}
     assert len(cloud.client("sqs").receive_message(QueueUrl=queue)["Messages"]) == 1
 
 

@@ -307,6 +307,22 @@ def test_exactly_the_failed_messages_come_back(partial_batches: dict[str, list[l
     assert sorted(body for call in later for body in call) == PARTIAL_BATCHES[row][2]
 
 
+def test_a_function_may_delete_its_messages_itself(setup: Setup) -> None:
+    """AWS accepts the second delete. ElasticMQ refuses it, which must not keep the poller from the next batch."""
+
+    def function(records: list[Record]) -> Answer:
+        for record in records:
+            setup.sqs.delete_message(QueueUrl=flow.mapping.queue_url, ReceiptHandle=record["receiptHandle"])
+        return Answer(b'{"batchItemFailures": []}')
+
+    flow = setup.flow(function, visibility=600, batch_size=2)
+    flow.send(*"abcdef")
+    with setup.running(flow):
+        eventually(lambda: len(flow.calls) >= 3 and flow.depth() == (0, 0))
+    assert sorted(body for call in setup.api.bodies(flow.name) for body in call) == list("abcdef")
+    assert flow.log() == []
+
+
 def test_only_a_poison_message_reaches_the_dead_letter_queue_after_its_attempts(setup: Setup) -> None:
     def function(records: list[Record]) -> Answer:
         failed = [{"itemIdentifier": record["messageId"]} for record in records if record["body"] == "poison"]

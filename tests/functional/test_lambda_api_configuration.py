@@ -161,7 +161,10 @@ async def test_a_function_is_described_as_in_the_template(api: Api) -> None:
             "Version": "$LATEST",
             "Environment": {
                 "Variables": {
+                    "REQUEST_QUEUE_URL": f"http://127.0.0.1:9324/{ACCOUNT}/faceq-req-queue",
                     "RESPONSE_QUEUE_URL": f"http://127.0.0.1:9324/{ACCOUNT}/faceq-resp-queue",
+                    "DEAD_LETTER_QUEUE_URL": f"http://127.0.0.1:9324/{ACCOUNT}/faceq-req-dlq",
+                    "EXHAUSTED_QUEUE": "faceq-req-exhausted",
                     "MAX_RECEIVE_COUNT": "5",
                 }
             },
@@ -360,7 +363,7 @@ async def test_a_function_without_a_url_has_none(api: Api) -> None:
 
 
 async def test_the_mapping_is_described_as_in_the_template(api: Api) -> None:
-    (mapping,) = (await api("list_event_source_mappings"))["EventSourceMappings"]
+    (mapping,) = (await api("list_event_source_mappings", EventSourceArn=QUEUE))["EventSourceMappings"]
     assert await api("get_event_source_mapping", UUID=mapping["UUID"]) == mapping
     assert abs(datetime.now(UTC) - mapping.pop("LastModified")) < timedelta(minutes=2)
     identifier = mapping.pop("UUID")
@@ -390,7 +393,8 @@ async def test_each_mapping_has_a_uuid_of_its_own_that_stays(start: Start) -> No
 async def test_a_disabled_mapping_with_few_properties_is_described_as_such(start: Start) -> None:
     text = SHIPPED.replace("FunctionResponseTypes: [ReportBatchItemFailures]", "Enabled: false")
     text = text.replace("ScalingConfig:\n        MaximumConcurrency: !Ref RecognitionConcurrency", "Tags: []")
-    (mapping,) = (await (await start(read(text)))("list_event_source_mappings"))["EventSourceMappings"]
+    shipped = await start(read(text))
+    (mapping,) = (await shipped("list_event_source_mappings", EventSourceArn=QUEUE))["EventSourceMappings"]
     assert (mapping["State"], mapping["FunctionResponseTypes"]) == ("Disabled", [])
     assert "ScalingConfig" not in mapping
 
@@ -398,8 +402,8 @@ async def test_a_disabled_mapping_with_few_properties_is_described_as_such(start
 @pytest.mark.parametrize(
     ("filters", "count"),
     [
-        ({"FunctionName": "face-recognition"}, 1),
-        ({"FunctionName": f"{ARN}face-recognition"}, 1),
+        ({"FunctionName": "face-recognition"}, 2),
+        ({"FunctionName": f"{ARN}face-recognition"}, 2),
         ({"FunctionName": "face-detection"}, 0),
         ({"EventSourceArn": QUEUE}, 1),
         ({"EventSourceArn": QUEUE.replace("req", "resp")}, 0),

@@ -244,6 +244,33 @@ def test_a_redrive_sends_every_message_back_with_its_attributes(endpoint: str, s
     assert answer["Messages"][0]["MessageAttributes"] == attributes
 
 
+def test_a_redrive_through_a_chain_of_dead_letter_queues_goes_back_to_its_beginning(
+    endpoint: str, sqs: BaseClient
+) -> None:
+    first, middle, last = (f"q-{uuid4().hex[:8]}" for _ in range(3))
+    queues = [
+        Queue("First", first, 1, 0, 0, Redrive(middle, 1)),
+        Queue("Middle", middle, 1, 0, 0, Redrive(last, 1)),
+        Queue("Last", last, 30, 0, 0, None),
+    ]
+    queue_creation.create_queues(sqs, {queue.name: queue for queue in queues})
+    for body in ("a", "b"):
+        sqs.send_message(QueueUrl=url(endpoint, first), MessageBody=body)
+
+    def both_moved_to(target: str) -> bool:
+        for queue in (first, middle):
+            sqs.receive_message(QueueUrl=url(endpoint, queue), MaxNumberOfMessages=10)
+        return depth(sqs, target).visible == 2
+
+    eventually(lambda: both_moved_to(last), 30)
+    assert (depth(sqs, first).dead_letter_queue, depth(sqs, middle).dead_letter_queue) == (middle, last)
+    assert queue_operations.redrive(sqs, last) == 2
+    assert [depth(sqs, name).visible for name in (first, middle, last)] == [2, 0, 0]
+    sqs.send_message(QueueUrl=url(endpoint, middle), MessageBody="c")
+    assert queue_operations.redrive(sqs, middle) == 1
+    assert [depth(sqs, name).visible for name in (first, middle, last)] == [3, 0, 0]
+
+
 def test_a_redrive_needs_a_dead_letter_queue(sqs: BaseClient, name: str) -> None:
     with pytest.raises(queue_operations.QueueError, match=f"The queue {name} is not a dead-letter queue"):
         queue_operations.redrive(sqs, name)

@@ -91,7 +91,9 @@ def test_the_first_mapping_calls_its_own_function_as_before(service: Service, fo
 
 def test_the_third_function_and_its_queue_are_listed(service: Service) -> None:
     queues = {row["name"] for row in json.loads(service.home.faceq("queues", "list", "--json").stdout)}
-    assert {"faceq-req-queue", "faceq-resp-queue", "faceq-req-dlq", "faceq-liveness-queue"} == queues
+    assert {
+        "faceq-req-queue", "faceq-resp-queue", "faceq-req-exhausted", "faceq-req-dlq", "faceq-liveness-queue",
+    } == queues  # fmt: skip
     assert (Path(service.stack.logs) / "face-liveness.log").exists()
 
 

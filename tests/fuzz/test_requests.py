@@ -15,8 +15,10 @@ from pipeline.embed import PREPROCESSINGS
 from pipeline.handlers import detect_faces, recognise_faces
 from pipeline.images import FORMATS
 from pipeline.messages import FrameRequest, read_request_id
+from pipeline.pace import Pace
 from tests.builders import BLUE, GREEN, RED, faces_message, frame, gallery_of, picture, post, sqs_event
 from tests.fakes import ColourEmbedder, PatchDetector, UnreliableQueue, stepping_clock
+from tests.memory_queue import MemoryQueue
 
 fuzzed = settings(
     max_examples=int(os.environ.get("FACEQ_FUZZ_EXAMPLES", "80")),
@@ -147,10 +149,18 @@ def test_garbage_on_the_queue_is_answered_or_reported_and_does_not_affect_other_
     responses.down = down
     gallery = gallery_of({"Ada": RED})
     collaborators = recognise_faces.Collaborators(
-        ColourEmbedder(), lambda: gallery, responses, stepping_clock(), max_receive_count=3
+        ColourEmbedder(),
+        lambda: gallery,
+        responses,
+        MemoryQueue(),
+        MemoryQueue(),
+        "exhausted",
+        stepping_clock(),
+        3,
+        Pace(),
     )
     good = faces_message(RED, request_id="good")
-    response = recognise_faces.handle(sqs_event(good, body, receive_count=receive_count), collaborators)
+    response = recognise_faces.handle(sqs_event(good, body, receive_count=receive_count), collaborators, lambda: 1e6)
     failures = response["batchItemFailures"]
     assert isinstance(failures, list)
     failed = {str(row["itemIdentifier"]) for row in failures if isinstance(row, dict)}

@@ -159,7 +159,7 @@ def test_a_missing_queue_is_named() -> None:
     with pytest.raises(SetupError, match="RESPONSE_QUEUE_URL"):
         QueueSettings.from_environment(environ, "REQUEST_QUEUE_URL", "RESPONSE_QUEUE_URL")
     settings = QueueSettings.from_environment(environ, "REQUEST_QUEUE_URL")
-    assert settings == QueueSettings("us-east-1", "http://127.0.0.1:1/q", "", 5)
+    assert settings == QueueSettings("us-east-1", "http://127.0.0.1:1/q", "", "", "", 5)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ DETECTION, RECOGNITION = "face-detection", "face-recognition"
 ROLE = "arn:aws:iam::123456789012:role/faceq-Role"
 URL = "https://abcdefghijklmnopqrstuvwxyz012345.lambda-url.eu-central-1.on.aws/"
 REQUEST = "arn:aws:sqs:eu-central-1:123456789012:faceq-req-queue"
+EXHAUSTED = "arn:aws:sqs:eu-central-1:123456789012:faceq-req-exhausted"
 QUEUES = "https://sqs.eu-central-1.amazonaws.com/123456789012"
 
 
@@ -97,7 +98,7 @@ def simulated(
 def test_a_role_that_allows_every_call_passes(iam: BaseClient) -> None:
     assert simulated(iam, DETECTION, {}) == [(True, "face-detection's role allows each of the 4 calls that it makes")]
     assert simulated(iam, RECOGNITION, {}, "bucket") == [
-        (True, "face-recognition's role allows each of the 8 calls that it makes")
+        (True, "face-recognition's role allows each of the 13 calls that it makes")
     ]
 
 
@@ -105,6 +106,7 @@ def test_each_denied_call_is_a_failed_check_with_the_command_that_fixes_it(iam: 
     denied = {"sqs:DeleteMessage": "implicitDeny", "logs:PutLogEvents": "explicitDeny"}
     assert simulated(iam, RECOGNITION, denied) == [
         (False, f"face-recognition lacks sqs:DeleteMessage on {REQUEST} (implicitDeny): faceq deploy"),
+        (False, f"face-recognition lacks sqs:DeleteMessage on {EXHAUSTED} (implicitDeny): faceq deploy"),
         (
             False,
             "face-recognition lacks logs:PutLogEvents on arn:aws:logs:eu-central-1:123456789012:log-group:"
@@ -214,7 +216,10 @@ def test_functions_that_run_different_images_or_cannot_be_called_fail() -> None:
 
 
 def test_what_a_function_needs_follows_from_its_variables_and_its_queue() -> None:
-    """The detector sends to both queues; Lambda takes from the request queue for the recogniser, which answers."""
+    """The detector sends to both queues. The recogniser answers, gives frames back, and sends those that failed on.
+
+    Lambda takes from two queues for it.
+    """
     response = REQUEST.replace("-req-", "-resp-")
 
     def on_queues(function: str) -> set[tuple[str, str]]:
@@ -226,5 +231,10 @@ def test_what_a_function_needs_follows_from_its_variables_and_its_queue() -> Non
         ("sqs:ReceiveMessage", REQUEST),
         ("sqs:DeleteMessage", REQUEST),
         ("sqs:GetQueueAttributes", REQUEST),
+        ("sqs:ChangeMessageVisibility", REQUEST),
+        ("sqs:ReceiveMessage", EXHAUSTED),
+        ("sqs:DeleteMessage", EXHAUSTED),
+        ("sqs:GetQueueAttributes", EXHAUSTED),
         ("sqs:SendMessage", response),
+        ("sqs:SendMessage", REQUEST.replace("-req-queue", "-req-dlq")),
     }

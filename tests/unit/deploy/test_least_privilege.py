@@ -11,11 +11,12 @@ from botocore.awsrequest import AWSResponse
 
 from adapters.artifacts_s3 import S3Store
 from adapters.current_gallery import CurrentGallery
-from adapters.queue_sqs import SqsSender
-from adapters.settings import REQUEST_QUEUE_URL, RESPONSE_QUEUE_URL
+from adapters.queue_sqs import SqsDeliveredMessages, SqsSender
+from adapters.settings import DEAD_LETTER_QUEUE_URL, REQUEST_QUEUE_URL, RESPONSE_QUEUE_URL
 from pipeline.embed import PREPROCESSINGS
 from pipeline.gallery_storage import save
 from pipeline.handlers import detect_faces, recognise_faces
+from pipeline.pace import Pace
 from template.permissions import ON_INTERFACES, WITHOUT_RESOURCES, Statement, openness, statements
 from template.reader import read_service
 from template.resources import Template
@@ -37,6 +38,10 @@ OPTIONS = {
     "AlarmTopicArn": "arn:aws:sns:eu-west-1:000000000000:alarms",
     "Dashboard": "true",
 }
+#: Where the policy lets the recogniser send.
+ANSWERS_TO = """Resource:
+                  - !GetAtt ResponseQueue.Arn
+                  - !GetAtt DeadLetterQueue.Arn"""
 #: An action and the resource that it is called on.
 Call = tuple[str, str]
 
@@ -51,8 +56,11 @@ LAMBDA = {
         ("logs:CreateLogStream", "${FaceRecognitionLogs.Arn}"),
         ("logs:PutLogEvents", "${FaceRecognitionLogs.Arn}"),
         ("sqs:ReceiveMessage", "${RequestQueue.Arn}"),
+        ("sqs:ReceiveMessage", "${ExhaustedQueue.Arn}"),
         ("sqs:DeleteMessage", "${RequestQueue.Arn}"),
+        ("sqs:DeleteMessage", "${ExhaustedQueue.Arn}"),
         ("sqs:GetQueueAttributes", "${RequestQueue.Arn}"),
+        ("sqs:GetQueueAttributes", "${ExhaustedQueue.Arn}"),
     },
 }
 #: SQS needs both of who sends to an encrypted queue. (SQS developer guide, "Key management")
@@ -75,7 +83,8 @@ class RecordingAws:
 
     def _record(self, params: dict[str, Any], model: Any, context: dict[str, Any], **_: object) -> None:
         context["asked"] = params
-        action = f"{model.service_model.signing_name}:{model.name}"
+        # IAM has one action for a message and for a batch. (Service authorization reference, Amazon SQS)
+        action = f"{model.service_model.signing_name}:{model.name.removesuffix('Batch')}"
         if "QueueUrl" in params:
             self.calls.add((action, f"${{{params['QueueUrl'].rsplit('/', 1)[-1]}.Arn}}"))
             return
@@ -144,10 +153,18 @@ def recognition_calls(aws: RecordingAws, environment: Any) -> set[Call]:
         embedder,
         CurrentGallery(store, embedder.model, embedder.preprocessing),
         SqsSender(aws.session.client("sqs"), environment[RESPONSE_QUEUE_URL]),
+        SqsDeliveredMessages(aws.session.client("sqs"), environment[REQUEST_QUEUE_URL]),
+        SqsSender(aws.session.client("sqs"), environment[DEAD_LETTER_QUEUE_URL]),
+        "exhausted",
         stepping_clock(),
         5,
+        Pace(),
     )
-    assert recognise_faces.handle(sqs_event(faces_message(RED)), collaborators) == {"batchItemFailures": []}
+    two_frames = sqs_event(faces_message(RED), faces_message(RED))
+    response = recognise_faces.handle(two_frames, collaborators, lambda: 0.0)
+    assert response == {"batchItemFailures": [{"itemIdentifier": "m1"}]}  # there was no time for the second
+    exhausted = sqs_event(faces_message(RED), queue="exhausted")
+    assert recognise_faces.handle(exhausted, collaborators, lambda: 1e6) == {"batchItemFailures": []}
     return aws.calls
 
 
@@ -190,10 +207,13 @@ def test_both_functions_send_and_only_the_recogniser_reads_people(
         ("sqs:SendMessage", "${RequestQueue.Arn}"), ("sqs:SendMessage", "${ResponseQueue.Arn}"),
     }  # fmt: skip
     recognition = called["face-recognition"]
-    assert {call for call in recognition if call[0].startswith("sqs:")} == {("sqs:SendMessage", "${ResponseQueue.Arn}")}
+    assert {call for call in recognition if call[0].startswith("sqs:")} == {
+        ("sqs:SendMessage", "${ResponseQueue.Arn}"), ("sqs:SendMessage", "${DeadLetterQueue.Arn}"),
+        ("sqs:ChangeMessageVisibility", "${RequestQueue.Arn}"), ("sqs:DeleteMessage", "${RequestQueue.Arn}"),
+    }  # fmt: skip
     assert ("s3:ListBucket", f"arn:aws:s3:::{BUCKET}") in recognition
     assert any(covers(("s3:GetObject", f"arn:aws:s3:::{BUCKET}/gallery/*"), call) for call in recognition)
-    assert len({action for action, _ in recognition}) == 3
+    assert len({action for action, _ in recognition}) == 5
 
 
 def test_a_vpc_adds_network_interfaces_only() -> None:
@@ -234,9 +254,9 @@ def changed(before: str, after: str) -> Template:
     [
         ("Action: sqs:SendMessage", "Action: sqs:*", "an action with a wildcard"),
         ("Action: sqs:SendMessage", "Action: '*'", "an action with a wildcard"),
-        ("Resource: !GetAtt ResponseQueue.Arn", "Resource: '*'", "any resource for sqs:SendMessage"),
+        (ANSWERS_TO, "Resource: '*'", "any resource for sqs:SendMessage"),
         (
-            "Resource: !GetAtt ResponseQueue.Arn",
+            ANSWERS_TO,
             "Resource: !Sub 'arn:${AWS::Partition}:sqs:${AWS::Region}:${AWS::AccountId}:*'",
             "any resource for sqs:SendMessage",
         ),

@@ -40,7 +40,7 @@ def only(image: Image, *, stand_in: bool = False, **parameters: str) -> str:
         {},
         {"UrlAuthType": "NONE"},
         {"BatchSize": "100", "BatchingWindow": "5", "RequestVisibilityTimeout": "185"},
-        {"RecognitionReserve": "10", "RecognitionProvisioned": "10", "Gallery": "bucket"},
+        {"RecognitionReserve": "12", "RecognitionProvisioned": "10", "Gallery": "bucket"},
         {"VpcId": "vpc-0a", "SubnetIds": "subnet-0a", "RouteTableIds": "rtb-0a"},
     ],
 )
@@ -53,8 +53,10 @@ def test_what_aws_takes_and_loses_frames_is_refused_and_what_is_only_advised_aga
         template = Template(TEMPLATE, parameters)
         return template_refusals(template, read_service(template))
 
-    (refusal,) = refused(RequestVisibilityTimeout="100")
-    assert refusal.endswith("Set the parameter RequestVisibilityTimeout to 180 or more.")
+    refusals_of_both_queues = refused(RequestVisibilityTimeout="100")
+    assert len(refusals_of_both_queues) == 2
+    for refusal in refusals_of_both_queues:
+        assert refusal.endswith("Set the parameter RequestVisibilityTimeout to 180 or more.")
     assert refused(MaxReceiveCount="4") == []
 
 

@@ -48,11 +48,19 @@ def test_a_million_frames_through_the_shipped_template() -> None:
     assert round(found.frames_dollars, 2) == 8.65
 
 
-def test_a_month_without_frames_costs_the_polling_of_the_queue() -> None:
-    """Five polls of 20 s for 730 hours are 657,000 requests at $0.40 a million."""
+def test_a_month_without_frames_costs_the_polling_of_the_queues() -> None:
+    """Five polls of 20 s for 730 hours are 657,000 requests at $0.40 a million, of each of two queues."""
     found = estimated()
-    assert dollars(found.standing) == {"SQS, polling of the idle request queue": 0.26}
-    assert round(found.standing_dollars, 2) == 0.26
+    assert dollars(found.standing) == {
+        "SQS, polling of the idle request queue": 0.26,
+        "SQS, polling of the idle queue ExhaustedQueue": 0.26,
+    }
+    assert round(found.standing_dollars, 2) == 0.53
+
+
+def test_the_queue_of_frames_that_failed_is_not_counted_for_each_frame() -> None:
+    assert not any("ExhaustedQueue" in cost.what for cost in estimated().frames)
+    assert any("frames that fail" in note for note in estimated().notes if note.startswith("Not counted"))
 
 
 def test_a_month_with_everything_that_the_template_can_be_asked_for() -> None:
@@ -76,6 +84,7 @@ def test_a_month_with_everything_that_the_template_can_be_asked_for() -> None:
     )
     assert dollars(found.standing) == {
         "SQS, polling of the idle request queue": 0.26,
+        "SQS, polling of the idle queue ExhaustedQueue": 0.26,
         "Lambda, provisioned concurrency of face-detection": 17.52,
         "ECR, the image": 0.05,
         "S3, looking for a new gallery": 0.04,

@@ -35,7 +35,13 @@ DOCUMENTED_SQS_EVENT: dict[str, Any] = {
 
 def test_a_documented_sqs_event_is_read() -> None:
     assert aws_events.sqs_records(DOCUMENTED_SQS_EVENT) == [
-        SqsRecord("059f36b4-87a3-44ab-83d2-661975830a7d", "Test message.", 2)
+        SqsRecord(
+            message_id="059f36b4-87a3-44ab-83d2-661975830a7d",
+            body="Test message.",
+            receive_count=2,
+            receipt="AQEBwJnKyrHigUMZj6rYigCgxlaS3SLy0a...",
+            queue="my-queue",
+        )
     ]
 
 

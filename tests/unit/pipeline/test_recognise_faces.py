@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipeline.errors import TransientError
 from pipeline.gallery import Gallery
 from pipeline.handlers import recognise_faces
 from pipeline.handlers.recognise_faces import Collaborators
+from pipeline.pace import Pace
 from pipeline.ports import ArtifactStore, FaceEmbedder
 from tests.builders import (
     BLUE,
@@ -29,6 +31,7 @@ from tests.builders import (
     with_face,
 )
 from tests.fakes import ColourEmbedder, MemoryStore, UnreliableQueue, stepping_clock
+from tests.memory_queue import MemoryQueue
 
 ADA_AND_BO = gallery_of({"Ada": RED, "Bo": GREEN})
 
@@ -69,7 +72,23 @@ def function(
     embedder = embedder or ColourEmbedder()
     responses = UnreliableQueue()
     current = CurrentGallery(store or store_of(ADA_AND_BO), embedder.model, embedder.preprocessing)
-    return Collaborators(embedder, current, responses, stepping_clock(), max_receive_count), responses
+    collaborators = Collaborators(
+        embedder,
+        current,
+        responses,
+        MemoryQueue(),
+        MemoryQueue(),
+        "exhausted",
+        stepping_clock(),
+        max_receive_count,
+        Pace(),
+    )
+    return collaborators, responses
+
+
+def handle(event: dict[str, Any], collaborators: Collaborators) -> dict[str, Any]:
+    """The response to an event for which there is plenty of time."""
+    return recognise_faces.handle(event, collaborators, lambda: 1e6)
 
 
 def answers(queue: UnreliableQueue) -> dict[str, dict[str, Any]]:
@@ -107,14 +126,14 @@ def failed(response: dict[str, Any]) -> list[str]:
 )
 def test_the_result_is_the_name_of_the_largest_recognised_face(colours: tuple[Any, ...], result: str) -> None:
     collaborators, responses = function()
-    assert failed(recognise_faces.handle(sqs_event(faces_message(*colours)), collaborators)) == []
+    assert failed(handle(sqs_event(faces_message(*colours)), collaborators)) == []
     assert results(responses) == {"frame-1": result}
 
 
 def test_an_answer_contains_place_name_and_distance_of_each_face_and_the_versions_used() -> None:
     collaborators, responses = function()
     body = faces_message(BLUE, RED, request_id="r", filename="f.png", truncated=True, timings={"detect": 12.5})
-    recognise_faces.handle(sqs_event(body), collaborators)
+    handle(sqs_event(body), collaborators)
     answer = answers(responses)["r"]
     timings = answer.pop("timings")
     stranger, known = answer.pop("faces")
@@ -143,7 +162,7 @@ def test_an_answer_contains_place_name_and_distance_of_each_face_and_the_version
 @pytest.mark.parametrize("gallery", [None, gallery_of({})], ids=["absent", "empty"])
 def test_all_faces_are_unknown_while_the_gallery_is_empty(gallery: Gallery | None) -> None:
     collaborators, responses = function(store_of(gallery))
-    assert failed(recognise_faces.handle(sqs_event(faces_message(RED)), collaborators)) == []
+    assert failed(handle(sqs_event(faces_message(RED)), collaborators)) == []
     answer = answers(responses)["frame-1"]
     assert answer["result"] == "Unknown"
     assert (answer["faces"][0]["name"], answer["faces"][0]["distance"]) == ("Unknown", None)
@@ -162,7 +181,7 @@ def test_a_change_of_the_gallery_takes_effect_in_the_next_batch() -> None:
         lambda: gallery_storage.clear(store),
     ):
         change()
-        recognise_faces.handle(sqs_event(faces_message(RED)), collaborators)
+        handle(sqs_event(faces_message(RED)), collaborators)
         named.append(results(responses)["frame-1"])
     assert named == ["Unknown", "Ada", "Grace", "Unknown", "Unknown"]
 
@@ -185,13 +204,13 @@ def test_frames_get_an_error_with_its_reason_while_the_gallery_does_not_fit_the_
         faces_message(RED, preprocessing=embedder.preprocessing),
         receive_count=collaborators.max_receive_count if last else 1,
     )
-    assert failed(recognise_faces.handle(event, collaborators)) == []
+    assert failed(handle(event, collaborators)) == []
     answer = answers(responses)["frame-1"]
     assert answer["result"] == "Error"
     assert answer["error"]["code"] == code
     assert advice in answer["error"]["message"]
     gallery_storage.save(store, gallery_of({"Ada": RED}, embedder))
-    assert failed(recognise_faces.handle(event, collaborators)) == []
+    assert failed(handle(event, collaborators)) == []
     assert results(responses) == {"frame-1": "Ada"}
 
 
@@ -199,7 +218,7 @@ def test_frames_get_an_error_with_its_reason_while_the_gallery_is_broken() -> No
     store = store_of(ADA_AND_BO)
     store.write(gallery_storage.MANIFEST, b"{")
     collaborators, responses = function(store)
-    assert failed(recognise_faces.handle(sqs_event(faces_message(RED)), collaborators)) == []
+    assert failed(handle(sqs_event(faces_message(RED)), collaborators)) == []
     assert answers(responses)["frame-1"]["error"]["code"] == "broken_gallery"
 
 
@@ -241,7 +260,7 @@ BAD_MESSAGES = {
 def test_an_unusable_frame_is_answered_with_an_error_and_the_rest_of_its_batch_is_named(body: str, code: str) -> None:
     collaborators, responses = function()
     before, after = faces_message(RED, request_id="before"), faces_message(BLUE, GREEN, request_id="after")
-    assert failed(recognise_faces.handle(sqs_event(before, body, after), collaborators)) == []
+    assert failed(handle(sqs_event(before, body, after), collaborators)) == []
     answered = answers(responses)
     assert answered.pop("frame-1")["error"]["code"] == code
     assert {request_id: answer["result"] for request_id, answer in answered.items()} == {"before": "Ada", "after": "Bo"}
@@ -270,7 +289,7 @@ def test_a_message_without_a_readable_request_id_is_left_for_the_dead_letter_que
     for receive_count in (1, 3, 4):
         collaborators, responses = function(max_receive_count=3)
         event = sqs_event(faces_message(RED, request_id="good"), body, receive_count=receive_count)
-        assert failed(recognise_faces.handle(event, collaborators)) == ["m1"]
+        assert failed(handle(event, collaborators)) == ["m1"]
         assert results(responses) == {"good": "Ada"}
 
 
@@ -287,10 +306,10 @@ def test_a_frame_stays_on_the_queue_if_a_retry_may_help_and_is_named_by_the_retr
         faces_message(RED, request_id="b"),
     ]
     embedder.problem = problem
-    assert sorted(failed(recognise_faces.handle(sqs_event(*bodies), collaborators))) == ["m0", "m1", "m3"]
+    assert sorted(failed(handle(sqs_event(*bodies), collaborators))) == ["m0", "m1", "m3"]
     assert results(responses) == {"frame-1": "Error"}
     embedder.problem = None
-    assert failed(recognise_faces.handle(sqs_event(bodies[0], bodies[3], receive_count=2), collaborators)) == []
+    assert failed(handle(sqs_event(bodies[0], bodies[3], receive_count=2), collaborators)) == []
     assert results(responses) == {"a": "Ada", "b": "Ada"}
 
 
@@ -298,20 +317,26 @@ def test_a_frame_stays_on_the_queue_while_the_gallery_cannot_be_reached() -> Non
     store = store_of(ADA_AND_BO)
     collaborators, responses = function(store)
     store.down = True
-    assert failed(recognise_faces.handle(sqs_event(GOOD), collaborators)) == ["m0"]
+    assert failed(handle(sqs_event(GOOD), collaborators)) == ["m0"]
     assert results(responses) == {}
     store.down = False
-    assert failed(recognise_faces.handle(sqs_event(GOOD, receive_count=2), collaborators)) == []
+    assert failed(handle(sqs_event(GOOD, receive_count=2), collaborators)) == []
     assert results(responses) == {"frame-1": "Ada"}
 
 
 @pytest.mark.parametrize("receive_count", [3, 4])
-def test_on_the_last_attempt_the_client_gets_an_error_before_the_message_is_given_up(receive_count: int) -> None:
+@pytest.mark.parametrize("without_dead_letters", [False, True], ids=["", "without a dead-letter queue"])
+def test_on_the_last_attempt_the_client_gets_an_error_before_the_message_is_given_up(
+    receive_count: int, without_dead_letters: bool
+) -> None:
+    """Without the variables of the template, the queue itself moves the message on, so the message stays there."""
     embedder = FlakyEmbedder()
     embedder.problem = RuntimeError("out of order")
     collaborators, responses = function(embedder=embedder, max_receive_count=3)
+    if without_dead_letters:
+        collaborators = replace(collaborators, dead_letters=None, exhausted_queue=None)
     event = sqs_event(GOOD, faces_message(BLUE, request_id="b"), receive_count=receive_count)
-    assert failed(recognise_faces.handle(event, collaborators)) == ["m0", "m1"]
+    assert sorted(failed(handle(event, collaborators))) == (["m0", "m1"] if without_dead_letters else [])
     answered = answers(responses)
     assert {request_id: answer["result"] for request_id, answer in answered.items()} == {
         "frame-1": "Error",
@@ -334,7 +359,7 @@ def test_the_error_of_the_last_attempt_is_one_short_line(problem: Exception, rea
     embedder = FlakyEmbedder()
     embedder.problem = problem
     collaborators, responses = function(embedder=embedder, max_receive_count=3)
-    recognise_faces.handle(sqs_event(GOOD, receive_count=3), collaborators)
+    handle(sqs_event(GOOD, receive_count=3), collaborators)
     assert answers(responses)["frame-1"]["error"]["message"] == f"The frame failed 3 times: {reason}"
 
 
@@ -344,7 +369,7 @@ def test_every_message_stays_on_the_queue_while_the_response_queue_is_down(recei
     responses.down = True
     bodies = [GOOD, "garbage", changed(GOOD, faces=[]), faces_message(BLUE, request_id="b")]
     event = sqs_event(*bodies, receive_count=receive_count)
-    assert sorted(failed(recognise_faces.handle(event, collaborators))) == ["m0", "m1", "m2", "m3"]
+    assert sorted(failed(handle(event, collaborators))) == ["m0", "m1", "m2", "m3"]
     responses.down = False
     assert len(responses) == 0
 
@@ -353,7 +378,7 @@ def test_an_answer_too_long_for_the_queue_does_not_affect_the_rest_of_its_batch(
     collaborators, responses = function(max_receive_count=3)
     huge = changed(GOOD, timings={"é" * 200_000: 1})
     event = sqs_event(huge, faces_message(RED, request_id="b"), receive_count=3)
-    assert failed(recognise_faces.handle(event, collaborators)) == ["m0"]
+    assert failed(handle(event, collaborators)) == []
     assert results(responses) == {"frame-1": "Error", "b": "Ada"}
 
 
@@ -361,7 +386,7 @@ def test_one_environment_serves_batch_after_batch() -> None:
     collaborators, responses = function()
     for number in range(3):
         bodies = [faces_message(RED, request_id=f"{number}-{frame}") for frame in range(10)]
-        assert failed(recognise_faces.handle(sqs_event(*bodies), collaborators)) == []
+        assert failed(handle(sqs_event(*bodies), collaborators)) == []
         assert results(responses) == {f"{number}-{frame}": "Ada" for frame in range(10)}
 
 
@@ -369,7 +394,7 @@ def test_a_message_that_is_delivered_twice_gets_the_same_answer_twice() -> None:
     collaborators, responses = function()
     both = []
     for _ in range(2):
-        recognise_faces.handle(sqs_event(GOOD), collaborators)
+        handle(sqs_event(GOOD), collaborators)
         answer = answers(responses)["frame-1"]
         del answer["timings"]
         both.append(answer)
@@ -378,7 +403,7 @@ def test_a_message_that_is_delivered_twice_gets_the_same_answer_twice() -> None:
 
 def test_an_empty_batch_is_a_success() -> None:
     collaborators, _ = function()
-    assert failed(recognise_faces.handle({"Records": []}, collaborators)) == []
+    assert failed(handle({"Records": []}, collaborators)) == []
 
 
 def test_each_frame_is_logged_once_with_its_request_id(caplog: pytest.LogCaptureFixture) -> None:
@@ -386,13 +411,13 @@ def test_each_frame_is_logged_once_with_its_request_id(caplog: pytest.LogCapture
     embedder = FlakyEmbedder()
     collaborators, _ = function(embedder=embedder)
     bad = changed(faces_message(RED, request_id="bad"), faces=[])
-    recognise_faces.handle(sqs_event(faces_message(RED, request_id="good"), bad, "garbage"), collaborators)
+    handle(sqs_event(faces_message(RED, request_id="good"), bad, "garbage"), collaborators)
     embedder.problem = RuntimeError("out of order")
-    recognise_faces.handle(sqs_event(faces_message(RED, request_id="again")), collaborators)
+    handle(sqs_event(faces_message(RED, request_id="again")), collaborators)
     ids = [vars(record)["request_id"] for record in caplog.records]
-    assert ids == ["bad", None, "good", "again"]
-    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR", "INFO", "ERROR"]
-    good = vars(caplog.records[2])
+    assert ids == ["good", "bad", None, "again"]
+    assert [record.levelname for record in caplog.records] == ["INFO", "WARNING", "ERROR", "ERROR"]
+    good = vars(caplog.records[0])
     assert (good["result"], good["faces"], good["gallery"]) == ("Ada", 1, ADA_AND_BO.version)
     assert good["timings"].keys() == {"read", "embed", "match", "send"}
 
@@ -403,13 +428,11 @@ def test_no_log_line_contains_a_crop_or_a_vector(caplog: pytest.LogCaptureFixtur
     collaborators, responses = function(embedder=embedder, max_receive_count=1)
     odd = (211, 97, 43)
     body = faces_message(odd)
-    recognise_faces.handle(
-        sqs_event(body, with_face(body, score="1"), with_face(body, box=[]), body[:-1]), collaborators
-    )
+    handle(sqs_event(body, with_face(body, score="1"), with_face(body, box=[]), body[:-1]), collaborators)
     embedder.problem = RuntimeError("out of order")
-    recognise_faces.handle(sqs_event(body), collaborators)
+    handle(sqs_event(body), collaborators)
     responses.down = True
-    recognise_faces.handle(sqs_event(body), collaborators)
+    handle(sqs_event(body), collaborators)
     written = caplog.text + "".join(str(vars(record)) for record in caplog.records)
     assert written.count("frame-1") >= 5
     crop = json.loads(body)["faces"][0]["crop"]

@@ -29,8 +29,10 @@ def test_what_each_function_may_do_is_described_in_words() -> None:
     assert words == [
         "face-detection may send messages to RequestQueue, ResponseQueue",
         "face-detection may open log streams in and write log lines to FaceDetectionLogs",
-        "face-recognition may receive messages from, delete messages from and read the attributes of RequestQueue",
-        "face-recognition may send messages to ResponseQueue",
+        "face-recognition may receive messages from, delete messages from and read the attributes of RequestQueue, "
+        "ExhaustedQueue",
+        "face-recognition may give messages back to RequestQueue",
+        "face-recognition may send messages to ResponseQueue, DeadLetterQueue",
         "face-recognition may open log streams in and write log lines to FaceRecognitionLogs",
         "face-recognition may read the objects bucket/gallery/*",
         "face-recognition may list the bucket bucket, only where s3:prefix StringLikeIfExists gallery/*",
@@ -57,7 +59,7 @@ def test_a_denial_is_no_permission_and_never_wide() -> None:
 def test_a_signed_url_is_open_to_callers_with_the_permissions() -> None:
     url, queues = openness(changed())
     assert "face-detection (AWS_IAM) takes signed requests only" in url
-    assert queues.startswith("DeadLetterQueue, RequestQueue and ResponseQueue: no queue policy")
+    assert queues.startswith("DeadLetterQueue, ExhaustedQueue, RequestQueue and ResponseQueue: no queue policy")
 
 
 def test_a_public_url_is_open_to_everyone_at_the_owners_cost() -> None:
@@ -104,8 +106,8 @@ def test_other_permissions_policies_and_trust_are_listed() -> None:
     )
     assert lines[1:] == [
         "123456789012 may call lambda:InvokeFunction on face-recognition.",
-        "DeadLetterQueue and RequestQueue: no queue policy, so only callers with permissions in this account reach "
-        "them.",
+        "DeadLetterQueue, ExhaustedQueue and RequestQueue: no queue policy, so only callers with permissions in this "
+        "account reach them.",
         "Open: public access is NOT blocked (BlockPublicAcls, BlockPublicPolicy, IgnorePublicAcls, "
         "RestrictPublicBuckets).",
         "ec2.amazonaws.com may act as Foreign.",

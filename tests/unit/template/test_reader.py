@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from local.addresses import local_values
-from template.model import EventSourceMapping, Permission, Redrive, ServiceTemplate
+from template.model import EventSourceMapping, Permission, Queue, Redrive, ServiceTemplate
 from template.reader import read_playable
 from template.yaml_nodes import TemplateError
 
@@ -36,13 +37,16 @@ def mapping_of(service: ServiceTemplate, logical_id: str = "RequestQueueMapping"
 def test_the_shipped_template_has_the_names_of_the_contract() -> None:
     template = play(SHIPPED)
     assert set(template.functions) == {"face-detection", "face-recognition"}
-    assert set(template.queues) == {"faceq-req-queue", "faceq-resp-queue", "faceq-req-dlq"}
+    assert set(template.queues) == {"faceq-req-queue", "faceq-resp-queue", "faceq-req-exhausted", "faceq-req-dlq"}
     assert [url.function for url in template.function_urls] == ["face-detection"]
     assert template.functions["face-detection"].environment == {
         "REQUEST_QUEUE_URL": "http://127.0.0.1:9324/000000000000/faceq-req-queue",
         "RESPONSE_QUEUE_URL": "http://127.0.0.1:9324/000000000000/faceq-resp-queue",
     }
     assert template.functions["face-recognition"].environment == {
+        "REQUEST_QUEUE_URL": "http://127.0.0.1:9324/000000000000/faceq-req-queue",
+        "DEAD_LETTER_QUEUE_URL": "http://127.0.0.1:9324/000000000000/faceq-req-dlq",
+        "EXHAUSTED_QUEUE": "faceq-req-exhausted",
         "RESPONSE_QUEUE_URL": "http://127.0.0.1:9324/000000000000/faceq-resp-queue",
         "MAX_RECEIVE_COUNT": "5",
     }
@@ -74,10 +78,40 @@ def test_clients_that_share_the_response_queue_do_not_hide_answers_for_long() ->
     assert play(SHIPPED).queues["faceq-resp-queue"].visibility_timeout <= 1
 
 
-def test_failed_frames_go_to_the_dead_letter_queue() -> None:
-    queues = play(SHIPPED, MaxReceiveCount="3").queues
-    assert queues["faceq-req-queue"].redrive == Redrive("faceq-req-dlq", 3)
-    assert queues["faceq-req-dlq"].redrive is None
+def test_failed_frames_go_by_the_exhausted_queue_to_the_dead_letter_queue() -> None:
+    service = play(SHIPPED, MaxReceiveCount="3")
+    assert service.queues["faceq-req-queue"].redrive == Redrive("faceq-req-exhausted", 3)
+    assert service.queues["faceq-req-exhausted"].redrive == Redrive("faceq-req-dlq", 1000)
+    assert service.queues["faceq-req-dlq"].redrive is None
+    assert service.dead_letter_queue == service.queues["faceq-req-dlq"]
+
+
+def test_the_exhausted_queue_calls_the_function_that_answers() -> None:
+    mapping = mapping_of(play(SHIPPED), "ExhaustedQueueMapping")
+    assert (mapping.queue, mapping.function) == ("faceq-req-exhausted", "face-recognition")
+    assert (mapping.report_batch_item_failures, mapping.enabled, mapping.maximum_concurrency) == (True, True, 2)
+
+
+@pytest.mark.parametrize(
+    ("redrives", "end"),
+    [
+        ({}, None),
+        ({"a-req-queue": "b"}, "b"),
+        ({"a-req-queue": "b", "b": "c"}, "c"),
+        ({"a-req-queue": "elsewhere"}, None),
+        ({"a-req-queue": "b", "b": "a-req-queue"}, "a-req-queue"),
+    ],
+    ids=["none", "one", "chain", "in another template", "circle"],
+)
+def test_the_dead_letter_queue_is_the_end_of_the_request_queues_chain(
+    redrives: dict[str, str], end: str | None
+) -> None:
+    queues = {
+        name: Queue(name, name, 30, 0, 0, Redrive(redrives[name], 5) if name in redrives else None)
+        for name in ("a-req-queue", "b", "c")
+    }
+    found = replace(play(SHIPPED), queues=queues).dead_letter_queue
+    assert (found.name if found is not None else None) == end
 
 
 def test_each_difference_to_aws_is_listed_once() -> None:
@@ -96,7 +130,7 @@ def test_each_handler_that_the_template_names_is_a_file() -> None:
 
 def test_parameters_replace_defaults_everywhere_they_are_used() -> None:
     template = play(SHIPPED, Prefix="cam", RecognitionTimeout="7", RecognitionMemory="512", MaxReceiveCount="2")
-    assert set(template.queues) == {"cam-req-queue", "cam-resp-queue", "cam-req-dlq"}
+    assert set(template.queues) == {"cam-req-queue", "cam-resp-queue", "cam-req-exhausted", "cam-req-dlq"}
     assert template.functions["face-recognition"].timeout_seconds == 7
     assert template.functions["face-recognition"].memory_mb == 512
     assert template.functions["face-recognition"].environment["MAX_RECEIVE_COUNT"] == "2"

@@ -41,7 +41,7 @@ def only(template: Template) -> Finding:
         {},
         {"UrlAuthType": "NONE"},
         {"BatchSize": "100", "BatchingWindow": "5", "RequestVisibilityTimeout": "185"},
-        {"RecognitionReserve": "10", "RecognitionProvisioned": "10", "Gallery": "bucket"},
+        {"RecognitionReserve": "12", "RecognitionProvisioned": "10", "Gallery": "bucket"},
         {"VpcId": "vpc-0a", "SubnetIds": "subnet-0a", "RouteTableIds": "rtb-0a"},
     ],
 )
@@ -49,6 +49,10 @@ def test_the_shipped_template_breaks_no_rule(parameters: dict[str, str]) -> None
     assert found(changed(**parameters)) == []
 
 
+#: Where the policy lets the recogniser send.
+ANSWERS_TO = """Resource:
+                  - !GetAtt ResponseQueue.Arn
+                  - !GetAtt DeadLetterQueue.Arn"""
 LOOP = """
   Loop:
     Type: AWS::Lambda::EventSourceMapping
@@ -63,6 +67,11 @@ LOOP = """
             "!GetAtt ResponseQueue.Arn",
             "!Ref FaceRecognition",
             "ResponseQueue calls face-recognition, which may send to ResponseQueue",
+        ),
+        (
+            "!GetAtt DeadLetterQueue.Arn",
+            "!Ref FaceRecognition",
+            "DeadLetterQueue calls face-recognition, which may send to DeadLetterQueue",
         ),
         (
             "!GetAtt RequestQueue.Arn",
@@ -90,7 +99,7 @@ def test_a_queue_that_calls_a_function_which_sends_to_it_is_refused(queue: str, 
 
 def test_a_loop_over_two_functions_is_refused() -> None:
     """The response queue calls the detector, which may send to the request queue only."""
-    text = TEMPLATE.replace("                  - !GetAtt ResponseQueue.Arn\n", "").replace(
+    text = TEMPLATE.replace("                  - !GetAtt ResponseQueue.Arn\n", "", 1).replace(
         "\nOutputs:\n", LOOP.format(queue="!GetAtt ResponseQueue.Arn", function="!Ref FaceDetection") + "\nOutputs:\n"
     )
     (refusal,) = [one for one in refused(Template(text, {})) if "without end" in one.reason]
@@ -102,12 +111,12 @@ def test_a_loop_over_two_functions_is_refused() -> None:
 
 
 def test_a_loop_by_a_wildcard_permission_is_refused() -> None:
-    template = changed("Resource: !GetAtt ResponseQueue.Arn", "Resource: '*'")
+    template = changed(ANSWERS_TO, "Resource: '*'")
     assert any("RequestQueue calls face-recognition" in one.reason for one in refused(template))
 
 
 def test_a_queue_that_calls_a_function_which_does_not_send_to_it_is_not_refused() -> None:
-    loop = LOOP.format(queue="!GetAtt DeadLetterQueue.Arn", function="!Ref FaceRecognition")
+    loop = LOOP.format(queue="!GetAtt ExhaustedQueue.Arn", function="!Ref FaceRecognition")
     assert not any("without end" in one.reason for one in refused(added(loop)))
 
 
@@ -119,15 +128,21 @@ def test_a_mapping_that_does_not_run_makes_no_loop() -> None:
 @pytest.mark.parametrize(
     ("parameters", "reason", "remedy"),
     [
-        ({"RecognitionTimeout": "31"}, "hides a frame for 180 s", "the parameter RequestVisibilityTimeout to 186"),
-        ({"BatchingWindow": "1"}, "hides a frame for 180 s", "the parameter RequestVisibilityTimeout to 181"),
+        (
+            {"BatchingWindow": "1"},
+            "RequestQueue hides a frame for 180 s",
+            "the parameter RequestVisibilityTimeout to 181",
+        ),
         ({"BatchSize": "11"}, "a batch of 11 needs a batching window", "the parameter BatchingWindow to 1"),
         (
             {"RecognitionReserve": "9"},
-            "10 times at once, and 9 are reserved",
-            "the parameter RecognitionReserve to 10 or more, or the parameter RecognitionConcurrency to 9 or less.",
+            "RequestQueueMapping and ExhaustedQueueMapping may call face-recognition 12 times at once, and 9 are "
+            "reserved",
+            "the parameter RecognitionReserve to 12 or more, or the parameter RecognitionConcurrency to 7 or less.",
         ),
-        ({"RecognitionReserve": "0"}, "10 times at once, and 0 are reserved", "RecognitionReserve to 10 or more."),
+        ({"RecognitionReserve": "11"}, "12 times at once, and 11 are reserved", "RecognitionConcurrency to 9 or less."),
+        ({"RecognitionReserve": "3"}, "12 times at once, and 3 are reserved", "RecognitionReserve to 12 or more."),
+        ({"RecognitionReserve": "0"}, "12 times at once, and 0 are reserved", "RecognitionReserve to 12 or more."),
         (
             {"DetectionReserve": "2", "DetectionProvisioned": "3"},
             "3 are kept warm and 2 reserved",
@@ -143,8 +158,18 @@ def test_parameters_that_do_not_go_together_are_refused(parameters: dict[str, st
     assert remedy in finding.remedy
 
 
+def test_each_queue_that_hides_its_messages_for_too_short_a_time_is_named() -> None:
+    exhausted, requests = sorted(refused(changed(RecognitionTimeout="31")), key=lambda finding: finding.line)
+    for finding, queue in ((exhausted, "ExhaustedQueue"), (requests, "RequestQueue")):
+        assert finding.reason.startswith(f"{queue} hides a frame for 180 s")
+        assert "the parameter RequestVisibilityTimeout to 186" in finding.remedy
+        assert "VisibilityTimeout: !Ref RequestVisibilityTimeout" in TEMPLATE.splitlines()[finding.line - 1]
+    assert TEMPLATE.splitlines().index("  RequestQueue:") in range(exhausted.line, requests.line)
+
+
 def test_a_property_that_is_no_parameter_is_named() -> None:
-    finding = only(changed("VisibilityTimeout: !Ref RequestVisibilityTimeout", "VisibilityTimeout: 30"))
+    of_requests = 'mapping")\n      VisibilityTimeout: '
+    finding = only(changed(f"{of_requests}!Ref RequestVisibilityTimeout", f"{of_requests}30"))
     assert finding.remedy == "Set VisibilityTimeout of RequestQueue to 180 or more."
 
 
@@ -195,7 +220,8 @@ def test_variables_are_counted_together_with_their_names() -> None:
 
 
 def test_a_queue_without_a_dead_letter_queue_is_advised_against() -> None:
-    policy = TEMPLATE[TEMPLATE.index("      RedrivePolicy:") : TEMPLATE.index("  ResponseQueue:")]
+    start = TEMPLATE.index("      RedrivePolicy:", TEMPLATE.index("  RequestQueue:"))
+    policy = TEMPLATE[start : TEMPLATE.index("  ResponseQueue:")]
     (finding,) = found(changed(policy, "\n"))
     assert "RequestQueue has no dead-letter queue" in finding.reason
     assert finding.severity is Severity.ADVISED
@@ -211,7 +237,7 @@ def test_a_reserve_without_a_limit_of_the_mapping_is_advised_against() -> None:
 @pytest.mark.parametrize(
     ("parameters", "line_of"),
     [
-        ({"RecognitionTimeout": "31"}, "VisibilityTimeout: !Ref RequestVisibilityTimeout"),
+        ({"BatchingWindow": "1"}, "VisibilityTimeout: !Ref RequestVisibilityTimeout"),
         ({"BatchSize": "11"}, "BatchSize: !Ref BatchSize"),
         ({"RecognitionReserve": "9"}, "MaximumConcurrency: !Ref RecognitionConcurrency"),
         ({"MaxReceiveCount": "4"}, "maxReceiveCount: !Ref MaxReceiveCount"),
