@@ -41,6 +41,9 @@ FACEQ_MIN_FACE_SIZE = "FACEQ_MIN_FACE_SIZE"
 FACEQ_MAX_PIXELS = "FACEQ_MAX_PIXELS"
 #: Threads of one function process. By default the virtual processors that Lambda gives for the memory size.
 FACEQ_THREADS = "FACEQ_THREADS"
+#: `true` (default) or `false`: whether the functions' logs contain the names of people and of files.
+#: deploy/template.yaml sets it from its parameter LogNames, which is false on AWS.
+FACEQ_LOG_NAMES = "FACEQ_LOG_NAMES"
 
 #: Values for the template's parameters when containers run the service: `Name=Value`, separated by spaces.
 FACEQ_PARAMETERS = "FACEQ_PARAMETERS"
@@ -211,6 +214,14 @@ def _number(environ: Mapping[str, str], name: str, default: int, least: int) -> 
     if not text.isascii() or not text.isdigit() or int(text) < least:
         raise SetupError("bad_setting", f"{name} is '{text}'; set it to a whole number of at least {least}.")
     return int(text)
+
+
+def log_names(environ: Mapping[str, str]) -> bool:
+    """Return whether the functions log the names of people. Raises SetupError unless it is `true` or `false`."""
+    text = environ.get(FACEQ_LOG_NAMES) or "true"
+    if text not in {"true", "false"}:
+        raise SetupError("bad_setting", f"{FACEQ_LOG_NAMES} is '{text}'; set it to true or false.")
+    return text == "true"
 
 
 def template_parameters(environ: Mapping[str, str]) -> dict[str, str]:

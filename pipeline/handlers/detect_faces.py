@@ -11,6 +11,7 @@ from pipeline import aws_events
 from pipeline.embed import Preprocessing, cut
 from pipeline.errors import BadInput, TransientError
 from pipeline.images import decode, encode_jpeg
+from pipeline.log_events import DETECTED, LogPrivacy
 from pipeline.messages import (
     NO_FACE,
     FaceCrop,
@@ -20,7 +21,8 @@ from pipeline.messages import (
     RecognitionResult,
     read_request_id,
 )
-from pipeline.ports import MAX_MESSAGE_BYTES, Face, FaceDetector, Image, MessageSender
+from pipeline.metrics import Metric
+from pipeline.ports import MAX_MESSAGE_BYTES, Face, FaceDetector, Image, MessageSender, MetricsRecorder
 
 #: JPEG qualities of a crop, best first. A face takes about 20 kB at 95 and 8 kB at 75, base64 included.
 CROP_QUALITIES = (95, 75)
@@ -43,6 +45,10 @@ class Collaborators:
         Returns seconds. Only differences between two calls are used.
     max_pixels : int
         Width times height of the largest frame that is decoded.
+    metrics : MetricsRecorder
+        Flushed at the end of each invocation.
+    privacy : LogPrivacy
+        What the log lines say about people.
 
     """
 
@@ -52,6 +58,8 @@ class Collaborators:
     responses: MessageSender
     clock: Callable[[], float]
     max_pixels: int
+    metrics: MetricsRecorder
+    privacy: LogPrivacy
 
 
 def handle(event: Mapping[str, Json], collaborators: Collaborators) -> dict[str, Json]:
@@ -61,22 +69,41 @@ def handle(event: Mapping[str, Json], collaborators: Collaborators) -> dict[str,
     queue cannot be reached; the client should then send the frame again. Only a response of 200 means that something
     was queued.
     """
+    try:
+        return _respond(event, collaborators)
+    finally:
+        collaborators.metrics.flush()
+
+
+def _respond(event: Mapping[str, Json], collaborators: Collaborators) -> dict[str, Json]:
+    metrics = collaborators.metrics
     body = b""
     try:
         body = aws_events.posted_body(event)
         request = FrameRequest.from_json(body)
     except BadInput as error:
+        metrics.count(Metric.FRAMES_REFUSED)
         log.warning("refused", extra={"request_id": read_request_id(body), "error": error.code})
         return aws_events.refusal(error.status, error)
     try:
         log_fields = _process(request, collaborators)
     except BadInput as error:
+        metrics.count(Metric.FRAMES_REFUSED)
         log.warning("refused", extra={"request_id": request.request_id, "error": error.code})
         return aws_events.refusal(error.status, error)
     except TransientError as error:
+        metrics.count(Metric.FRAMES_NOT_QUEUED)
         log.error("not queued", extra={"request_id": request.request_id, "error": error.code, "reason": error.message})
         return aws_events.refusal(503, error)
-    log.info("detected", extra={"request_id": request.request_id, **log_fields})
+    metrics.count(Metric.FRAMES_ACCEPTED)
+    log.info(
+        DETECTED,
+        extra={
+            "request_id": request.request_id,
+            **collaborators.privacy.filename(request.filename),
+            **log_fields,
+        },
+    )
     return aws_events.accepted()
 
 
@@ -85,7 +112,7 @@ def _process(request: FrameRequest, collaborators: Collaborators) -> dict[str, J
 
     Raises BadInput if the content is not a picture, TransientError if the queue cannot be reached.
     """
-    clock = collaborators.clock
+    clock, metrics = collaborators.clock, collaborators.metrics
     started = clock()
     image = decode(request.content, collaborators.max_pixels)
     decoded = clock()
@@ -95,10 +122,14 @@ def _process(request: FrameRequest, collaborators: Collaborators) -> dict[str, J
     if not faces:
         answer = RecognitionResult(request.request_id, NO_FACE, request.filename, timings=timings)
         collaborators.responses.send(answer.to_json())
+        metrics.count(Metric.ANSWERED_NO_FACE)
+        metrics.milliseconds(Metric.COMPUTE_MILLISECONDS, (detected - started) * 1e3)
         return {"faces": 0, "timings": {**timings, "send": (clock() - detected) * 1e3}}
     body, sent = _faces_message(request, image, faces, collaborators, timings, lambda: (clock() - detected) * 1e3)
     cropped = clock()
     collaborators.requests.send(body)
+    metrics.count(Metric.FACES, len(faces))
+    metrics.milliseconds(Metric.COMPUTE_MILLISECONDS, (cropped - started) * 1e3)
     timings |= {"crop": (cropped - detected) * 1e3, "send": (clock() - cropped) * 1e3}
     return {"faces": len(faces), "faces_sent": sent, "bytes": len(body), "timings": {**timings}}
 

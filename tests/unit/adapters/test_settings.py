@@ -12,6 +12,7 @@ from adapters.settings import (
     Paths,
     QueueSettings,
     S3Place,
+    log_names,
     port,
     template_parameters,
 )
@@ -167,6 +168,17 @@ def test_a_missing_queue_is_named() -> None:
 )
 def test_the_region_comes_from_awss_variables_or_is_the_default(environ: dict[str, str], region: str) -> None:
     assert QueueSettings.from_environment(environ).region == region
+
+
+@pytest.mark.parametrize(("text", "logged"), [(None, True), ("", True), ("true", True), ("false", False)])
+def test_names_are_logged_unless_that_is_switched_off(text: str | None, logged: bool) -> None:
+    assert log_names({} if text is None else {"FACEQ_LOG_NAMES": text}) == logged
+
+
+@pytest.mark.parametrize("text", ["no", "False", "0"])
+def test_a_value_that_might_be_meant_to_switch_names_off_is_refused(text: str) -> None:
+    with pytest.raises(SetupError, match=f"FACEQ_LOG_NAMES is '{text}'; set it to true or false"):
+        log_names({"FACEQ_LOG_NAMES": text})
 
 
 @pytest.mark.parametrize("value", ["0", "five"])
