@@ -39,10 +39,13 @@ FACEQ_STATE_DIR = "FACEQ_STATE_DIR"
 FACEQ_MIN_FACE_SIZE = "FACEQ_MIN_FACE_SIZE"
 #: Width times height of the largest frame to decode.
 FACEQ_MAX_PIXELS = "FACEQ_MAX_PIXELS"
-#: `1` looks for faces in the three other turns of a frame that shows none as it is; `0` (default) does not.
+#: `true` looks for faces in the three other turns of a frame that shows none as it is; `false` (default) does not.
 FACEQ_TRY_ROTATIONS = "FACEQ_TRY_ROTATIONS"
 #: Threads of one function process. By default the virtual processors that Lambda gives for the memory size.
 FACEQ_THREADS = "FACEQ_THREADS"
+#: `true` (default) or `false`: whether the functions' logs contain the names of people and of files.
+#: deploy/template.yaml sets it from its parameter LogNames, which is false on AWS.
+FACEQ_LOG_NAMES = "FACEQ_LOG_NAMES"
 
 #: Values for the template's parameters when containers run the service: `Name=Value`, separated by spaces.
 FACEQ_PARAMETERS = "FACEQ_PARAMETERS"
@@ -144,7 +147,7 @@ class ModelSettings:
             min_face_size=_number(environ, FACEQ_MIN_FACE_SIZE, 20, 12),
             max_pixels=_number(environ, FACEQ_MAX_PIXELS, MAX_PIXELS, 1),
             threads=_number(environ, FACEQ_THREADS, min(processors, os.cpu_count() or 1), 1),
-            try_rotations=_switch(environ, FACEQ_TRY_ROTATIONS),
+            try_rotations=_switch(environ, FACEQ_TRY_ROTATIONS, default=False),
         )
 
 
@@ -219,11 +222,18 @@ def _number(environ: Mapping[str, str], name: str, default: int, least: int) -> 
     return int(text)
 
 
-def _switch(environ: Mapping[str, str], name: str) -> bool:
-    text = environ.get(name) or "0"
-    if text not in ("0", "1"):
-        raise SetupError("bad_setting", f"{name} is '{text}'; set it to 1 (on) or 0 (off).")
-    return text == "1"
+def _switch(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
+    text = environ.get(name)
+    if not text:
+        return default
+    if text not in {"true", "false"}:
+        raise SetupError("bad_setting", f"{name} is '{text}'; set it to true or false.")
+    return text == "true"
+
+
+def log_names(environ: Mapping[str, str]) -> bool:
+    """Return whether the functions log the names of people. Raises SetupError unless it is `true` or `false`."""
+    return _switch(environ, FACEQ_LOG_NAMES, default=True)
 
 
 def template_parameters(environ: Mapping[str, str]) -> dict[str, str]:

@@ -38,6 +38,7 @@ from local.runtimes.embedded import EmbeddedRuntime
 from local.runtimes.function_runtime import Invocation, new_trace_id
 from local.stack import ROOT, read_template
 from local.supervisor import Options, function_variables
+from pipeline.log_events import DETECTED, RECOGNISED
 from pipeline.messages import FrameRequest
 
 #: The parts of `timings` that are a function's own compute; all other time is overhead.
@@ -105,7 +106,7 @@ class Service:
         file = self.folder / "state" / stack_state.FILE
         began = time.monotonic()
         process = subprocess.Popen(
-            self._command("up", "--port", "0"), stdout=subprocess.DEVNULL, cwd=ROOT, env=self.environ
+            self._command("up", "--quiet", "--port", "0"), stdout=subprocess.DEVNULL, cwd=ROOT, env=self.environ
         )
         try:
             while not file.exists():
@@ -224,7 +225,7 @@ def _log_lines(logs: Path, function: str) -> dict[str, _Line]:
             starts[invocation] = datetime.fromisoformat(when).timestamp()
         elif text.startswith("{"):
             record = json.loads(text)
-            if record["message"] in {"detected", "recognised"} and "send" in record["timings"]:
+            if record.get("message") in {DETECTED, RECOGNISED} and "send" in record["timings"]:
                 sent = datetime.strptime(record["timestamp"], "%Y-%m-%d %H:%M:%S,%f%z").timestamp()
                 lines[record["request_id"]] = _Line(starts[invocation], sent, record["timings"])
     return lines

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters.settings import ENGINES, FACEQ_ENGINE, FACEQ_MODEL, ModelSettings, Paths
+from cli.answered_lines import LinePrinter, answered_line
 from cli.model_notes import model_note
 from client import stack_state
 from client.stack_connections import queues_of_running_stack, stack_on_this_machine
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 #: How long `up -d` waits until the stack is ready, and `down` until it has ended, seconds.
 READY_SECONDS: Final = 60
 DOWN_SECONDS: Final = 10
+#: How long the last lines about answered frames may take to be printed, seconds.
+PRINT_SECONDS: Final = 1
 
 PROXY_VARIABLES: Final = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
@@ -80,10 +84,13 @@ def up(
             help="Use changes to pipeline/ and adapters/ when they are saved. Changes to local/ need a restart.",
         ),
     ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Print no line for each answered frame.")] = False,
 ) -> None:
     """Start the whole service on this machine. Ctrl-C stops it.
 
-    The service consists of the queues, both functions and the function URL.
+    The service consists of the queues, both functions and the function URL. Without --detach, it prints a line for each
+    answered frame: time, file name, who, faces, and the milliseconds from when face-detection began until the answer
+    was on the response queue, as the functions log them.
     """
     if engine is not None and engine not in ENGINES:
         raise typer.BadParameter(f"choose one of {', '.join(ENGINES)}", param_hint="--engine")
@@ -94,7 +101,7 @@ def up(
             "See `faceq status`; stop it with `faceq down`.",
         )
     if detach:
-        _start_detached([argument for argument in sys.argv[1:] if argument not in {"-d", "--detach"}])
+        _start_detached([*(argument for argument in sys.argv[1:] if argument not in {"-d", "--detach"}), "--quiet"])
         return
     from local.supervisor import Options  # imports the servers, which the other commands do not need
     from template.reader import TEMPLATE_FILE
@@ -116,13 +123,14 @@ def up(
         environ=environ,
         reload=reload,
     )
-    asyncio.run(_run_until_interrupted(options))
+    asyncio.run(_run_until_interrupted(options, print_answers=not quiet))
 
 
-async def _run_until_interrupted(options: "Options") -> None:
+async def _run_until_interrupted(options: "Options", *, print_answers: bool) -> None:
     from local.supervisor import Stack
 
     console = Console(highlight=False)
+    printer = LinePrinter(FileIO(sys.stdout.fileno(), "wb", closefd=False), sys.stdout.encoding)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -130,7 +138,9 @@ async def _run_until_interrupted(options: "Options") -> None:
             loop.add_signal_handler(number, stopping.set)
     # An error's text may contain anything, so the console must not interpret or wrap it.
     stack = Stack(
-        options, lambda message: console.print(message, style="yellow", markup=False, emoji=False, soft_wrap=True)
+        options,
+        lambda message: console.print(message, style="yellow", markup=False, emoji=False, soft_wrap=True),
+        (lambda frame: printer.print(answered_line(frame))) if print_answers else None,
     )
     began = time.monotonic()
     starting = asyncio.create_task(stack.start())
@@ -153,6 +163,7 @@ async def _run_until_interrupted(options: "Options") -> None:
         console.print("stopping")
     finally:
         await stack.stop()
+        printer.close(PRINT_SECONDS)
 
 
 def _start_detached(arguments: list[str]) -> None:
@@ -235,20 +246,27 @@ def down() -> None:
 
 
 def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show what is running, its memory, and how full the queues are.
+    """Show what is running, its memory, how full the queues are, and what the functions have counted since the start.
 
     Exit code 1 if nothing is running.
     """
     from client.queue_operations import depths
+    from client.stack_metrics import metric_sums
 
     stack = stack_on_this_machine(os.environ)
     in_containers = stack.runtime == stack_state.CONTAINERS
     parts = _replicas() if in_containers else [asdict(process) for process in stack_processes(stack.pid)]
     with queues_of_running_stack(stack) as stack_queues:
         queues = depths(stack_queues.sqs)
+    try:
+        counts = metric_sums(stack, Paths.from_environment(os.environ).state)
+        problem = ""
+    except (BadInput, OSError) as error:  # without Docker, for example
+        counts, problem = None, str(error)
     if as_json:
         kind = "replicas" if in_containers else "processes"
-        print(json.dumps({**vars(stack), kind: parts, "queues": [vars(queue) for queue in queues]}, indent=2))
+        fields = {**vars(stack), kind: parts, "queues": [vars(queue) for queue in queues], "counts": counts}
+        print(json.dumps(fields, indent=2))
         return
     console = Console(highlight=False)
     console.print(_describe(stack), soft_wrap=True)
@@ -260,6 +278,14 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     table = Table("queue", "waiting", "in flight", "delayed")
     for queue in queues:
         table.add_row(queue.name, str(queue.visible), str(queue.in_flight), str(queue.delayed))
+    console.print(table)
+    if counts is None:
+        console.print(f"What the functions have counted is not known: {problem}", markup=False, soft_wrap=True)
+        return
+    table = Table("function", "metric", "since the start")
+    for function, sums in counts.items():
+        for name, total in sums.items():
+            table.add_row(function, name, f"{total:,.0f}")
     console.print(table)
 
 

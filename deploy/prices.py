@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.current_gallery import S3_CHECK_SECONDS
+from pipeline.metrics import METRICS
 from template.lambda_facts import MB_PER_PROCESSOR
 from template.model import Function, Queue, ServiceTemplate
 from template.resources import Template
@@ -35,8 +36,9 @@ MEASURED_MS: Final[Mapping[str, float]] = {"face-detection": 77.0, "face-recogni
 _ASSUMED: Final = "as measured locally, not on Lambda (bench/results.md: 640x480, 1 face, dlib on onnx, means)"
 #: Bytes of a message on the request queue: about 20 kB a face.
 MESSAGE_BYTES: Final = 20_000
-#: Bytes that one function logs of a frame, including Lambda's own START, END and REPORT lines.
-LOG_BYTES: Final = 750
+#: Bytes that one function logs of a frame, including Lambda's own START, END and REPORT lines and the line with
+#: metrics. (Measured: 1,020 and 1,120.)
+LOG_BYTES: Final = 1_100
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def estimate(template: Template, service: ServiceTemplate, image_bytes: int, reg
     """
     prices, price_region, read = table()
     return Estimate(
-        frames=[*_computing(service, prices), *_queues(service, prices), _logs(service, prices)],
+        frames=[*_computing(service, prices), *_queues(service, prices), _logs(service, prices), _metrics(prices)],
         standing=list(_standing(template, service, image_bytes, prices)),
         notes=list(_notes(service, prices, price_region, read, region)),
     )
@@ -184,6 +186,15 @@ def _logs(service: ServiceTemplate, prices: Mapping[str, Price]) -> Cost:
         FRAMES * log_bytes / GB,
         prices["logs_ingestion"],
         f"{log_bytes} bytes a frame of all functions; keeping them is not counted",
+    )
+
+
+def _metrics(prices: Mapping[str, Price]) -> Cost:
+    return Cost(
+        "CloudWatch metrics",
+        sum(map(len, METRICS.values())),
+        prices["custom_metric"],
+        "at most: if the frames spread over a month, and each metric gets a value in every hour of it",
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from template.model import ServiceTemplate
+from template.parameters import declared_parameters
 from template.reader import TEMPLATE_FILE, read_playable
 from template.values import Symbol, Value
 
@@ -12,6 +13,8 @@ from template.values import Symbol, Value
 ACCOUNT: Final = "000000000000"
 #: The name of the stack: part of the names of resources that the template does not name.
 _STACK: Final = "faceq"
+#: The template's parameter that decides whether the functions log names.
+_LOG_NAMES: Final = "LogNames"
 
 
 def queue_url(endpoint: str, name: str) -> str:
@@ -41,9 +44,17 @@ def local_values(region: str, sqs_endpoint: str) -> Callable[[Symbol, str, str],
 
 
 def read_local_template(
-    parameters: Mapping[str, str], region: str, sqs_endpoint: str, file: Path = TEMPLATE_FILE
+    parameters: Mapping[str, str],
+    region: str,
+    sqs_endpoint: str,
+    file: Path = TEMPLATE_FILE,
+    *,
+    log_names: bool = True,
 ) -> ServiceTemplate:
     """Read a template for the local account, with its queues at `sqs_endpoint`.
+
+    `log_names` is the value of the parameter LogNames, if the template declares it and `parameters` does not set it.
+    It is true by default, unlike on AWS, because the logs stay on this machine.
 
     Raises
     ------
@@ -53,5 +64,8 @@ def read_local_template(
         There is no such file.
 
     """
-    pseudo_parameters = {"AWS::Region": region, "AWS::AccountId": ACCOUNT, "AWS::StackName": _STACK}
-    return read_playable(file.read_text(), {**pseudo_parameters, **parameters}, local_values(region, sqs_endpoint))
+    text = file.read_text()
+    defaults = {"AWS::Region": region, "AWS::AccountId": ACCOUNT, "AWS::StackName": _STACK}
+    if _LOG_NAMES in declared_parameters(text):
+        defaults[_LOG_NAMES] = "true" if log_names else "false"
+    return read_playable(text, {**defaults, **parameters}, local_values(region, sqs_endpoint))

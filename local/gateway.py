@@ -36,6 +36,7 @@ from adapters.settings import (
     FACEQ_PORT,
     FACEQ_QUEUE_PORT,
     ModelSettings,
+    log_names,
     port,
     template_parameters,
 )
@@ -80,7 +81,9 @@ class Gateway:
         self._sqs_endpoint = environ.get("AWS_ENDPOINT_URL_SQS", "")
         if not self._sqs_endpoint:
             raise StackError("Set AWS_ENDPOINT_URL_SQS to the queue server's address.")
-        self._template = read_template(template_parameters(environ), self._sqs_endpoint, self._region)
+        self._template = read_template(
+            template_parameters(environ), self._sqs_endpoint, self._region, log_names=log_names(environ)
+        )
         self._settings = ModelSettings.from_environment(environ)
         url, lambda_endpoint, sqs_endpoint = (
             f"http://{LOOPBACK}:{port(environ, name, default)}"

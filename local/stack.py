@@ -23,12 +23,17 @@ class StackError(SetupError):
 
 
 def read_template(
-    parameters: Mapping[str, str], sqs_endpoint: str, region: str = DEFAULT_REGION, file: Path = TEMPLATE_FILE
+    parameters: Mapping[str, str],
+    sqs_endpoint: str,
+    region: str = DEFAULT_REGION,
+    file: Path = TEMPLATE_FILE,
+    *,
+    log_names: bool = True,
 ) -> ServiceTemplate:
     """Read the service's template for this machine. Raises StackError that names file and line."""
     name = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
     try:
-        return read_local_template(parameters, region, sqs_endpoint, file)
+        return read_local_template(parameters, region, sqs_endpoint, file, log_names=log_names)
     except TemplateError as error:
         raise StackError(f"{name}: {error}") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -33,9 +33,11 @@ from adapters.settings import (
     FACEQ_TRY_ROTATIONS,
     ModelSettings,
     S3Place,
+    log_names,
 )
 from adapters.wiring import check_engine, checked_gallery
 from client import stack_state
+from client.answered_frames import AnsweredFrame, AnsweredFrames
 from client.stack_state import RunningStack
 from local import queue_server
 from local.addresses import ACCOUNT
@@ -102,12 +104,21 @@ class Stack:
     options : Options
     notify : callable
         Takes a sentence for the user about what happens while the stack runs.
+    on_answer : callable, optional
+        Takes each answered frame, once, as soon as its function has logged it.
 
     """
 
-    def __init__(self, options: Options, notify: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        notify: Callable[[str], None],
+        on_answer: Callable[[AnsweredFrame], None] | None = None,
+    ) -> None:
         self._options = options
         self._notify_user = notify
+        self._on_answer = on_answer
+        self._answered_frames = AnsweredFrames()
         self._logs = options.state_folder / stack_state.LOGS
         #: Closed by `stop`: it ends everything in the opposite order of the start.
         self._cleanup = AsyncExitStack()
@@ -155,7 +166,9 @@ class Stack:
         lambda_endpoint = f"http://127.0.0.1:{api_port}"
         function_url = f"http://127.0.0.1:{port}/"
         region = DEFAULT_REGION
-        template = self.template = read_template(options.parameters, sqs_endpoint, region, options.template)
+        template = self.template = read_template(
+            options.parameters, sqs_endpoint, region, options.template, log_names=log_names(options.environ)
+        )
         _rotate_logs(self._logs)
         json_log.set_up("supervisor", cleanup.enter_context((self._logs / "supervisor.log").open("a")))
         variables = {**function_variables(options, model), "AWS_ENDPOINT_URL_SQS": sqs_endpoint}
@@ -169,6 +182,7 @@ class Stack:
             account=ACCOUNT,
             environment=variables,
             concurrency=options.environments,
+            on_line=self._read_line,
         )
         queues = SupervisedProcess(
             "queue-server",
@@ -208,6 +222,10 @@ class Stack:
         _log.info("The stack is ready.", extra={"function_url": function_url})
         return running
 
+    def _read_line(self, line: str) -> None:
+        if self._on_answer is not None and (frame := self._answered_frames.read(line)) is not None:
+            self._on_answer(frame)
+
     def _notify(self, sentence: str) -> None:
         """Tell the user, and keep the sentence in the log."""
         _log.info("%s", sentence, stacklevel=2)
@@ -236,7 +254,7 @@ def function_variables(options: Options, model: str) -> dict[str, str]:
         FACEQ_GALLERY_DIR: str(settings.gallery),
         FACEQ_MIN_FACE_SIZE: str(settings.min_face_size),
         FACEQ_MAX_PIXELS: str(settings.max_pixels),
-        FACEQ_TRY_ROTATIONS: str(int(settings.try_rotations)),
+        FACEQ_TRY_ROTATIONS: "true" if settings.try_rotations else "false",
     }
     if FACEQ_THREADS in options.environ:
         variables[FACEQ_THREADS] = options.environ[FACEQ_THREADS]

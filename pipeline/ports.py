@@ -11,6 +11,8 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.metrics import Metric
+
 #: Most bytes of UTF-8 in one queue message, attributes included (SQS, since August 2025).
 MAX_MESSAGE_BYTES = 1_048_576
 
@@ -147,6 +149,28 @@ class DeliveredMessages(Protocol):
         TransientError
             The queue cannot be reached or refuses at the moment.
 
+        """
+        ...
+
+
+class MetricsRecorder(Protocol):
+    """Collects what an invocation did, and reports it once, at its end. Not shared between threads."""
+
+    def count(self, metric: Metric, number: int = 1) -> None:
+        """Add `number`, at least 0, to a metric whose unit is `COUNT`. Raises ValueError for any other number."""
+        ...
+
+    def milliseconds(self, metric: Metric, value: float) -> None:
+        """Add a duration, finite and at least 0, to a metric whose unit is `MILLISECONDS`; each value is kept.
+
+        Raises ValueError for any other value.
+        """
+        ...
+
+    def flush(self) -> None:
+        """Report what was collected since the last call, if anything. Reporting fails silently: it may lose no frame.
+
+        A metric to which nothing but 0 was added is left out.
         """
         ...
 

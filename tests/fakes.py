@@ -1,6 +1,7 @@
 """Fakes of the outside world for tests. Each fake of a port passes the conformance suite of that port."""
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import TransientError
 from pipeline.messages import FrameRequest
-from pipeline.ports import ArtifactStore, Face, FaceDetector, FaceEmbedder, Image
+from pipeline.metrics import COUNT, MILLISECONDS, Metric
+from pipeline.ports import ArtifactStore, Face, FaceDetector, FaceEmbedder, Image, MetricsRecorder
 from tests.memory_queue import MemoryQueue
 
 
@@ -69,6 +71,30 @@ class ColourEmbedder(FaceEmbedder):
         colours = crops.mean(axis=(1, 2), dtype=np.float64) + 1e-6
         unit: NDArray[np.float32] = (colours / np.linalg.norm(colours, axis=1, keepdims=True)).astype(np.float32)
         return unit
+
+
+class MemoryMetrics(MetricsRecorder):
+    """Keeps what each flush reported: the values of each metric."""
+
+    def __init__(self) -> None:
+        self.flushed: list[dict[Metric, list[float]]] = []
+        self._current: dict[Metric, list[float]] = {}
+
+    def count(self, metric: Metric, number: int = 1) -> None:
+        if metric.unit != COUNT or number < 0:
+            raise ValueError(f"{metric} by {number}")
+        if number:
+            self._current[metric] = [sum(self._current.get(metric, [])) + number]
+
+    def milliseconds(self, metric: Metric, value: float) -> None:
+        if metric.unit != MILLISECONDS or not 0 <= value < math.inf:
+            raise ValueError(f"{metric} of {value} ms")
+        self._current.setdefault(metric, []).append(value)
+
+    def flush(self) -> None:
+        if self._current:
+            self.flushed.append(self._current)
+            self._current = {}
 
 
 class UnreliableQueue(MemoryQueue):

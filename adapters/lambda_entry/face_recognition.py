@@ -3,16 +3,21 @@
 import os
 import time
 from collections.abc import Mapping
+from typing import Final
 
 from adapters import json_log
 from adapters.lambda_entry.context import LambdaContext
-from adapters.settings import REQUEST_QUEUE_URL, RESPONSE_QUEUE_URL, ModelSettings, QueueSettings
+from adapters.metrics_emf import EmfMetrics
+from adapters.settings import REQUEST_QUEUE_URL, RESPONSE_QUEUE_URL, ModelSettings, QueueSettings, log_names
 from adapters.wiring import current_gallery, delivered_messages, load_embedder, queue_sender
 from pipeline.handlers.recognise_faces import Collaborators, handle
+from pipeline.log_events import LogPrivacy
 from pipeline.messages import Json
 from pipeline.pace import Pace
 
-json_log.set_up("face-recognition")
+_FUNCTION: Final = "face-recognition"
+
+json_log.set_up(_FUNCTION)
 _models = ModelSettings.from_environment(os.environ)
 _queues = QueueSettings.from_environment(os.environ, REQUEST_QUEUE_URL, RESPONSE_QUEUE_URL)
 _embedder = load_embedder(_models)
@@ -26,6 +31,8 @@ _collaborators = Collaborators(
     clock=time.perf_counter,
     max_receive_count=_queues.max_receive_count,
     pace=Pace(),
+    metrics=EmfMetrics(_FUNCTION),
+    privacy=LogPrivacy(log_names(os.environ)),
 )
 
 

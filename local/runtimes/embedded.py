@@ -63,6 +63,8 @@ class EmbeddedRuntime(FunctionRuntime):
     next_event_seconds : float
         How long to wait for a process to ask for its next event before starting another environment. Most ask within
         1 ms of their answer.
+    on_line : callable
+        Takes each line of the functions' logs when it is written, without time, environment and request id.
 
     """
 
@@ -80,6 +82,7 @@ class EmbeddedRuntime(FunctionRuntime):
         client: str | None = None,
         restart_delay: Callable[[int], float] = restart_delay,
         next_event_seconds: float = 0.05,
+        on_line: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._logs = logs
         self._pools = {
@@ -93,7 +96,7 @@ class EmbeddedRuntime(FunctionRuntime):
                     client=client or default_client(),
                     next_event_seconds=next_event_seconds,
                 ),
-                FunctionLog(logs / f"{function.name}.log"),
+                FunctionLog(logs / f"{function.name}.log", on_line=on_line),
                 limit=concurrency if function.reserved_concurrency is None else function.reserved_concurrency,
                 initial=initial,
                 restart_delay=restart_delay,

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -29,16 +29,21 @@ class FunctionLog:
         The file, `<name>.log`.
     max_bytes : int
         Size at which a new file begins, bytes.
+    on_line : callable
+        Takes each line once, without what the file has before it.
 
     """
 
-    def __init__(self, path: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
+    def __init__(
+        self, path: Path, max_bytes: int = MAX_LOG_BYTES, on_line: Callable[[str], None] = lambda _: None
+    ) -> None:
         self._path = path
         self._max_bytes = max_bytes
+        self._on_line = on_line
         self._file: int | None = None
         self._size = 0
 
-    def write(self, stream: str, request_id: str, lines: Iterable[str]) -> None:
+    def write(self, stream: str, request_id: str, lines: Sequence[str]) -> None:
         """Append the lines in one write. A full disk loses lines, but fails no request.
 
         Parameters
@@ -47,7 +52,7 @@ class FunctionLog:
             The environment that wrote them, `<name>/<number>`.
         request_id : str
             The request during which it wrote them; empty outside of any.
-        lines : iterable of str
+        lines : sequence of str
             The lines without their ends.
 
         """
@@ -60,6 +65,8 @@ class FunctionLog:
                 self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
                 self._size = os.fstat(self._file).st_size
             self._size += os.write(self._file, "".join(f"{prefix}{line}\n" for line in lines).encode())
+        for line in lines:
+            self._on_line(line)
 
     def close(self) -> None:
         """Close the file; the next line opens it again."""

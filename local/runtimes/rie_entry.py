@@ -2,7 +2,7 @@
 
 `python -m local.runtimes.rie_entry HANDLER` finds the function of this handler in deploy/template.yaml, sets the
 variables that Lambda would set, and execs RIE, which runs `local.runtimes.rie_client`. Variables that are already set
-win, so `docker run -e AWS_LAMBDA_FUNCTION_TIMEOUT=5 ...` works.
+win, so `docker run -e AWS_LAMBDA_FUNCTION_TIMEOUT=5 ...` works; an empty one counts as not set.
 
 Sources: Lambda developer guide, "Working with Lambda environment variables"; for RIE's own variables its source
 (cmd/aws-lambda-rie).
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from adapters.settings import DEFAULT_REGION, template_parameters
+from adapters.settings import DEFAULT_REGION, log_names, template_parameters
 from local.addresses import read_local_template
 from local.runtimes.rie_protocol import rie_timeout
 from pipeline.errors import SetupError
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], rie: str = RIE) -
     region = environ.get("AWS_REGION") or DEFAULT_REGION
     sqs_endpoint = environ.get("AWS_ENDPOINT_URL_SQS") or _SQS_ENDPOINT
     try:
-        template = read_local_template(template_parameters(environ), region, sqs_endpoint)
+        template = read_local_template(template_parameters(environ), region, sqs_endpoint, log_names=log_names(environ))
     except (TemplateError, SetupError) as error:
         sys.stderr.write(f"faceq: deploy/template.yaml: {error}\n")
         return 1
@@ -71,7 +71,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str], rie: str = RIE) -
     if len(arguments) != 1 or arguments[0] not in functions:
         sys.stderr.write(f"faceq: the container's command must be a function's handler: {' or '.join(functions)}\n")
         return 2
-    variables = {**lambda_variables(functions[arguments[0]], region), "AWS_ENDPOINT_URL_SQS": _SQS_ENDPOINT, **environ}
+    variables = {**lambda_variables(functions[arguments[0]], region), "AWS_ENDPOINT_URL_SQS": _SQS_ENDPOINT}
+    variables |= {name: value for name, value in environ.items() if value or name not in variables}
     command = [rie, sys.executable, "-m", "local.runtimes.rie_client", *arguments]
     try:
         os.execve(rie, command, variables)  # noqa: S606 - no shell is wanted

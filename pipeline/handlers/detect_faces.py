@@ -11,6 +11,7 @@ from pipeline import aws_events
 from pipeline.embed import Preprocessing, cut
 from pipeline.errors import BadInput, TransientError
 from pipeline.images import OUT_OF_MEMORY, decode, encode_jpeg
+from pipeline.log_events import DETECTED, LogPrivacy
 from pipeline.messages import (
     NO_FACE,
     FaceCrop,
@@ -20,7 +21,8 @@ from pipeline.messages import (
     RecognitionResult,
     read_request_id,
 )
-from pipeline.ports import MAX_MESSAGE_BYTES, FaceDetector, MessageSender
+from pipeline.metrics import Metric
+from pipeline.ports import MAX_MESSAGE_BYTES, FaceDetector, MessageSender, MetricsRecorder
 from pipeline.rotations import TurnedPicture, find_faces
 
 #: JPEG qualities of a crop, best first. A face takes about 20 kB at 95 and 8 kB at 75, base64 included.
@@ -46,6 +48,10 @@ class Collaborators:
         Width times height of the largest frame that is decoded.
     try_rotations : bool
         Whether to look for faces in the three other turns of a frame that shows none as it is.
+    metrics : MetricsRecorder
+        Flushed at the end of each invocation.
+    privacy : LogPrivacy
+        What the log lines say about people.
 
     """
 
@@ -55,6 +61,8 @@ class Collaborators:
     responses: MessageSender
     clock: Callable[[], float]
     max_pixels: int
+    metrics: MetricsRecorder
+    privacy: LogPrivacy
     try_rotations: bool = False
 
 
@@ -65,6 +73,14 @@ def handle(event: Mapping[str, Json], collaborators: Collaborators) -> dict[str,
     queue cannot be reached or the memory does not suffice; the client should then send the frame again. Only a response
     of 200 means that something was queued.
     """
+    try:
+        return _respond(event, collaborators)
+    finally:
+        collaborators.metrics.flush()
+
+
+def _respond(event: Mapping[str, Json], collaborators: Collaborators) -> dict[str, Json]:
+    metrics = collaborators.metrics
     body = b""
     request = None
     try:
@@ -72,15 +88,25 @@ def handle(event: Mapping[str, Json], collaborators: Collaborators) -> dict[str,
         request = FrameRequest.from_json(body)
         log_fields = _process(request, collaborators)
     except BadInput as error:
+        metrics.count(Metric.FRAMES_REFUSED)
         request_id = request.request_id if request is not None else read_request_id(body)
         log.warning("refused", extra={"request_id": request_id, "error": error.code})
         return aws_events.refusal(error.status, error)
     except (TransientError, MemoryError) as error:
+        metrics.count(Metric.FRAMES_NOT_QUEUED)
         failure = error if isinstance(error, TransientError) else TransientError("out_of_memory", OUT_OF_MEMORY)
         request_id = request.request_id if request is not None else None
         log.error("not queued", extra={"request_id": request_id, "error": failure.code, "reason": failure.message})
         return aws_events.refusal(503, failure)
-    log.info("detected", extra={"request_id": request.request_id, **log_fields})
+    metrics.count(Metric.FRAMES_ACCEPTED)
+    log.info(
+        DETECTED,
+        extra={
+            "request_id": request.request_id,
+            **collaborators.privacy.filename(request.filename),
+            **log_fields,
+        },
+    )
     return aws_events.accepted()
 
 
@@ -89,7 +115,7 @@ def _process(request: FrameRequest, collaborators: Collaborators) -> dict[str, J
 
     Raises BadInput if the content is not a picture, TransientError if the queue cannot be reached.
     """
-    clock = collaborators.clock
+    clock, metrics = collaborators.clock, collaborators.metrics
     started = clock()
     image = decode(request.content, collaborators.max_pixels)
     decoded = clock()
@@ -99,10 +125,14 @@ def _process(request: FrameRequest, collaborators: Collaborators) -> dict[str, J
     if not upright.faces:
         answer = RecognitionResult(request.request_id, NO_FACE, request.filename, timings=timings)
         collaborators.responses.send(answer.to_json())
+        metrics.count(Metric.ANSWERED_NO_FACE)
+        metrics.milliseconds(Metric.COMPUTE_MILLISECONDS, (detected - started) * 1e3)
         return {"faces": 0, "timings": {**timings, "send": (clock() - detected) * 1e3}}
     body, sent = _faces_message(request, upright, collaborators, timings, lambda: (clock() - detected) * 1e3)
     cropped = clock()
     collaborators.requests.send(body)
+    metrics.count(Metric.FACES, len(upright.faces))
+    metrics.milliseconds(Metric.COMPUTE_MILLISECONDS, (cropped - started) * 1e3)
     timings |= {"crop": (cropped - detected) * 1e3, "send": (clock() - cropped) * 1e3}
     turned = {"turned": 90 * upright.quarter_turns} if upright.quarter_turns else {}
     return {"faces": len(upright.faces), "faces_sent": sent, "bytes": len(body), **turned, "timings": {**timings}}

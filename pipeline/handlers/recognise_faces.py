@@ -39,6 +39,7 @@ from pipeline.embed import PREPROCESSINGS
 from pipeline.errors import BadInput, FaceqError, SetupError, TransientError
 from pipeline.gallery import Gallery, Match
 from pipeline.images import decode
+from pipeline.log_events import ANSWERED_ERROR, RECOGNISED, LogPrivacy
 from pipeline.messages import (
     ERROR,
     UNKNOWN,
@@ -49,8 +50,9 @@ from pipeline.messages import (
     read_filename,
     read_request_id,
 )
+from pipeline.metrics import Metric
 from pipeline.pace import Pace
-from pipeline.ports import DeliveredMessages, FaceEmbedder, MessageSender
+from pipeline.ports import DeliveredMessages, FaceEmbedder, MessageSender, MetricsRecorder
 
 #: Longest text of an unexpected error that an answer quotes, in characters.
 MAX_REASON_CHARS = 300
@@ -58,6 +60,9 @@ MAX_REASON_CHARS = 300
 FACES_IN_A_CALL = 8
 #: Kept free at the end of an invocation for sending the answer and giving messages back, in seconds.
 RESERVE_SECONDS = 0.5
+
+#: The steps of this function in an answer's `timings` that compute.
+READ, EMBED, MATCH = COMPUTE_STEPS = ("read", "embed", "match")
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +92,10 @@ class Collaborators:
         How often the request queue delivers a message before it moves it to the exhausted queue.
     pace : Pace
         What faces took in this process so far.
+    metrics : MetricsRecorder
+        Flushed at the end of each invocation.
+    privacy : LogPrivacy
+        What the log lines say about people.
 
     """
 
@@ -99,6 +108,8 @@ class Collaborators:
     clock: Callable[[], float]
     max_receive_count: int
     pace: Pace
+    metrics: MetricsRecorder
+    privacy: LogPrivacy
 
 
 @dataclass(frozen=True)
@@ -128,9 +139,12 @@ def handle(
 
     """
     records = aws_events.sqs_records(event)
-    if records and records[0].queue == collaborators.exhausted_queue:  # all records of an event are of one queue
-        return aws_events.batch_item_failures(_answer_exhausted(records, collaborators, seconds_left))
-    return aws_events.batch_item_failures(_Batch(records, collaborators, seconds_left).answer())
+    try:
+        if records and records[0].queue == collaborators.exhausted_queue:  # all records of an event are of one queue
+            return aws_events.batch_item_failures(_answer_exhausted(records, collaborators, seconds_left))
+        return aws_events.batch_item_failures(_Batch(records, collaborators, seconds_left).answer())
+    finally:
+        collaborators.metrics.flush()
 
 
 def _in_order(records: Sequence[SqsRecord]) -> list[SqsRecord]:
@@ -199,17 +213,26 @@ class _Batch:
         answer = _answer(frame, vectors, gallery, embed_seconds * 1e3, self._collaborators)
         answered = self._collaborators.clock()
         self._collaborators.responses.send(answer.to_json())
+        self._count(answer)
+        privacy = self._collaborators.privacy
         log.info(
-            "recognised",
+            RECOGNISED,
             extra={
                 "request_id": answer.request_id,
-                "result": answer.result,
+                **privacy.filename(answer.filename),
+                "result": privacy.result(answer.result),
                 "faces": len(vectors),
                 "gallery": answer.gallery,
                 "timings": {**answer.timings, "send": (self._collaborators.clock() - answered) * 1e3},
             },
         )
         return True
+
+    def _count(self, answer: RecognitionResult) -> None:
+        metrics = self._collaborators.metrics
+        metrics.count(Metric.ANSWERED_UNKNOWN if answer.result == UNKNOWN else Metric.ANSWERED_NAME)
+        metrics.count(Metric.FACES, len(answer.faces))
+        metrics.milliseconds(Metric.COMPUTE_MILLISECONDS, sum(answer.timings[step] for step in COMPUTE_STEPS))
 
     def _is_time_for(self, record: SqsRecord, faces: int) -> bool:
         """Tell whether a frame with so many faces is begun in this invocation."""
@@ -264,6 +287,7 @@ class _Batch:
 
     def _give_back(self, records: Sequence[SqsRecord]) -> list[str]:
         """Let the queue deliver messages again immediately; return their ids."""
+        self._collaborators.metrics.count(Metric.BATCHES_CUT_BY_TIME)
         log.info("out of time; the queue will deliver the rest again", extra={"frames": len(records)})
         try:
             self._collaborators.requests.release([record.receipt for record in records])
@@ -319,9 +343,9 @@ def _answer(
         gallery=gallery.version if gallery is not None else None,
         timings={
             **frame.message.timings,
-            "read": frame.decode_ms,
-            "embed": embed_ms,
-            "match": (collaborators.clock() - started) * 1e3,
+            READ: frame.decode_ms,
+            EMBED: embed_ms,
+            MATCH: (collaborators.clock() - started) * 1e3,
         },
         truncated=frame.message.truncated or len(vectors) < len(frame.message.faces),
     )
@@ -343,10 +367,11 @@ def _answer_error(record: SqsRecord, error: FaceqError, collaborators: Collabora
     if request_id is None:
         log.error("message without a readable request id, left for the dead-letter queue", extra=log_fields)
         return False
+    filename = read_filename(record.body)
     answer = RecognitionResult(
         request_id,
         ERROR,
-        read_filename(record.body),
+        filename,
         model=collaborators.embedder.model,
         error={"code": error.code, "message": error.message},
     )
@@ -355,7 +380,8 @@ def _answer_error(record: SqsRecord, error: FaceqError, collaborators: Collabora
     except TransientError as failure:
         log.error("not answered", extra={**log_fields, "reason": f"{error.message} And: {failure.message}"})
         return False
-    log.warning("answered Error", extra=log_fields)
+    collaborators.metrics.count(Metric.ANSWERED_ERROR)
+    log.warning(ANSWERED_ERROR, extra={**log_fields, **collaborators.privacy.filename(filename)})
     return True
 
 

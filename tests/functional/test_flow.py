@@ -144,6 +144,24 @@ def test_every_frame_can_be_followed_in_the_logs(running: Service, frame: Callab
     assert max(map(len, everything.splitlines())) < 2000
 
 
+def test_the_status_shows_what_the_functions_have_counted(running: Service, frame: Callable[[str], Frame]) -> None:
+    """The last metrics are written just after the answer was sent."""
+
+    def counts() -> dict[str, dict[str, float]]:
+        counted: dict[str, dict[str, float]] = json.loads(running.home.faceq("status", "--json").stdout)["counts"]
+        return counted
+
+    before = counts()
+    assert running.send(frame(HOPPER))["grace_hopper.jpg"].result == HOPPER
+    assert requests.post(running.stack.function_url, b"no frame", timeout=30).status_code == 400
+    more = {"FramesAccepted": 1, "FramesRefused": 1, "Faces": 1}
+    detection = before["face-detection"]
+    eventually(lambda: all(counts()["face-detection"][name] == detection[name] + more[name] for name in more))
+    recognition = before["face-recognition"]
+    eventually(lambda: counts()["face-recognition"]["AnsweredName"] == recognition["AnsweredName"] + 1)
+    assert counts()["face-recognition"]["ComputeMilliseconds"] > recognition["ComputeMilliseconds"]
+
+
 BAD_BODIES = {
     "not_json": b"{content",
     "not_object": b"[1]",

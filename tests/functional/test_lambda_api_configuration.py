@@ -166,6 +166,7 @@ async def test_a_function_is_described_as_in_the_template(api: Api) -> None:
                     "DEAD_LETTER_QUEUE_URL": f"http://127.0.0.1:9324/{ACCOUNT}/faceq-req-dlq",
                     "EXHAUSTED_QUEUE": "faceq-req-exhausted",
                     "MAX_RECEIVE_COUNT": "5",
+                    "FACEQ_LOG_NAMES": "false",
                 }
             },
             "TracingConfig": {"Mode": "PassThrough"},

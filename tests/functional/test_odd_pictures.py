@@ -34,7 +34,7 @@ PICTURES = [
 def started(service: Start, photos: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that tries rotations and knows one person; the tests share it."""
     folder = tmp_path_factory.mktemp("odd")
-    with service(folder, people={COLLINS: photos[COLLINS]}, variables={FACEQ_TRY_ROTATIONS: "1"}) as started:
+    with service(folder, people={COLLINS: photos[COLLINS]}, variables={FACEQ_TRY_ROTATIONS: "true"}) as started:
         yield started
 
 

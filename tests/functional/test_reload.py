@@ -71,7 +71,7 @@ def reloading(home: Home) -> Iterator[Reloading]:
     options = [word for parameter in parameters for word in ("--parameter", parameter)]
     with terminal.open("w") as file:
         up = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", "up", "--reload", "--port", "0", *options],
+            [sys.executable, "-m", "cli.main", "up", "--quiet", "--reload", "--port", "0", *options],
             stdout=file, stderr=file, cwd=code, env=home.environ(), process_group=0,
         )  # fmt: skip
     try:

@@ -7,14 +7,19 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
-from tests.functional.targets import Home
+from client.frames import Frame
+from client.stack_state import RunningStack
+from pipeline.images import encode_jpeg
+from tests.conftest import HOPPER
+from tests.functional.targets import Home, Service, enrol
 from tests.polling import eventually
 
 pytestmark = pytest.mark.only("processes", "these commands start and stop the stack without Docker")
@@ -50,6 +55,71 @@ def test_ctrl_c_stops_everything_and_leaves_no_process(home: Home) -> None:
     assert (up.returncode, alive) == (0, [])
     assert home.running() is None
     assert "Traceback" not in printed
+
+
+def test_in_the_foreground_each_answered_frame_is_printed_once(home: Home, photos: Mapping[str, Path]) -> None:
+    """Frames come in a burst. The functions' own lines are in their logs; what they counted is in the status."""
+    enrol(home, {HOPPER: photos[HOPPER]})
+    up = home.start("up", "--port", "0")
+    stack = eventually_running(home)
+    wall = encode_jpeg(np.full((120, 160, 3), 90, np.uint8))
+    frames = [
+        Frame("wall\x1b[2J.jpg", wall),
+        *(Frame(f"{number}.jpg", photos[HOPPER].read_bytes()) for number in range(8)),
+    ]
+    outcomes = Service(home, stack).send(*frames, concurrency=8)
+    eventually(lambda: counted(home)["face-recognition"]["AnsweredName"] == 8)  # just after the last answer
+    counts = counted(home)
+    table = home.faceq("status").stdout
+    os.killpg(up.pid, signal.SIGINT)
+    printed, _ = up.communicate(timeout=30)
+    assert {name: outcome.result for name, outcome in outcomes.items()} == {
+        "wall\x1b[2J.jpg": "No-Face", **{f"{number}.jpg": HOPPER for number in range(8)},
+    }  # fmt: skip
+    lines = re.findall(r"^(\d\d:\d\d:\d\d)  (.+)  (.+)  (\d) faces?  (\d+) ms$", printed, re.MULTILINE)
+    assert sorted((filename, who, faces) for _, filename, who, faces, _ in lines) == sorted(
+        [("wall\\x1b[2J.jpg", "No-Face", "0"), *((f"{number}.jpg", HOPPER, "1") for number in range(8))]
+    )
+    for _, filename, _, _, milliseconds in lines:
+        of_client = outcomes[filename.replace("\\x1b", "\x1b")].milliseconds
+        assert 1 <= int(milliseconds) <= of_client + 1, "what the client waited includes what the functions took"
+    assert {name: counts["face-detection"][name] for name in ("FramesAccepted", "AnsweredNoFace", "Faces")} == {
+        "FramesAccepted": 9, "AnsweredNoFace": 1, "Faces": 8,
+    }  # fmt: skip
+    assert {name: counts["face-recognition"][name] for name in ("AnsweredName", "AnsweredUnknown", "Faces")} == {
+        "AnsweredName": 8, "AnsweredUnknown": 0, "Faces": 8,
+    }  # fmt: skip
+    assert all(counts[function]["ComputeMilliseconds"] > 0 for function in counts)
+    assert re.search(r"face-detection\W+FramesAccepted\W+9\W", table)
+
+
+def test_names_can_be_kept_out_of_the_logs_and_a_detached_stack_prints_no_frame(
+    home: Home, photos: Mapping[str, Path]
+) -> None:
+    enrol(home, {HOPPER: photos[HOPPER]})
+    up = home.faceq("up", "-d", "--port", "0", variables={"FACEQ_LOG_NAMES": "false"})
+    assert up.returncode == 0, up.stderr
+    service = Service(home, eventually_running(home))
+    (outcome,) = service.send(Frame("grace hopper.jpg", photos[HOPPER].read_bytes())).values()
+    assert outcome.result == HOPPER
+    assert outcome.request_id in service.log_text()
+    assert '"result":"name"' in service.log_text()
+    assert "hopper" not in service.log_text().lower()
+    assert outcome.request_id not in service.supervisor_output()
+    assert "hopper" not in service.supervisor_output().lower()
+    assert home.faceq("down").returncode == 0
+
+
+def counted(home: Home) -> dict[str, dict[str, float]]:
+    counts: dict[str, dict[str, float]] = json.loads(home.faceq("status", "--json").stdout)["counts"]
+    return counts
+
+
+def eventually_running(home: Home) -> RunningStack:
+    eventually(home.running, 60)
+    stack = home.running()
+    assert stack is not None
+    return stack
 
 
 def test_no_process_outlives_the_supervisor(home: Home) -> None:

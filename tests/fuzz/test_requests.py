@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from pipeline.embed import PREPROCESSINGS
 from pipeline.handlers import detect_faces, recognise_faces
 from pipeline.images import FORMATS
+from pipeline.log_events import LogPrivacy
 from pipeline.messages import FrameRequest, read_request_id
 from pipeline.pace import Pace
 from tests.builders import BLUE, GREEN, RED, faces_message, frame, gallery_of, picture, post, sqs_event
-from tests.fakes import ColourEmbedder, PatchDetector, UnreliableQueue, stepping_clock
+from tests.fakes import ColourEmbedder, MemoryMetrics, PatchDetector, UnreliableQueue, stepping_clock
 from tests.memory_queue import MemoryQueue
 
 fuzzed = settings(
@@ -73,7 +74,14 @@ def assert_is_answered(body: bytes) -> None:
     """Post `body` to the function. It must be accepted and queued, or refused with a reason and not queued."""
     requests, responses = UnreliableQueue(), UnreliableQueue()
     collaborators = detect_faces.Collaborators(
-        PatchDetector(), PREPROCESSINGS["facenet-160"], requests, responses, stepping_clock(), max_pixels=200_000
+        PatchDetector(),
+        PREPROCESSINGS["facenet-160"],
+        requests,
+        responses,
+        stepping_clock(),
+        200_000,
+        MemoryMetrics(),
+        LogPrivacy(log_names=True),
     )
     answer = detect_faces.handle(post(body), collaborators)
     status = answer["statusCode"]
@@ -158,6 +166,8 @@ def test_garbage_on_the_queue_is_answered_or_reported_and_does_not_affect_other_
         stepping_clock(),
         3,
         Pace(),
+        MemoryMetrics(),
+        LogPrivacy(log_names=True),
     )
     good = faces_message(RED, request_id="good")
     response = recognise_faces.handle(sqs_event(good, body, receive_count=receive_count), collaborators, lambda: 1e6)

@@ -12,6 +12,7 @@ from adapters.settings import (
     Paths,
     QueueSettings,
     S3Place,
+    log_names,
     port,
     template_parameters,
 )
@@ -58,7 +59,7 @@ def test_every_variable_is_read() -> None:
             "FACEQ_MIN_FACE_SIZE": "12",
             "FACEQ_MAX_PIXELS": "100",
             "FACEQ_THREADS": "3",
-            "FACEQ_TRY_ROTATIONS": "1",
+            "FACEQ_TRY_ROTATIONS": "true",
         }
     )
     assert settings == ModelSettings("torch", "dlib", Path("/models"), Path("/gallery"), 12, 100, 3, True)
@@ -142,7 +143,7 @@ def test_threads_follow_the_processors_that_lambda_gives_for_the_memory_size(mem
         ("FACEQ_MAX_PIXELS", "1e6"),
         ("FACEQ_THREADS", "0"),
         ("FACEQ_TRY_ROTATIONS", "yes"),
-        ("FACEQ_TRY_ROTATIONS", "2"),
+        ("FACEQ_TRY_ROTATIONS", "1"),
     ],
 )
 def test_the_refusal_of_an_invalid_value_names_the_variable_and_the_value(name: str, value: str) -> None:
@@ -172,6 +173,17 @@ def test_a_missing_queue_is_named() -> None:
 )
 def test_the_region_comes_from_awss_variables_or_is_the_default(environ: dict[str, str], region: str) -> None:
     assert QueueSettings.from_environment(environ).region == region
+
+
+@pytest.mark.parametrize(("text", "logged"), [(None, True), ("", True), ("true", True), ("false", False)])
+def test_names_are_logged_unless_that_is_switched_off(text: str | None, logged: bool) -> None:
+    assert log_names({} if text is None else {"FACEQ_LOG_NAMES": text}) == logged
+
+
+@pytest.mark.parametrize("text", ["no", "False", "0"])
+def test_a_value_that_might_be_meant_to_switch_names_off_is_refused(text: str) -> None:
+    with pytest.raises(SetupError, match=f"FACEQ_LOG_NAMES is '{text}'; set it to true or false"):
+        log_names({"FACEQ_LOG_NAMES": text})
 
 
 @pytest.mark.parametrize("value", ["0", "five"])

@@ -16,13 +16,14 @@ from adapters.settings import DEAD_LETTER_QUEUE_URL, REQUEST_QUEUE_URL, RESPONSE
 from pipeline.embed import PREPROCESSINGS
 from pipeline.gallery_storage import save
 from pipeline.handlers import detect_faces, recognise_faces
+from pipeline.log_events import LogPrivacy
 from pipeline.pace import Pace
 from template.permissions import ON_INTERFACES, WITHOUT_RESOURCES, Statement, openness, statements
 from template.reader import read_service
 from template.resources import Template
 from template.values import Symbol
 from tests.builders import RED, faces_message, frame, gallery_of, post, sqs_event
-from tests.fakes import ColourEmbedder, MemoryStore, PatchDetector, stepping_clock
+from tests.fakes import ColourEmbedder, MemoryMetrics, MemoryStore, PatchDetector, stepping_clock
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 TEMPLATE = (DEPLOY / "template.yaml").read_text()
@@ -138,6 +139,8 @@ def detection_calls(aws: RecordingAws, environment: Any) -> set[Call]:
         responses=SqsSender(sqs, environment[RESPONSE_QUEUE_URL]),
         clock=stepping_clock(),
         max_pixels=1_000_000,
+        metrics=MemoryMetrics(),
+        privacy=LogPrivacy(log_names=True),
     )
     for body in (frame(RED), frame()):
         assert detect_faces.handle(post(body), collaborators)["statusCode"] == 200
@@ -159,6 +162,8 @@ def recognition_calls(aws: RecordingAws, environment: Any) -> set[Call]:
         stepping_clock(),
         5,
         Pace(),
+        MemoryMetrics(),
+        LogPrivacy(log_names=True),
     )
     two_frames = sqs_event(faces_message(RED), faces_message(RED))
     response = recognise_faces.handle(two_frames, collaborators, lambda: 0.0)

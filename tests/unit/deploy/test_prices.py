@@ -33,8 +33,8 @@ def test_a_million_frames_through_the_shipped_template() -> None:
     """Each row by hand.
 
     1,000,000 calls of each function at $0.20 a million: 0.40. 77 and 102 ms with 1769/1024 GB at $0.0000166667 a
-    GB-second: 2.22 and 2.94. Send, receive and delete at $0.40 a million, on two queues: 1.20 each. 1,500 bytes of logs
-    a frame are 1.397 GB at $0.50: 0.70.
+    GB-second: 2.22 and 2.94. Send, receive and delete at $0.40 a million, on two queues: 1.20 each. 2,200 bytes of logs
+    a frame are 2.049 GB at $0.50: 1.02. Twelve metrics at $0.30: 3.60.
     """
     found = estimated()
     assert dollars(found.frames) == {
@@ -43,9 +43,10 @@ def test_a_million_frames_through_the_shipped_template() -> None:
         "Lambda time, face-recognition": 2.94,
         "SQS, request queue": 1.20,
         "SQS, response queue": 1.20,
-        "CloudWatch Logs": 0.70,
+        "CloudWatch Logs": 1.02,
+        "CloudWatch metrics": 3.60,
     }
-    assert round(found.frames_dollars, 2) == 8.65
+    assert round(found.frames_dollars, 2) == 12.58
 
 
 def test_a_month_without_frames_costs_the_polling_of_the_queues() -> None:

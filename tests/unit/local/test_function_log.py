@@ -29,6 +29,15 @@ def test_lines_are_appended_with_the_time_the_environment_and_the_request(tmp_pa
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z ", line) for line in lines)
 
 
+def test_each_line_is_passed_on_once_even_if_the_disk_is_full() -> None:
+    lines: list[str] = []
+    log = FunctionLog(Path("/dev/full"), on_line=lines.append)
+    log.write("sample/1", "id-1", ["first", "second"])
+    log.write("sample/2", "", ["third"])
+    log.close()
+    assert lines == ["first", "second", "third"]
+
+
 def test_a_full_file_becomes_the_old_one_and_a_new_one_begins(tmp_path: Path) -> None:
     log = FunctionLog(tmp_path / "sample.log", max_bytes=100)
     for number in range(10):

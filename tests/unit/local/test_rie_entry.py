@@ -52,6 +52,29 @@ def test_a_container_that_cannot_start_reports_why_in_one_line(
     assert message in output
 
 
+@pytest.mark.parametrize(
+    ("variables", "logged"),
+    [({}, "true"), ({"FACEQ_LOG_NAMES": ""}, "true"), ({"FACEQ_LOG_NAMES": "false"}, "false"),
+     ({"FACEQ_LOG_NAMES": "", "FACEQ_PARAMETERS": "LogNames=false"}, "false")],
+)  # fmt: skip
+def test_a_variable_of_the_container_wins_unless_it_is_empty(
+    variables: dict[str, str], logged: str, tmp_path: Path
+) -> None:
+    """docker-compose.yml passes on every variable, also those that the user has not set."""
+    rie = tmp_path / "rie"
+    rie.write_text('#!/bin/sh\necho "$FACEQ_LOG_NAMES $AWS_REGION"\n')
+    rie.chmod(0o755)
+    code = (
+        "import os, sys; from local.runtimes.rie_entry import main;"
+        f"sys.exit(main([{HANDLER!r}], os.environ, rie={str(rie)!r}))"
+    )
+    environ = {"AWS_REGION": "eu-west-1", **variables}
+    process = subprocess.run(
+        [sys.executable, "-c", code], env=environ, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
+    )
+    assert process.stdout == f"{logged} eu-west-1\n"
+
+
 def test_the_module_runs_as_a_program() -> None:
     process = subprocess.run(
         [sys.executable, "-m", "local.runtimes.rie_entry", "nothing.handler"],

@@ -4,6 +4,7 @@ import base64
 import json
 import logging
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,12 @@ from pipeline.embed import PREPROCESSINGS
 from pipeline.handlers import detect_faces
 from pipeline.handlers.detect_faces import Collaborators
 from pipeline.images import decode, encode_jpeg
+from pipeline.log_events import LogPrivacy
 from pipeline.messages import FacesMessage, FrameRequest
+from pipeline.metrics import Metric
 from pipeline.ports import MAX_MESSAGE_BYTES, Face, FaceDetector, Image
 from tests.builders import BLUE, GREEN, RED, changed, face, frame, greyscale_png, picture, post
-from tests.fakes import PatchDetector, UnreliableQueue, stepping_clock
+from tests.fakes import MemoryMetrics, PatchDetector, UnreliableQueue, stepping_clock
 
 
 def make_collaborators(detector: FaceDetector | None = None, max_pixels: int = 1_000_000) -> Collaborators:
@@ -29,6 +32,8 @@ def make_collaborators(detector: FaceDetector | None = None, max_pixels: int = 1
         responses=UnreliableQueue(),
         clock=stepping_clock(),
         max_pixels=max_pixels,
+        metrics=MemoryMetrics(),
+        privacy=LogPrivacy(log_names=True),
     )
 
 
@@ -360,3 +365,55 @@ def test_no_log_line_contains_a_picture(collaborators: Collaborators, caplog: py
     for secret in (content, *crops):
         for start in range(0, len(secret) - 40, 40):
             assert secret[start : start + 40] not in written
+
+
+def reported(collaborators: Collaborators) -> list[dict[str, list[float]]]:
+    assert isinstance(collaborators.metrics, MemoryMetrics)
+    return [{metric.value: values for metric, values in flush.items()} for flush in collaborators.metrics.flushed]
+
+
+def test_each_invocation_reports_what_became_of_its_frame(collaborators: Collaborators) -> None:
+    responses = [
+        detect_faces.handle(event, collaborators)
+        for event in (post(frame(RED, GREEN)), post(frame()), post(b"no frame"), post(with_content(b"no picture")))
+    ]
+    assert isinstance(collaborators.requests, UnreliableQueue)
+    collaborators.requests.down = True
+    responses.append(detect_faces.handle(post(frame(RED)), collaborators))
+    assert [response["statusCode"] for response in responses] == [200, 200, 400, 400, 503]
+    with_faces, without, *others = reported(collaborators)
+    (milliseconds,) = with_faces.pop("ComputeMilliseconds")
+    assert milliseconds >= 3, "decode, detect and crop: each at least a tick of the clock"
+    assert with_faces == {"FramesAccepted": [1], "Faces": [2]}
+    assert without.pop("ComputeMilliseconds") == pytest.approx([2])
+    assert without == {"FramesAccepted": [1], "AnsweredNoFace": [1]}
+    assert others == [{"FramesRefused": [1]}, {"FramesRefused": [1]}, {"FramesNotQueued": [1]}]
+
+
+def test_an_invocation_that_fails_reports_what_it_has_counted(collaborators: Collaborators) -> None:
+    class Broken(PatchDetector):
+        def detect(self, image: Image) -> list[Face]:
+            collaborators.metrics.count(Metric.FACES, 7)
+            raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        detect_faces.handle(post(frame(RED)), replace(collaborators, detector=Broken()))
+    assert reported(collaborators) == [{"Faces": [7]}]
+
+
+@pytest.mark.parametrize(("log_names", "files"), [(True, ["door.png", "door.png"]), (False, [None, None])])
+def test_file_names_are_logged_only_where_names_are(
+    collaborators: Collaborators, caplog: pytest.LogCaptureFixture, log_names: bool, files: list[str | None]
+) -> None:
+    caplog.set_level(logging.DEBUG, "pipeline")
+    private = replace(collaborators, privacy=LogPrivacy(log_names))
+    detect_faces.handle(post(frame(RED)), private)
+    detect_faces.handle(post(frame()), private)
+    assert [vars(record).get("file") for record in caplog.records] == files
+    assert any("door.png" in str(vars(record)) for record in caplog.records) == log_names
+
+
+def test_a_long_file_name_is_cut_in_the_log(collaborators: Collaborators, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "pipeline")
+    detect_faces.handle(post(frame(RED, filename="x" * 4096)), collaborators)
+    assert vars(caplog.records[0])["file"] == "x" * 200

@@ -13,9 +13,10 @@ from pipeline.errors import TransientError
 from pipeline.gallery import Gallery
 from pipeline.handlers import recognise_faces
 from pipeline.handlers.recognise_faces import RESERVE_SECONDS, Collaborators
+from pipeline.log_events import LogPrivacy
 from pipeline.pace import Pace
 from tests.builders import BLUE, GREEN, RED, changed, faces_message, gallery_of, sqs_event
-from tests.fakes import ColourEmbedder, UnreliableQueue, stepping_clock
+from tests.fakes import ColourEmbedder, MemoryMetrics, UnreliableQueue, stepping_clock
 from tests.memory_queue import MemoryQueue, ReceivedMessage
 
 EXHAUSTED = "faceq-req-exhausted"
@@ -72,6 +73,8 @@ class Service:
             stepping_clock(),
             MAX_RECEIVE_COUNT,
             Pace(),
+            MemoryMetrics(),
+            LogPrivacy(log_names=True),
         )
 
     def call(self) -> None:

@@ -16,6 +16,7 @@ from pipeline.errors import TransientError
 from pipeline.gallery import Gallery
 from pipeline.handlers import recognise_faces
 from pipeline.handlers.recognise_faces import Collaborators
+from pipeline.log_events import LogPrivacy
 from pipeline.pace import Pace
 from pipeline.ports import ArtifactStore, FaceEmbedder
 from tests.builders import (
@@ -30,7 +31,7 @@ from tests.builders import (
     sqs_event,
     with_face,
 )
-from tests.fakes import ColourEmbedder, MemoryStore, UnreliableQueue, stepping_clock
+from tests.fakes import ColourEmbedder, MemoryMetrics, MemoryStore, UnreliableQueue, stepping_clock
 from tests.memory_queue import MemoryQueue
 
 ADA_AND_BO = gallery_of({"Ada": RED, "Bo": GREEN})
@@ -82,6 +83,8 @@ def function(
         stepping_clock(),
         max_receive_count,
         Pace(),
+        MemoryMetrics(),
+        LogPrivacy(log_names=True),
     )
     return collaborators, responses
 
@@ -440,3 +443,75 @@ def test_no_log_line_contains_a_crop_or_a_vector(caplog: pytest.LogCaptureFixtur
         assert crop[start : start + 40] not in written
     for value in ColourEmbedder().embed(np.full((1, 160, 160, 3), odd, np.uint8))[0].tolist():
         assert f"{value:.3f}"[:-1] not in written
+
+
+def reported(collaborators: Collaborators) -> list[dict[str, list[float]]]:
+    assert isinstance(collaborators.metrics, MemoryMetrics)
+    return [{metric.value: values for metric, values in flush.items()} for flush in collaborators.metrics.flushed]
+
+
+def test_an_invocation_reports_its_answers_by_kind_and_what_they_took() -> None:
+    collaborators, responses = function()
+    bodies = [
+        faces_message(RED, BLUE, request_id="ada"),
+        faces_message(WHITE, request_id="stranger"),
+        faces_message(GREEN, request_id="bo"),
+        changed(faces_message(RED, request_id="broken"), faces=[]),
+        "no message",
+    ]
+    response = handle(sqs_event(*bodies), collaborators)
+    assert failed(response) == ["m4"]
+    assert results(responses) == {"ada": "Ada", "stranger": "Unknown", "bo": "Bo", "broken": "Error"}
+    (report,) = reported(collaborators)
+    durations = report.pop("ComputeMilliseconds")
+    assert len(durations) == 3, "one for each frame that was recognised"
+    assert all(milliseconds >= 3 for milliseconds in durations), "read, embed, match: each at least a tick of the clock"
+    assert report == {"AnsweredName": [2], "AnsweredUnknown": [1], "AnsweredError": [1], "Faces": [4]}
+
+
+def test_only_answers_that_were_sent_are_counted() -> None:
+    collaborators, responses = function()
+    responses.down = True
+    handle(sqs_event(faces_message(RED), receive_count=1), collaborators)
+    handle(sqs_event(faces_message(RED), receive_count=3), collaborators)  # the answer Error is not sent either
+    assert reported(collaborators) == []
+
+
+def test_an_answer_from_the_exhausted_queue_is_counted() -> None:
+    collaborators, responses = function()
+    event = sqs_event(faces_message(RED))
+    event["Records"][0]["eventSourceARN"] = "arn:aws:sqs:us-east-1:000000000000:exhausted"
+    handle(event, collaborators)
+    assert results(responses) == {"frame-1": "Error"}
+    assert reported(collaborators) == [{"AnsweredError": [1]}]
+
+
+def test_a_batch_that_runs_out_of_time_is_counted_once() -> None:
+    collaborators, _ = function()
+    bodies = [faces_message(RED, request_id=f"frame-{number}") for number in range(4)]
+    recognise_faces.handle(sqs_event(*bodies), collaborators, lambda: 0.0)
+    (report,) = reported(collaborators)
+    assert report["BatchesCutByTime"] == [1]
+    assert report["AnsweredName"] == [1]
+
+
+@pytest.mark.parametrize("log_names", [True, False])
+def test_names_of_people_and_of_files_are_in_the_log_only_where_that_is_wanted(
+    caplog: pytest.LogCaptureFixture, log_names: bool
+) -> None:
+    caplog.set_level(logging.DEBUG, "pipeline")
+    collaborators, responses = function()
+    collaborators = replace(collaborators, privacy=LogPrivacy(log_names))
+    bodies = [
+        faces_message(RED, request_id="ada", filename="ada.png"),
+        faces_message(WHITE, request_id="stranger", filename="ada2.png"),
+        changed(faces_message(RED, request_id="broken", filename="ada3.png"), faces=[]),
+    ]
+    handle(sqs_event(*bodies), collaborators)
+    assert results(responses)["ada"] == "Ada", "the answer always names her"
+    lines = [vars(record) for record in caplog.records]
+    assert [line.get("result") for line in lines] == ["Ada" if log_names else "name", "Unknown", None]
+    assert [line.get("file") for line in lines] == (["ada.png", "ada2.png", "ada3.png"] if log_names else [None] * 3)
+    if not log_names:
+        fields = [value for line in lines for key, value in line.items() if key not in {"request_id", "pathname"}]
+        assert not [value for value in fields if "Ada" in str(value) or "ada" in str(value)]

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from pipeline.errors import TransientError
 from pipeline.handlers import recognise_faces
 from pipeline.handlers.recognise_faces import FACES_IN_A_CALL, RESERVE_SECONDS, Collaborators
+from pipeline.log_events import LogPrivacy
 from pipeline.pace import Pace
 from tests.builders import BLUE, RED, faces_message, gallery_of, sqs_event
-from tests.fakes import ColourEmbedder
+from tests.fakes import ColourEmbedder, MemoryMetrics
 from tests.memory_queue import MemoryQueue
 
 MAX_RECEIVE_COUNT = 5
@@ -76,6 +77,8 @@ class Service:
             self.clock,
             MAX_RECEIVE_COUNT,
             Pace(),
+            MemoryMetrics(),
+            LogPrivacy(log_names=True),
         )
 
     def seconds_left(self) -> Callable[[], float]:
@@ -144,6 +147,8 @@ def test_each_answer_is_sent_before_the_next_frame_is_begun() -> None:
         service.clock,
         MAX_RECEIVE_COUNT,
         Pace(),
+        MemoryMetrics(),
+        LogPrivacy(log_names=True),
     )
     recognise_faces.handle(sqs_event(*frames(3, faces=2)), collaborators, lambda: 1e6)
     assert sent_after == [2, 4, 6]
@@ -248,6 +253,8 @@ def test_messages_come_back_after_their_visibility_timeout_if_the_queue_cannot_t
         service.clock,
         MAX_RECEIVE_COUNT,
         Pace(),
+        MemoryMetrics(),
+        LogPrivacy(log_names=True),
     )
     response = recognise_faces.handle(sqs_event(*frames(2, faces=1)), collaborators, lambda: 0.0)
     assert response == {"batchItemFailures": [{"itemIdentifier": "m1"}]}

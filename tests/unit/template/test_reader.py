@@ -42,6 +42,7 @@ def test_the_shipped_template_has_the_names_of_the_contract() -> None:
     assert template.functions["face-detection"].environment == {
         "REQUEST_QUEUE_URL": "http://127.0.0.1:9324/000000000000/faceq-req-queue",
         "RESPONSE_QUEUE_URL": "http://127.0.0.1:9324/000000000000/faceq-resp-queue",
+        "FACEQ_LOG_NAMES": "false",
     }
     assert template.functions["face-recognition"].environment == {
         "REQUEST_QUEUE_URL": "http://127.0.0.1:9324/000000000000/faceq-req-queue",
@@ -49,6 +50,7 @@ def test_the_shipped_template_has_the_names_of_the_contract() -> None:
         "EXHAUSTED_QUEUE": "faceq-req-exhausted",
         "RESPONSE_QUEUE_URL": "http://127.0.0.1:9324/000000000000/faceq-resp-queue",
         "MAX_RECEIVE_COUNT": "5",
+        "FACEQ_LOG_NAMES": "false",
     }
 
 
