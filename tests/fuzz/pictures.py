@@ -32,11 +32,12 @@ from PIL import Image, features
 from pipeline.embed import PREPROCESSINGS
 from pipeline.handlers import detect_faces
 from pipeline.images import FORMATS
+from pipeline.log_events import LogPrivacy
 from pipeline.messages import FrameRequest
 from pipeline.ports import Face, FaceDetector
 from pipeline.ports import Image as Pixels
 from tests.builders import face, post, sixteen_bit_png
-from tests.fakes import UnreliableQueue, stepping_clock
+from tests.fakes import MemoryMetrics, UnreliableQueue, stepping_clock
 
 ROOT: Final = Path(__file__).parents[2]
 #: Pictures in one process before its memory is compared with that at its end.
@@ -213,7 +214,14 @@ def serve(seed: int, first: int, last: int) -> None:
     pictures = originals()
     requests, responses = UnreliableQueue(), UnreliableQueue()
     collaborators = detect_faces.Collaborators(
-        WholePictureDetector(), PREPROCESSINGS["facenet-160"], requests, responses, stepping_clock(), 25_000_000
+        WholePictureDetector(),
+        PREPROCESSINGS["facenet-160"],
+        requests,
+        responses,
+        stepping_clock(),
+        25_000_000,
+        MemoryMetrics(),
+        LogPrivacy(log_names=True),
     )
     for number in range(first, last):
         kind, content = mutated(seed, number, pictures)

@@ -43,7 +43,8 @@ from pipeline.handlers import detect_faces
 from pipeline.images import MAX_PIXELS
 from pipeline.messages import FrameRequest
 from tests.builders import RED, frame, post
-from tests.fakes import PatchDetector, UnreliableQueue, stepping_clock
+from tests.fakes import MemoryMetrics, PatchDetector, UnreliableQueue, stepping_clock
+from pipeline.log_events import LogPrivacy
 from PIL import Image
 import io
 
@@ -53,7 +54,8 @@ large = post(FrameRequest(stream.getvalue(), "large", "large.png").to_json().enc
 small = post(frame(RED))
 requests, responses = UnreliableQueue(), UnreliableQueue()
 collaborators = detect_faces.Collaborators(
-    PatchDetector(), PREPROCESSINGS["facenet-160"], requests, responses, stepping_clock(), MAX_PIXELS
+    PatchDetector(), PREPROCESSINGS["facenet-160"], requests, responses, stepping_clock(), MAX_PIXELS,
+    MemoryMetrics(), LogPrivacy(log_names=True),
 )
 detect_faces.handle(small, collaborators)
 limit_memory(12)
@@ -75,17 +77,21 @@ def test_a_message_without_enough_memory_to_decode_it_stays_on_the_queue_and_the
     first, first_answers, last, last_answers, logged = run_limited("""
 from pipeline.handlers import recognise_faces
 from tests.builders import BLUE, RED, faces_message, gallery_of, sqs_event
-from tests.fakes import ColourEmbedder, UnreliableQueue, stepping_clock
+from tests.fakes import ColourEmbedder, MemoryMetrics, UnreliableQueue, stepping_clock
+from tests.memory_queue import MemoryQueue
+from pipeline.log_events import LogPrivacy
+from pipeline.pace import Pace
 
 responses = UnreliableQueue()
 gallery = gallery_of({"Ada": RED})
 collaborators = recognise_faces.Collaborators(
-    ColourEmbedder(), lambda: gallery, responses, stepping_clock(), max_receive_count=3
+    ColourEmbedder(), lambda: gallery, responses, MemoryQueue(), None, None, stepping_clock(), 3, Pace(),
+    MemoryMetrics(), LogPrivacy(log_names=True),
 )
 
 def handle(receive_count):
     event = sqs_event(many, faces_message(RED, request_id="small"), receive_count=receive_count)
-    failures = recognise_faces.handle(event, collaborators)["batchItemFailures"]
+    failures = recognise_faces.handle(event, collaborators, lambda: 1e6)["batchItemFailures"]
     answers = []
     for message in responses.receive():
         answers.append(json.loads(message.body))

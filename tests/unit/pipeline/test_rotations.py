@@ -12,11 +12,12 @@ from pipeline.embed import PREPROCESSINGS
 from pipeline.handlers import detect_faces
 from pipeline.handlers.detect_faces import Collaborators
 from pipeline.images import decode
+from pipeline.log_events import LogPrivacy
 from pipeline.messages import FacesMessage, FrameRequest
 from pipeline.ports import Face, FaceDetector, Image
 from pipeline.rotations import TurnedPicture, find_faces
 from tests.builders import BLUE, RED, greyscale_png, post
-from tests.fakes import PatchDetector, UnreliableQueue, stepping_clock
+from tests.fakes import MemoryMetrics, PatchDetector, UnreliableQueue, stepping_clock
 
 
 class UprightDetector(FaceDetector):
@@ -118,6 +119,8 @@ def handled(posted: Image, try_rotations: bool) -> tuple[list[str], list[str]]:
         responses,
         stepping_clock(),
         max_pixels=10_000,
+        metrics=MemoryMetrics(),
+        privacy=LogPrivacy(log_names=True),
         try_rotations=try_rotations,
     )
     answer: dict[str, Any] = detect_faces.handle(
