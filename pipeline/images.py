@@ -159,9 +159,13 @@ def _is_heif(content: bytes) -> bool:
 
 
 def _open(content: bytes) -> ImageFile:
-    """Read the header. Pillow's own warning about large pictures is silenced because `max_pixels` decides."""
+    """Read the header.
+
+    Pillow's warnings are silenced: `max_pixels` decides about large pictures, and a warning of damaged EXIF would be a
+    line of text in the functions' JSON logs.
+    """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)
+        warnings.simplefilter("ignore")
         return Pillow.open(io.BytesIO(content), formats=FORMATS)
 
 
@@ -260,7 +264,9 @@ def _unidentified(content: bytes) -> BadInput:
 
 def _orientation(picture: Pillow.Image) -> int:
     try:
-        return int(picture.getexif().get(_ORIENTATION, 1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # see `_open`
+            return int(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - a damaged EXIF block does not make a good picture unreadable
         return 1
 

@@ -15,7 +15,9 @@ def queue(name: str, dead_letter_queue: str | None = None) -> Queue:
 CHAIN = [queue("requests", "exhausted"), queue("exhausted", "dead"), queue("dead"), queue("responses")]
 
 
-@pytest.mark.parametrize("queues", itertools.permutations(CHAIN), ids=lambda queues: "-".join(q.name for q in queues))
+@pytest.mark.parametrize(
+    "queues", list(itertools.permutations(CHAIN)), ids=lambda queues: "-".join(q.name for q in queues)
+)
 def test_each_queue_comes_after_its_dead_letter_queue(queues: tuple[Queue, ...]) -> None:
     names = [queue.name for queue in dead_letter_queues_first(queues)]
     assert sorted(names) == ["dead", "exhausted", "requests", "responses"]
