@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.file_kinds import printable_name
-from client.frames import Skipped, folder_content
+from client.frames import STANDARD_INPUT, Skipped, folder_content, refuse_address
 from client.pictures import for_the_service, read_content
 from pipeline import gallery_storage
 from pipeline.enrol import embed_photo
@@ -58,10 +58,13 @@ def photo_files(paths: Iterable[Path], skipped: list[Skipped] | None = None) -> 
     """Return the files among `paths`, and the pictures in the folders among them, at any depth, sorted by name.
 
     What folders contain beside pictures is added to `skipped`. A path that does not exist is returned too; `enrol`
-    refuses it. Raises BadInput if a folder contains no picture.
+    refuses it. Raises BadInput if a folder contains no picture, or a path is `-` or the address of a stream.
     """
     files: list[Path] = []
     for path in paths:
+        if path == STANDARD_INPUT:
+            raise BadInput("not_a_file", "Photos are not read from standard input. Save the photo, and name the file.")
+        refuse_address(path)
         if not path.is_dir():
             files.append(path)
             continue

@@ -9,6 +9,9 @@ from typing import Final
 #: How much of a file `kind_of` looks at, in bytes. The second picture of an MJPEG file begins within this.
 HEAD_BYTES: Final = 1_048_576
 
+#: Enough to tell pictures and videos from other files, bytes. An MJPEG file then counts as a picture.
+SHORT_HEAD_BYTES: Final = 4_096
+
 #: Suffixes that promise a picture or a video. They decide only how we report a file whose content is neither.
 PICTURE_SUFFIXES: Final = frozenset(
     {
@@ -133,10 +136,10 @@ def kind_of(head: bytes) -> Kind:
     return Kind.PICTURE if b"\xff\xd8\xff" in head[: _MAX_BYTES_BEFORE_JPEG + 3] else Kind.OTHER
 
 
-def kind_of_file(path: Path) -> Kind:
-    """Return what a file is. Raises OSError if it cannot be read."""
+def kind_of_file(path: Path, head_bytes: int = HEAD_BYTES) -> Kind:
+    """Return what a file is, judged by its first `head_bytes` bytes. Raises OSError if it cannot be read."""
     with path.open("rb") as file:
-        return kind_of(file.read(HEAD_BYTES))
+        return kind_of(file.read(head_bytes))
 
 
 def printable_name(path: Path | str) -> str:

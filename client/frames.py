@@ -12,6 +12,7 @@ from typing import IO, BinaryIO, Final
 from client.file_kinds import (
     HEAD_BYTES,
     PICTURE_SUFFIXES,
+    SHORT_HEAD_BYTES,
     VIDEO_SUFFIXES,
     Kind,
     kind_of,
@@ -125,13 +126,7 @@ def _files(path: Path, report: ReadingReport) -> list[tuple[Path, str]]:
     """Return the files that a path stands for, each with the name to show."""
     if path == STANDARD_INPUT:
         return [(path, "-")]
-    address = _ADDRESS.match(str(path))
-    if address:  # the address itself is not shown: it may have a password in it
-        raise BadInput(
-            "not_a_file",
-            f"faceq reads files, and this is the address of a stream ({address[1].lower()}). Save a part of it first,"
-            " for example with: ffmpeg -i ADDRESS -t 60 -c copy part.mkv",
-        )
+    refuse_address(path)
     if path.is_dir():
         content = folder_content(path)
         report.skipped += content.skipped
@@ -143,6 +138,17 @@ def _files(path: Path, report: ReadingReport) -> list[tuple[Path, str]]:
     if path.exists():
         return [(path, printable_name(path.name))]
     raise BadInput("no_such_file", f"There is no file {printable_name(path)}.")
+
+
+def refuse_address(path: Path) -> None:
+    """Raise BadInput if a path is the address of a stream. It may have a password in it, so it is not shown."""
+    address = _ADDRESS.match(str(path))
+    if address:
+        raise BadInput(
+            "not_a_file",
+            f"faceq reads files, and this is the address of a stream ({address[1].lower()}). Save a part of it first,"
+            " for example with: ffmpeg -i ADDRESS -t 60 -c copy part.mkv",
+        )
 
 
 def folder_content(folder: Path, *, videos: bool = True) -> FolderContent:
@@ -198,7 +204,8 @@ def _reason_by_content(path: Path, videos: bool) -> str | None:
     if path.exists() and not path.is_file():
         return "not a regular file"
     try:
-        kind = kind_of_file(path)
+        # Folders of thousands of photographs are looked through before the first frame is sent.
+        kind = kind_of_file(path, SHORT_HEAD_BYTES if videos else HEAD_BYTES)
     except OSError as error:
         return None if suffix in promised else f"cannot be read: {error.strerror}"
     if kind is Kind.PICTURE:

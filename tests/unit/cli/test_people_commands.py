@@ -241,6 +241,18 @@ def test_a_folder_without_a_picture_is_refused(faceq_people: Callable[..., Resul
     assert "contains no picture" in refused.message
 
 
+@pytest.mark.parametrize(
+    ("path", "advice"), [("-", "Save the photo"), ("rtsp://user:secret@camera/1", "ffmpeg -i ADDRESS")]
+)
+def test_what_is_no_file_is_refused_with_what_to_do(
+    faceq_people: Callable[..., Result], path: str, advice: str
+) -> None:
+    refused = faceq_people("add", "Ada", path).exception
+    assert isinstance(refused, BadInput)
+    assert advice in refused.message
+    assert "secret" not in refused.message
+
+
 def test_list_shows_who_is_enrolled_or_how_to_enrol_someone(
     store: DirectoryStore, faceq_people: Callable[..., Result]
 ) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.frames import Frame, ReadingReport, Skipped, frames
+from client.frames import Frame, ReadingReport, Skipped, folder_content, frames
 from client.videos import Sampling
 from pipeline.errors import BadInput
 from pipeline.images import decode
@@ -203,3 +203,9 @@ def test_the_address_of_a_stream_is_refused_with_what_to_do_and_without_its_pass
     with pytest.raises(BadInput, match=r"ffmpeg -i ADDRESS") as refused:
         next(frames([Path(address)]))
     assert "secret" not in refused.value.message
+
+
+def test_an_mjpeg_file_in_a_folder_is_read_as_a_video(tmp_path: Path) -> None:
+    write_video(tmp_path / "camera.mjpeg", [np.full((48, 64, 3), 30 * number, np.uint8) for number in range(4)])
+    assert names(tmp_path) == [f"camera.mjpeg#{number}" for number in range(4)]
+    assert folder_content(tmp_path, videos=False).skipped == [Skipped("camera.mjpeg", "a video")]
