@@ -16,7 +16,7 @@ from rich.table import Table
 
 #: The packages that the figures depend on, by their names on the package index.
 PACKAGES: Final = (
-    "numpy", "onnxruntime", "opencv-python-headless", "Pillow", "boto3", "awslambdaric", "moto", "aiohttp", "dlib-bin",
+    "numpy", "onnxruntime", "av", "Pillow", "boto3", "awslambdaric", "moto", "aiohttp", "dlib-bin",
     "torch", "facenet-pytorch",
 )  # fmt: skip
 

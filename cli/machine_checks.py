@@ -40,7 +40,7 @@ PACKAGES: Final = (
     "moto",
     "numpy",
     "onnxruntime",
-    "opencv-python-headless",
+    "av",
     "Pillow",
     "dlib-bin",
     "torch",

@@ -23,10 +23,12 @@ from cli.people_view import (
     show_warning,
     summary,
 )
+from cli.reading_view import show_skipped
 from cli.target_options import Profile, Region, StackName, Target, Where, deployed_gallery
 from client.deployed_stack import STACK
 from client.enrolment import GalleryStore, enrol, gallery_from_file, import_gallery, photo_files
 from client.enrolment import renew as enrol_again
+from client.frames import ReadingReport
 from client.gallery_transfer import copy_gallery, difference
 from pipeline import gallery_storage
 from pipeline.errors import BadInput, FaceqError
@@ -71,7 +73,9 @@ def add(
     from adapters import wiring  # loads the networks' runtime, which the other commands do not need
 
     person = person_name(name)
-    files = photo_files(paths)
+    report = ReadingReport()
+    files = photo_files(paths, report.skipped)
+    show_skipped(report.skipped)
     settings = ModelSettings.from_environment(os.environ)
     store = _store(target, stack, region, profile)
     refused = add_photos(

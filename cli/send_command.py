@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.progress import progress_bar
+from cli.reading_view import sampling_option, show_reading
 from cli.target_options import Profile, Region, StackName, Target, Where, service_client
 from client.deployed_stack import STACK
-from client.frames import Frame, frames
+from client.frames import Frame, ReadingReport, frames
 from client.service_client import Outcome
 
 
@@ -35,13 +36,26 @@ def send(
     ] = False,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Send at most this many frames at a time.")] = 4,
     timeout: Annotated[float, typer.Option(min=0.1, help="Wait this many seconds for the answer to a frame.")] = 60,
-    every: Annotated[int, typer.Option(min=1, help="Send every N-th frame of a video.")] = 1,
+    every: Annotated[
+        str,
+        typer.Option(
+            metavar="N|SECONDSs", help="Send every N-th frame of a video, or one every so many seconds: 0.5s."
+        ),
+    ] = "1",
+    fps: Annotated[
+        float | None, typer.Option(help="Send this many frames for each second of a video.", show_default=False)
+    ] = None,
     target: Target = Where.LOCAL,
     stack: StackName = STACK,
     region: Region = None,
     profile: Profile = None,
 ) -> None:
-    """Send frames to the running stack and show who is in them. Exit code 1 if a frame got no answer."""
+    """Send frames to the running stack and show who is in them.
+
+    Exit code 1 if a frame got no answer, or frames of a damaged video were lost.
+    """
+    sampling = sampling_option(every, fps)
+    report = ReadingReport()
     client = service_client(target, stack, region, profile)
     unanswered = 0
     table = Table("frame", "result", "faces", "distance", "ms")
@@ -50,7 +64,7 @@ def send(
 
         def counted() -> Iterator[Frame]:
             number = 0
-            for frame in frames(paths, every):
+            for frame in frames(paths, sampling, report):
                 number += 1
                 yield frame
             progress.update(task, total=number)
@@ -62,12 +76,17 @@ def send(
                 print(json.dumps(row(outcome)), flush=True)
             else:
                 table.add_row(*cells(outcome))
-    if not as_json:
+    if as_json:
+        for skipped in report.skipped:
+            print(json.dumps({"filename": skipped.filename, "skipped": skipped.reason}), flush=True)
+    else:
         Console().print(table)
+    lost = show_reading(report)
     if unanswered:
         missing = "1 frame" if unanswered == 1 else f"{unanswered} frames"
         command = "faceq deploy logs" if target is Where.AWS else "faceq logs"
         print(f"faceq: {missing} got no answer. See why with: {command}", file=sys.stderr)
+    if unanswered or lost:
         raise typer.Exit(1)
 
 

@@ -4,7 +4,6 @@ The original service saved its gallery with `torch.save([embeddings, names])`, a
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from client.frames import PICTURE_SUFFIXES
+from client.file_kinds import printable_name
+from client.frames import STANDARD_INPUT, Skipped, folder_content, refuse_address
+from client.pictures import for_the_service, read_content
 from pipeline import gallery_storage
 from pipeline.enrol import embed_photo
 from pipeline.errors import BadInput
@@ -22,8 +23,6 @@ from pipeline.gallery import UNKNOWN_PREPROCESSING, Gallery, Photo, person_name
 from pipeline.gallery_storage import PHOTO_PREFIX
 from pipeline.ports import ArtifactStore, FaceDetector, FaceEmbedder
 
-#: Suffixes of pictures that we cannot read. We look for them in folders too, so that we refuse and not ignore them.
-_UNREADABLE_SUFFIXES = frozenset({".heic", ".heif"})
 #: Largest difference from 1 of the length of a facenet vector. It covers float32 rounding and converted files.
 _UNIT_TOLERANCE = 1e-3
 
@@ -55,22 +54,26 @@ class Enrolment:
     problem: str | None = None
 
 
-def photo_files(paths: Iterable[Path]) -> list[Path]:
+def photo_files(paths: Iterable[Path], skipped: list[Skipped] | None = None) -> list[Path]:
     """Return the files among `paths`, and the pictures in the folders among them, at any depth, sorted by name.
 
-    A path that does not exist is returned too; `enrol` refuses it. Raises BadInput if a folder contains no picture.
+    What folders contain beside pictures is added to `skipped`. A path that does not exist is returned too; `enrol`
+    refuses it. Raises BadInput if a folder contains no picture, or a path is `-` or the address of a stream.
     """
     files: list[Path] = []
     for path in paths:
+        if path == STANDARD_INPUT:
+            raise BadInput("not_a_file", "Photos are not read from standard input. Save the photo, and name the file.")
+        refuse_address(path)
         if not path.is_dir():
             files.append(path)
             continue
-        inside = [
-            file for file in sorted(path.rglob("*")) if file.suffix.lower() in PICTURE_SUFFIXES | _UNREADABLE_SUFFIXES
-        ]
-        if not inside:
-            raise BadInput("no_photos", f"The folder {path} contains no picture. Name another one.")
-        files += inside
+        content = folder_content(path, videos=False)
+        if not content.files:
+            raise BadInput("no_photos", f"The folder {printable_name(path)} contains no picture. Name another one.")
+        files += content.files
+        if skipped is not None:
+            skipped += content.skipped
     return files
 
 
@@ -112,14 +115,18 @@ def enrol(
     current = _compatible_gallery(store, embedder)
     for file in files:
         try:
-            content = file.read_bytes()
-        except OSError as error:
-            yield Enrolment(file, False, f"It cannot be read: {error.strerror}.")
+            content = read_content(file)
+        except BadInput as error:
+            yield Enrolment(file, False, error.message)
             continue
-        photo = Photo(person, _printable(file.name), hashlib.sha256(content).hexdigest())
+        photo = Photo(person, printable_name(file.name), hashlib.sha256(content).hexdigest())
         try:
             enrolled_before = current.has(photo)
-            vector = None if enrolled_before else embed_photo(content, detector, embedder, largest, max_pixels)
+            vector = (
+                None
+                if enrolled_before
+                else embed_photo(for_the_service(content), detector, embedder, largest, max_pixels)
+            )
             with store.exclusive():
                 if keep_photos:
                     store.write(PHOTO_PREFIX + photo.sha256, content)
@@ -147,7 +154,7 @@ def renew(
         vectors = []
         for photo in current.photos:
             try:
-                content = store.read(PHOTO_PREFIX + photo.sha256)
+                content = for_the_service(store.read(PHOTO_PREFIX + photo.sha256))
                 vectors.append(embed_photo(content, detector, embedder, largest=True, max_pixels=max_pixels))
             except FileNotFoundError:
                 yield Enrolment(
@@ -242,8 +249,3 @@ def _compatible_gallery(store: GalleryStore, embedder: FaceEmbedder) -> Gallery:
         return Gallery.empty(embedder.model, embedder.preprocessing, embedder.threshold, embedder.dimensions)
     current.check_compatible(embedder.model, embedder.preprocessing)
     return current
-
-
-def _printable(name: str) -> str:
-    """Return a file name as text that can be printed and stored, even if its bytes are not UTF-8."""
-    return os.fsencode(name).decode("utf-8", "replace")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from click.testing import Result
 from PIL import Image
@@ -13,11 +14,13 @@ from typer.testing import CliRunner
 
 from adapters.artifacts_directory import DirectoryStore
 from cli import people_commands
+from client.frames import ReadingReport
 from pipeline import gallery_storage
 from pipeline.errors import BadInput, FaceqError, SetupError
 from pipeline.gallery import Gallery, Photo
 from pipeline.gallery_storage import PHOTO_PREFIX
 from tests.fakes import ColourEmbedder, PatchDetector
+from tests.videos import write_video
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -108,8 +111,8 @@ def test_each_unusable_photo_is_refused_with_a_reason_and_the_others_are_enrolle
         "two.png": (picture(RED, GREEN), "2 faces were found"),
         "text.jpg": (b"no picture", ""),
         "cut.png": (picture(RED)[:200], ""),
-        "empty.jpg": (b"", ""),
-        "phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC pictures cannot be read"),
+        "empty.jpg": (b"", "The file is empty"),
+        "phone.heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "cannot be decoded"),
         "big.png": (picture(*[RED] * 99), ""),
     }
     for name, (content, _) in files.items():
@@ -123,6 +126,32 @@ def test_each_unusable_photo_is_refused_with_a_reason_and_the_others_are_enrolle
     assert len(lines) == len(files) + 1
     for name, (_, reason) in {**files, "absent.png": (b"", "No such file")}.items():
         assert [line for line in lines if f"{name}' refused: " in line and reason in line], name
+
+
+def test_a_picture_of_a_phone_is_enrolled_once_and_kept_as_it_was(store: DirectoryStore, photos: Path) -> None:
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(Image.open(io.BytesIO(picture(RED)))).save(buffer)
+    (photos / "phone.heic").write_bytes(buffer.getvalue())
+    assert add(store, "Ada", photos, keep_photos=True) == 0
+    assert add(store, "Ada", photos, keep_photos=True) == 0
+    assert enrolled(store) == {"Ada": 1}
+    assert [store.read(name) for name in store.names() if name.startswith(PHOTO_PREFIX)] == [buffer.getvalue()]
+    assert people_commands.renew_photos(store, PatchDetector(), ColourEmbedder(model="dlib"), max_pixels=1_000_000) == 0
+
+
+def test_add_and_send_leave_out_the_same_files_of_a_folder_and_add_also_the_videos(
+    photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.jpg", "b.other suffix", "._a.jpg", "@eaDir/a.jpg/THUMB.jpg"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes(picture(RED))
+    write_video(photos / "clip.avi", [np.zeros((48, 64, 3), np.uint8)])
+    report = ReadingReport()
+    assert [file.name for file in people_commands.photo_files([photos], report.skipped)] == ["a.jpg", "b.other suffix"]
+    people_commands.show_skipped(report.skipped)
+    assert capsys.readouterr().err == (
+        "faceq: skipped 3 files: 1 metadata of macOS, 1 previews of a Synology disk station, 1 a video\n"
+    )
 
 
 def test_the_largest_of_several_faces_is_enrolled_on_request(store: DirectoryStore, photos: Path) -> None:
@@ -210,6 +239,18 @@ def test_a_folder_without_a_picture_is_refused(faceq_people: Callable[..., Resul
     refused = faceq_people("add", "Ada", str(photos)).exception
     assert isinstance(refused, BadInput)
     assert "contains no picture" in refused.message
+
+
+@pytest.mark.parametrize(
+    ("path", "advice"), [("-", "Save the photo"), ("rtsp://user:secret@camera/1", "ffmpeg -i ADDRESS")]
+)
+def test_what_is_no_file_is_refused_with_what_to_do(
+    faceq_people: Callable[..., Result], path: str, advice: str
+) -> None:
+    refused = faceq_people("add", "Ada", path).exception
+    assert isinstance(refused, BadInput)
+    assert advice in refused.message
+    assert "secret" not in refused.message
 
 
 def test_list_shows_who_is_enrolled_or_how_to_enrol_someone(

@@ -1,8 +1,11 @@
 """`faceq send` on the command line, with a real queue server and a function URL that names frames by their file."""
 
 import json
+import os
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
 
@@ -13,6 +16,7 @@ from pipeline.errors import BadInput
 from pipeline.messages import RecognisedFace, RecognitionResult
 from tests.answering_stack import Stack
 from tests.builders import RED, face, picture
+from tests.videos import write_video
 
 
 def outcome(answer: RecognitionResult | None, problem: str | None = None, filename: str = "a.jpg") -> Outcome:
@@ -123,6 +127,49 @@ def test_a_broken_video_in_a_folder_is_a_row_with_its_problem(stack: Stack, phot
     assert "No frame of the video" in rows["b.mp4"]["problem"]
 
 
+def test_a_damaged_video_exits_with_code_1_although_every_decoded_frame_is_answered(
+    stack: Stack, tmp_path: Path
+) -> None:
+    whole, cut = tmp_path / "whole.avi", tmp_path / "cut.mp4"
+    frames = list(np.random.default_rng(7).integers(0, 256, (10, 48, 64, 3), np.uint8))
+    write_video(whole, frames)
+    write_video(
+        cut, frames, codec="libx264", options={"g": "1", "bf": "0"}, container_options={"movflags": "faststart"}
+    )
+    result = run_send(stack, "--every", "0.5s", whole)
+    assert result.exit_code == 0
+    assert "faceq: whole.avi: 10 frames announced, 10 decoded, 2 sent\n" in result.stderr
+    cut.write_bytes(cut.read_bytes()[: -cut.stat().st_size // 2])
+    result = run_send(stack, "--fps", "1", cut)
+    assert result.exit_code == 1
+    assert re.search(
+        r"cut\.mp4: 10 frames announced, [3-6] decoded, 1 sent\. The file is damaged: [4-7] lost", result.stderr
+    )
+    assert "got no answer" not in result.stderr
+
+
+def test_skipped_files_are_counted_and_each_is_a_row_of_json(stack: Stack, photos: Path) -> None:
+    (photos / "notes.txt").write_text("no picture")
+    (photos / "._ada.png").write_bytes(picture(RED))
+    result = run_send(stack, "--json", photos)
+    assert result.exit_code == 0
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [row for row in rows if "skipped" in row] == [
+        {"filename": "._ada.png", "skipped": "metadata of macOS"},
+        {"filename": "notes.txt", "skipped": "neither a picture nor a video"},
+    ]
+    assert len(rows) == 5
+    assert "skipped 2 files: 1 metadata of macOS, 1 neither a picture nor a video" in result.stderr
+
+
+def test_a_picture_whose_name_is_not_utf_8_is_answered(stack: Stack, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    path.write_bytes(picture(RED))
+    result = run_send(stack, "--json", path)
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["filename"] == "caf\ufffd.png"
+
+
 def test_a_name_with_brackets_is_printed_unchanged(stack: Stack, tmp_path: Path) -> None:
     names = ("ada [red].png", "[/bold] bo.png")
     for name in names:
@@ -147,5 +194,5 @@ def test_without_a_running_stack_the_error_names_the_command_that_starts_one(tmp
 
 
 def test_option_values_out_of_range_are_wrong_usage(stack: Stack, photos: Path) -> None:
-    for option in ("--concurrency", "--timeout", "--every"):
+    for option in ("--concurrency", "--timeout", "--every", "--fps"):
         assert run_send(stack, option, 0, photos).exit_code == 2

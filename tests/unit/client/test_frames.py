@@ -1,30 +1,31 @@
 """Frames from files, folders and videos, on a real disk."""
 
+import io
 import itertools
+import os
+import threading
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
-from client.frames import Frame, frames
+from client.frames import Frame, ReadingReport, Skipped, folder_content, frames
+from client.videos import Sampling
 from pipeline.errors import BadInput
 from pipeline.images import decode
 from tests.builders import RED, picture
+from tests.videos import write_video
 
 
 def names(*paths: Path, every: int = 1) -> list[str]:
-    return [frame.filename for frame in frames(paths, every)]
+    return [frame.filename for frame in frames(paths, Sampling(every))]
 
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
     """Return a video of seven frames, each brighter than the one before it."""
     path = tmp_path / "clip.avi"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
-    for number in range(7):
-        writer.write(np.full((48, 64, 3), 30 * number, np.uint8))
-    writer.release()
+    write_video(path, [np.full((48, 64, 3), 30 * number, np.uint8) for number in range(7)])
     return path
 
 
@@ -40,9 +41,17 @@ def test_a_given_file_is_sent_whatever_its_suffix(tmp_path: Path) -> None:
 
 def test_a_folder_gives_its_pictures_sorted_by_path(tmp_path: Path, video: Path) -> None:
     (tmp_path / "deep").mkdir()
-    for name in ("b.PNG", "a.jpg", "deep/c.webp", "notes.txt", ".hidden"):
+    for name in ("b.PNG", "a.jpg", "deep/c.webp", "d.other suffix", ".hidden"):
         (tmp_path / name).write_bytes(picture(RED))
-    assert names(tmp_path, every=5) == ["a.jpg", "b.PNG", "clip.avi#0", "clip.avi#5", "deep/c.webp"]
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert names(tmp_path, every=5) == [
+        "a.jpg",
+        "b.PNG",
+        "clip.avi#0",
+        "clip.avi#5",
+        "d.other suffix",
+        "deep/c.webp",
+    ]
 
 
 def test_a_folder_with_the_suffix_of_a_picture_is_a_folder(tmp_path: Path) -> None:
@@ -59,7 +68,7 @@ def test_paths_are_read_in_the_given_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("every", "taken"), [(1, range(7)), (3, [0, 3, 6]), (7, [0]), (100, [0])])
 def test_every_nth_frame_of_a_video_is_taken(video: Path, every: int, taken: list[int]) -> None:
-    found = list(frames([video], every))
+    found = list(frames([video], Sampling(every)))
     assert [frame.filename for frame in found] == [f"clip.avi#{number}" for number in taken]
     for frame, number in zip(found, taken, strict=True):
         assert decode(frame.content).shape == (48, 64, 3)
@@ -108,3 +117,95 @@ def test_an_unreadable_given_file_does_not_stop_the_others(tmp_path: Path) -> No
     broken, good = frames([tmp_path / "broken.mp4", tmp_path / "a.png"])
     assert (broken.filename, "No frame of the video" in str(broken.problem)) == ("broken.mp4", True)
     assert (good.filename, good.problem) == ("a.png", None)
+
+
+def test_a_folder_reports_everything_that_it_leaves_out(tmp_path: Path) -> None:
+    for name in ("a.jpg", "._a.jpg", ".hidden.jpg", "@eaDir/a.jpg/THUMB.jpg", ".cache/b.jpg", "deep/._c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(picture(RED))
+    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "nothing").touch()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    report = ReadingReport()
+    assert [frame.filename for frame in frames([tmp_path], report=report)] == ["a.jpg"]
+    assert report.skipped == [
+        Skipped("._a.jpg", "metadata of macOS"),
+        Skipped(".cache", "a hidden folder"),
+        Skipped(".hidden.jpg", "a hidden file"),
+        Skipped("@eaDir", "previews of a Synology disk station"),
+        Skipped("deep/._c.jpg", "metadata of macOS"),
+        Skipped("notes.txt", "neither a picture nor a video"),
+        Skipped("nothing", "an empty file"),
+        Skipped("pipe.jpg", "not a regular file"),
+    ]
+
+
+def test_content_decides_what_a_file_with_another_suffix_is(tmp_path: Path, video: Path) -> None:
+    (tmp_path / "only").mkdir()
+    video.rename(tmp_path / "only" / "clip.jpg")
+    (tmp_path / "only" / "photo.mp4").write_bytes(picture(RED))
+    assert names(tmp_path / "only", every=100) == ["clip.jpg#0", "photo.mp4"]
+    assert names(tmp_path / "only" / "clip.jpg", every=100) == ["clip.jpg#0"]
+
+
+def test_a_file_that_promises_a_picture_is_never_skipped_in_silence(tmp_path: Path) -> None:
+    """The service, or we, report what is wrong with it."""
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "b.heic").symlink_to(tmp_path / "absent")
+    (tmp_path / "c.png").write_bytes(b"damaged")
+    empty, absent, damaged = frames([tmp_path])
+    assert empty == Frame("a.jpg", b"", "The file is empty.")
+    assert absent.problem == f"{tmp_path / 'b.heic'} cannot be read: No such file or directory."
+    assert damaged == Frame("c.png", b"damaged")
+
+
+def test_an_empty_given_file_is_reported_as_empty(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.mp4", "c"):
+        (tmp_path / name).touch()
+        assert list(frames([tmp_path / name])) == [Frame(name, b"", "The file is empty.")]
+
+
+def test_names_that_are_not_utf_8_are_read_and_shown_replaced(tmp_path: Path, video: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xe9t\xe9")
+    folder.mkdir()
+    video.rename(folder / os.fsdecode(b"vid\xe9o.avi"))
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(picture(RED))
+    found = [*frames([folder], Sampling(100)), *frames([folder / os.fsdecode(b"caf\xe9.png")])]
+    assert [frame.filename for frame in found] == ["caf\ufffd.png", "vid\ufffdo.avi#0", "caf\ufffd.png"]
+    assert not any(frame.problem for frame in found)
+    with pytest.raises(BadInput) as refused:
+        next(frames([folder / "absent"]))
+    refused.value.message.encode()
+
+
+def test_standard_input_is_read_as_a_picture_or_a_video(video: Path) -> None:
+    report = ReadingReport()
+    pictures = list(frames([Path("-")], standard_input=io.BytesIO(picture(RED))))
+    found = list(frames([Path("-")], Sampling(3), report, io.BytesIO(video.read_bytes())))
+    (nothing,) = frames([Path("-")], standard_input=io.BytesIO())
+    assert pictures == [Frame("-", picture(RED))]
+    assert [frame.filename for frame in found] == ["-#0", "-#3", "-#6"]
+    assert [counts.decoded for counts in report.videos] == [7]
+    assert nothing.problem == "Nothing came through the pipe."
+
+
+def test_a_fifo_is_read_to_its_end(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=fifo.write_bytes, args=(picture(RED),))
+    writer.start()
+    assert list(frames([fifo])) == [Frame("fifo", picture(RED))]
+    writer.join()
+
+
+@pytest.mark.parametrize("address", ["rtsp://user:secret@camera/1", "RTSPS://camera/1", "http://camera/snapshot.jpg"])
+def test_the_address_of_a_stream_is_refused_with_what_to_do_and_without_its_password(address: str) -> None:
+    with pytest.raises(BadInput, match=r"ffmpeg -i ADDRESS") as refused:
+        next(frames([Path(address)]))
+    assert "secret" not in refused.value.message
+
+
+def test_an_mjpeg_file_in_a_folder_is_read_as_a_video(tmp_path: Path) -> None:
+    write_video(tmp_path / "camera.mjpeg", [np.full((48, 64, 3), 30 * number, np.uint8) for number in range(4)])
+    assert names(tmp_path) == [f"camera.mjpeg#{number}" for number in range(4)]
+    assert folder_content(tmp_path, videos=False).skipped == [Skipped("camera.mjpeg", "a video")]
