@@ -376,7 +376,7 @@ def check(
 ) -> None:
     """Compare all photos, and list faces under two names, photos unlike the others of their person, near duplicates.
 
-    Exit code 1 if there is anything to look at.
+    Exit code 1 if there is anything to look at. The time grows with the square of the number of photos.
     """
     current = _gallery(_store(target, stack, region, profile))
     findings = gallery_check.check(current)
