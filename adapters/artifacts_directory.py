@@ -13,7 +13,9 @@ from pathlib import Path
 
 from adapters import atomic_file, file_lock
 from adapters.artifact_names import check_blob_name, is_blob_name
+from adapters.private_files import FILE_MODE
 from pipeline.errors import TransientError
+from pipeline.gallery_storage import PHOTO_PREFIX
 
 _LOCK = ".lock"
 
@@ -50,8 +52,10 @@ class DirectoryStore:
         path = self._file(name)
         with self.exclusive():
             try:
+                # Photos are for their owner only. The other blobs are read by the user of docker-compose.yml, too.
+                mode = FILE_MODE if name.startswith(PHOTO_PREFIX) else None
                 # The system reuses inode numbers and its clock ticks coarsely, so a later version gets a later time.
-                atomic_file.write(path, content, modified_ns=max(time.time_ns(), _modified_ns(path) + 1))
+                atomic_file.write(path, content, mode=mode, modified_ns=max(time.time_ns(), _modified_ns(path) + 1))
             except OSError as error:
                 raise _unavailable("write", path, error) from error
 

@@ -39,7 +39,9 @@ def write(path: Path, content: bytes, *, mode: int | None = None, modified_ns: i
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY_SUFFIX}")
     try:
-        with temporary.open("xb") as file:
+        # With a mode, no other user can read the file while it is written.
+        created_mode = 0o666 if mode is None else 0o600
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, created_mode)) as file:
             file.write(content)
             file.flush()
             if mode is not None:

@@ -1,8 +1,13 @@
 """`faceq people`: enrol, list, rename and remove the people that faceq recognises."""
 
 import json
+import math
 import os
+import signal
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,24 +19,35 @@ from rich.table import Table
 from adapters.artifacts_directory import DirectoryStore
 from adapters.settings import ModelSettings, Paths
 from cli.people_view import (
+    EnrolmentProgress,
     difference_as_json,
+    findings_as_json,
     gallery_as_json,
     people_with_photos,
     photos,
     show_difference,
-    show_enrolments,
+    show_findings,
     show_warning,
     summary,
 )
 from cli.reading_view import show_skipped
 from cli.target_options import Profile, Region, StackName, Target, Where, deployed_gallery
 from client.deployed_stack import STACK
-from client.enrolment import GalleryStore, enrol, gallery_from_file, import_gallery, photo_files
+from client.enrolment import (
+    GROUP_SECONDS,
+    Enrolment,
+    GalleryStore,
+    enrol,
+    gallery_from_file,
+    import_gallery,
+    photo_files,
+    photos_by_folder,
+)
 from client.enrolment import renew as enrol_again
 from client.frames import ReadingReport
 from client.gallery_transfer import copy_gallery, difference
-from pipeline import gallery_storage
-from pipeline.errors import BadInput, FaceqError
+from pipeline import gallery_check, gallery_storage
+from pipeline.errors import BadInput, FaceqError, SetupError
 from pipeline.gallery import Gallery, person_name
 from pipeline.gallery_storage import PHOTO_PREFIX
 from pipeline.ports import FaceDetector, FaceEmbedder
@@ -50,13 +66,27 @@ _Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirma
 
 @app.command("add", epilog="Example: faceq people add 'Grace Hopper' grace.jpg more-photos/")
 def add(
-    name: _Name,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False)] = None,
     paths: Annotated[
-        list[Path], typer.Argument(metavar="PHOTO...", help="Photos, or folders of photos.", show_default=False)
-    ],
+        list[Path] | None,
+        typer.Argument(metavar="PHOTO...", help="Photos, or folders of photos.", show_default=False),
+    ] = None,
+    each: Annotated[
+        Path | None,
+        typer.Option(
+            "--each",
+            metavar="FOLDER",
+            help="Instead of NAME and PHOTO: enrol everyone who has a folder in FOLDER, under the folder's name.",
+            show_default=False,
+        ),
+    ] = None,
     largest: Annotated[
         bool,
         typer.Option("--largest", help="Enrol the largest face of a photo that shows several, instead of refusing it."),
+    ] = False,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="Enrol also photos that look like somebody with another name."),
     ] = False,
     keep_photos: Annotated[
         bool, typer.Option("--keep-photos", help="Keep a copy of each photo with the gallery, until NAME is removed.")
@@ -68,50 +98,98 @@ def add(
 ) -> None:
     """Enrol a person, or add photos to a person.
 
-    If a photo cannot be used, faceq says why and continues with the others. Exit code 1 if it refused a photo.
+    If a photo cannot be used, faceq says why and continues with the others. Exit code 1 if it refused a photo. Photos
+    are saved in groups, and what is saved stays if you press Ctrl-C: then run the same command again.
     """
     from adapters import wiring  # loads the networks' runtime, which the other commands do not need
 
-    person = person_name(name)
+    if each is not None and (name is not None or paths):
+        raise typer.BadParameter("Give either --each FOLDER, or NAME and PHOTO.")
     report = ReadingReport()
-    files = photo_files(paths, report.skipped)
+    if each is not None:
+        requested = photos_by_folder(each, report.skipped)
+    elif name is None or not paths:
+        raise typer.BadParameter("Give the person's name and the photos: faceq people add NAME PHOTO...")
+    else:
+        person = person_name(name)
+        requested = [(person, file) for file in photo_files(paths, report.skipped)]
     show_skipped(report.skipped)
     settings = ModelSettings.from_environment(os.environ)
     store = _store(target, stack, region, profile)
-    refused = add_photos(
-        person,
-        files,
-        store,
-        wiring.load_detector(settings),
-        wiring.load_embedder(settings),
-        max_pixels=settings.max_pixels,
-        largest=largest,
-        keep_photos=keep_photos,
-    )
+    with interrupted_by_termination():
+        refused = add_photos(
+            requested,
+            store,
+            wiring.load_detector(settings),
+            wiring.load_embedder(settings),
+            max_pixels=settings.max_pixels,
+            largest=largest,
+            keep_photos=keep_photos,
+            anyway=anyway,
+        )
     if refused:
         raise typer.Exit(1)
 
 
+@contextmanager
+def interrupted_by_termination() -> Iterator[None]:
+    """Handle SIGTERM, which `kill` sends, as Ctrl-C until the block ends."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def add_photos(
-    person: str,
-    files: list[Path],
+    requested: Sequence[tuple[str, Path]],
     store: GalleryStore,
     detector: FaceDetector,
     embedder: FaceEmbedder,
     *,
     max_pixels: int,
-    largest: bool,
-    keep_photos: bool,
+    largest: bool = False,
+    keep_photos: bool = False,
+    anyway: bool = False,
+    group_seconds: float = GROUP_SECONDS,
 ) -> int:
-    """Enrol `files` and show the progress; return how many were refused."""
+    """Enrol photos of people, and show the progress; return how many were refused.
+
+    After Ctrl-C we print which photos are enrolled, and raise typer.Exit.
+    """
+    people = dict.fromkeys(person for person, _ in requested)
+    title = next(iter(people)) if len(people) == 1 else f"{len(people)} people"
+    progress = EnrolmentProgress(f"enrolling {title}", len(requested))
     enrolments = enrol(
-        person, files, store, detector, embedder, max_pixels=max_pixels, largest=largest, keep_photos=keep_photos
+        requested,
+        store,
+        detector,
+        embedder,
+        max_pixels=max_pixels,
+        largest=largest,
+        keep_photos=keep_photos,
+        anyway=anyway,
+        group_seconds=group_seconds,
+        on_photo=progress.advance,
     )
-    counts = show_enrolments(f"enrolling {person}", len(files), enrolments)
-    parts = [f"{photos(counts.added)} enrolled"]
-    parts += [f"{counts.enrolled_before} enrolled before"] if counts.enrolled_before else []
-    parts += [f"{counts.refused} refused"] if counts.refused else []
-    print(f"{person}: {', '.join(parts)} (model {embedder.model})")
+    try:
+        progress.show(enrolments)
+    except KeyboardInterrupt:
+        done = progress.counts.total
+        missing = f"; {str(requested[done][1])!r} and what follows it is not" if done < len(requested) else ""
+        print(
+            f"faceq: Interrupted after {done} of {photos(len(requested))}: {progress.counts}{missing}. Run the same "
+            "command again to continue: it skips what is enrolled.",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    counts = progress.counts
+    if len(people) > 1:
+        table = Table("name", "enrolled", "enrolled before", "refused")
+        for person, row in progress.counts_by_person.items():
+            table.add_row(escape(person), str(row.added), str(row.enrolled_before), str(row.refused))
+        Console().print(table)
+    print(f"{title}: {counts} (model {embedder.model})")
     show_warning(gallery_storage.load(store))
     return counts.refused
 
@@ -140,7 +218,15 @@ def renew(
 def renew_photos(store: GalleryStore, detector: FaceDetector, embedder: FaceEmbedder, *, max_pixels: int) -> int:
     """Enrol everyone again and show the progress; return how many photos were refused."""
     total = len(_gallery(store).photos)
-    counts = show_enrolments("enrolling again", total, enrol_again(store, detector, embedder, max_pixels=max_pixels))
+    progress = EnrolmentProgress("enrolling again", total)
+
+    def renewed() -> Iterator[Enrolment]:
+        for enrolment in enrol_again(store, detector, embedder, max_pixels=max_pixels):
+            progress.advance()
+            yield enrolment
+
+    progress.show(renewed())
+    counts = progress.counts
     if counts.refused:
         refused = f"{counts.refused} of {photos(total)} were refused"
         print(f"faceq: The gallery is unchanged, because {refused}.", file=sys.stderr)
@@ -163,11 +249,14 @@ def import_(
     stack: StackName = STACK,
     region: Region = None,
     profile: Profile = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Import the file even if another model than the one in use has made it.")
+    ] = False,
 ) -> None:
     """Add everyone in another gallery."""
     store = _store(target, stack, region, profile)
     imported = gallery_from_file(_read(file), file.name)
-    joined = import_gallery(store, imported)
+    joined = import_gallery(store, imported, None if anyway else _model_in_use())
     print(f"{people_with_photos(imported)} imported; {summary(joined)}")
     show_warning(joined)
 
@@ -281,6 +370,71 @@ def remove(
     print(f"{', '.join(dict.fromkeys(people))} removed; {summary(current)}")
 
 
+@app.command("check", epilog="Example: faceq people check --json")
+def check(
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
+    as_json: _Json = False,
+) -> None:
+    """Compare all photos, and list faces under two names, photos unlike the others of their person, near duplicates.
+
+    Exit code 1 if there is anything to look at. The time grows with the square of the number of photos.
+    """
+    current = _gallery(_store(target, stack, region, profile))
+    findings = gallery_check.check(current)
+    if as_json:
+        print(json.dumps(findings_as_json(findings, current.threshold), ensure_ascii=False))
+    else:
+        show_findings(findings, current.threshold)
+        counts = (
+            f"faces under two names: {len(findings.same_face)}, photos that stand apart: {len(findings.outliers)}, "
+            f"near duplicates: {len(findings.near_duplicates)}"
+        )
+        print(f"{people_with_photos(current)} checked: {counts if findings else 'nothing to look at'}")
+    if findings:
+        raise typer.Exit(1)
+
+
+@app.command("threshold", epilog="Example: faceq people threshold 0.65")
+def threshold(
+    value: Annotated[
+        float | None,
+        typer.Argument(metavar="[VALUE]", help="The new distance, above 0.", show_default=False),
+    ] = None,
+    target: Target = Where.LOCAL,
+    stack: StackName = STACK,
+    region: Region = None,
+    profile: Profile = None,
+    as_json: _Json = False,
+) -> None:
+    """Show or set the largest distance at which a face gets the name of the nearest photo.
+
+    A smaller one gives fewer strangers a name, and more known people none. The functions use it from the next frame on,
+    on AWS within a minute.
+    """
+    from adapters.models.catalogue import CATALOGUE
+
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter("The threshold is a distance: give a number above 0.")
+    store = _store(target, stack, region, profile)
+    current = _gallery(store)
+    before = current.threshold
+    if value is not None:
+        with store.exclusive():
+            current = replace(_gallery(store), threshold=value)
+            gallery_storage.save(store, current)
+    known = CATALOGUE.get(current.model)
+    own = None if known is None else known.threshold
+    if as_json:
+        print(json.dumps({"threshold": current.threshold, "model": current.model, "model_threshold": own}))
+        return
+    reference = "" if own is None else f"; the model's own is {own:g}"
+    change = "" if value is None else f", was {before:g}"
+    print(f"threshold {current.threshold:g}{change} (model {current.model}{reference})")
+
+
 @app.command("export", epilog="Example: faceq people export people.json")
 def export(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON file to write.", show_default=False)],
@@ -376,6 +530,17 @@ def _store(target: Where, stack: str, region: str | None, profile: str | None) -
 
 def _local_gallery() -> DirectoryStore:
     return DirectoryStore(Paths.from_environment(os.environ).gallery)
+
+
+def _model_in_use() -> str | None:
+    """Return the id of the model that the functions here would load; None if there is none yet."""
+    from adapters.models.installed import installed_model
+
+    settings = ModelSettings.from_environment(os.environ)
+    try:
+        return installed_model(settings.model, settings.models).id
+    except SetupError:
+        return None
 
 
 def _gallery(store: GalleryStore) -> Gallery:

@@ -10,33 +10,113 @@ from rich.markup import escape
 from cli.progress import progress_bar
 from client.enrolment import Enrolment
 from client.gallery_transfer import GalleryDifference
-from pipeline.gallery import Gallery
+from pipeline.gallery import Gallery, Photo
+from pipeline.gallery_check import Findings, Pair
 
 
-@dataclass(frozen=True)
+@dataclass
 class EnrolmentCounts:
     """How many photos were added, had been enrolled before, and were refused."""
 
-    added: int
-    enrolled_before: int
-    refused: int
+    added: int = 0
+    enrolled_before: int = 0
+    refused: int = 0
+
+    @property
+    def total(self) -> int:
+        """The number of photos with a result."""
+        return self.added + self.enrolled_before + self.refused
+
+    def count(self, enrolment: Enrolment) -> None:
+        """Add one result."""
+        if enrolment.problem is not None:
+            self.refused += 1
+        elif enrolment.added:
+            self.added += 1
+        else:
+            self.enrolled_before += 1
+
+    def __str__(self) -> str:
+        """Return the counts as a part of a sentence."""
+        parts = [f"{photos(self.added)} enrolled"]
+        parts += [f"{self.enrolled_before} enrolled before"] if self.enrolled_before else []
+        parts += [f"{self.refused} refused"] if self.refused else []
+        return ", ".join(parts)
 
 
-def show_enrolments(title: str, total: int, enrolments: Iterable[Enrolment]) -> EnrolmentCounts:
-    """Show the progress of an enrolment, and on standard error each photo that is refused; return the counts."""
-    added = enrolled_before = refused = 0
-    with progress_bar() as progress:
-        task = progress.add_task(escape(title), total=total)
-        for enrolment in enrolments:
-            progress.advance(task)
-            if enrolment.problem is not None:
-                refused += 1
-                print(f"faceq: {str(enrolment.file)!r} refused: {enrolment.problem}", file=sys.stderr)
-            elif enrolment.added:
-                added += 1
-            else:
-                enrolled_before += 1
-    return EnrolmentCounts(added, enrolled_before, refused)
+class EnrolmentProgress:
+    """Shows the progress of an enrolment, and on standard error each photo that is refused or worth a look.
+
+    Parameters
+    ----------
+    title : str
+        What stands beside the bar.
+    total : int
+        The number of photos.
+
+    Attributes
+    ----------
+    counts : EnrolmentCounts
+        All results so far.
+    counts_by_person : dict of str to EnrolmentCounts
+        The same by person, in the order in which people came.
+
+    """
+
+    def __init__(self, title: str, total: int) -> None:
+        self.counts = EnrolmentCounts()
+        self.counts_by_person: dict[str, EnrolmentCounts] = {}
+        self._progress = progress_bar()
+        self._task = self._progress.add_task(escape(title), total=total)
+
+    def advance(self) -> None:
+        """Count one photo on the bar."""
+        self._progress.advance(self._task)
+
+    def show(self, enrolments: Iterable[Enrolment]) -> None:
+        """Run an enrolment to its end, and show its problems and warnings as they come."""
+        with self._progress:
+            for enrolment in enrolments:
+                self.counts.count(enrolment)
+                self.counts_by_person.setdefault(enrolment.person, EnrolmentCounts()).count(enrolment)
+                if enrolment.problem is not None:
+                    print(f"faceq: {str(enrolment.file)!r} refused: {enrolment.problem}", file=sys.stderr)
+                if enrolment.warning is not None:
+                    print(f"faceq: {str(enrolment.file)!r} enrolled, but: {enrolment.warning}", file=sys.stderr)
+
+
+def show_findings(findings: Findings, threshold: float) -> None:
+    """Print a line for each finding of `people check`, and what to do about each kind."""
+    for pair in findings.same_face:
+        print(
+            f"two names, one face: {_photo(pair.first)} and {_photo(pair.second)} are {pair.distance:.2f} apart; up to "
+            f"{threshold:g} is the same person"
+        )
+    for outlier in findings.outliers:
+        person = outlier.photo.person
+        print(f"stands apart: {_photo(outlier.photo)} is {outlier.distance:.2f} from the nearest photo of {person}")
+    for pair in findings.near_duplicates:
+        print(f"near duplicate: {_photo(pair.second)} repeats {pair.first.source} ({pair.distance:.2f} apart)")
+
+
+def findings_as_json(findings: Findings, threshold: float) -> dict[str, object]:
+    """Return the findings as `--json` prints them. Distances have 4 digits after the point."""
+
+    def pairs(found: Iterable[Pair]) -> list[object]:
+        return [
+            {"photos": [vars(pair.first), vars(pair.second)], "distance": round(pair.distance, 4)} for pair in found
+        ]
+
+    return {
+        "threshold": threshold,
+        "same_face": pairs(findings.same_face),
+        "outliers": [{"photo": vars(o.photo), "nearest": round(o.distance, 4)} for o in findings.outliers],
+        "near_duplicates": pairs(findings.near_duplicates),
+    }
+
+
+def _photo(photo: Photo) -> str:
+    return f"{photo.person} ({photo.source})"
 
 
 def show_warning(gallery: Gallery | None) -> None:

@@ -19,6 +19,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from adapters.private_files import make_private_file, make_private_folder
 from adapters.settings import ENGINES, FACEQ_ENGINE, FACEQ_MODEL, ModelSettings, Paths
 from cli.answered_lines import LinePrinter, answered_line
 from cli.model_notes import model_note
@@ -168,8 +169,9 @@ async def _run_until_interrupted(options: "Options", *, print_answers: bool) -> 
 
 def _start_detached(arguments: list[str]) -> None:
     folder = Paths.from_environment(os.environ).state
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     output = folder / "up.log"
+    make_private_file(output)
     process = None
     try:
         with output.open("wb") as log, _interrupt_at_end():

@@ -15,6 +15,7 @@ from typing import Final
 
 from adapters import atomic_file, file_lock
 from adapters.file_lock import FileLock, LockHeldError
+from adapters.private_files import FILE_MODE, make_private_folder
 from adapters.settings import FACEQ_API_PORT, Paths, port
 from client.service_addresses import ServiceAddresses
 
@@ -137,6 +138,7 @@ def acquire_lock(folder: Path) -> FileLock | None:
         Held until it is released or this process ends; None if another stack holds it.
 
     """
+    make_private_folder(folder)
     try:
         return file_lock.acquire(folder / LOCK, wait_seconds=_LOCK_SECONDS, mode=0o600)
     except LockHeldError:
@@ -150,7 +152,7 @@ def is_locked(folder: Path) -> bool:
 
 def write_record(stack: RunningStack, folder: Path) -> None:
     """Record `stack` as the one that runs. Only the supervisor that holds the lock calls this, when it is ready."""
-    atomic_file.write(folder / FILE, json.dumps(asdict(stack), indent=2).encode())
+    atomic_file.write(folder / FILE, json.dumps(asdict(stack), indent=2).encode(), mode=FILE_MODE)
 
 
 def remove_record(folder: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from adapters.private_files import make_private_file
 from local.backoff import Backoff
 from local.stack import ROOT, StackError
 
@@ -92,6 +93,8 @@ class SupervisedProcess:
             await process.wait()
 
     async def _launch(self) -> asyncio.subprocess.Process:
+        if self._log is not None:
+            make_private_file(self._log)
         with contextlib.nullcontext() if self._log is None else self._log.open("ab") as log:
             self._process = process = await asyncio.create_subprocess_exec(
                 *self._command,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from adapters import json_log
 from adapters.models.installed import installed_detector, installed_model
+from adapters.private_files import make_private_file, make_private_folder
 from adapters.settings import (
     DEFAULT_REGION,
     FACEQ_ENGINE,
@@ -170,6 +171,7 @@ class Stack:
             options.parameters, sqs_endpoint, region, options.template, log_names=log_names(options.environ)
         )
         _rotate_logs(self._logs)
+        make_private_file(self._logs / "supervisor.log")
         json_log.set_up("supervisor", cleanup.enter_context((self._logs / "supervisor.log").open("a")))
         variables = {**function_variables(options, model), "AWS_ENDPOINT_URL_SQS": sqs_endpoint}
         if options.reload:
@@ -273,6 +275,6 @@ def _checked_port(port: int) -> int:
 
 def _rotate_logs(folder: Path) -> None:
     """Rename the log files of the previous run to `.1`, in place of those of the run before it."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     for file in folder.glob("*.log"):
         file.replace(file.with_suffix(".log.1"))

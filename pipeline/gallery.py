@@ -136,6 +136,13 @@ class Gallery:
         return {photo.sha256: photo.person for photo in self.photos}
 
     @cached_property
+    def _rows_by_person(self) -> Mapping[str, Sequence[int]]:
+        rows: dict[str, list[int]] = {}
+        for row, photo in enumerate(self.photos):
+            rows.setdefault(photo.person, []).append(row)
+        return rows
+
+    @cached_property
     def _index(self) -> NearestNeighbours:
         return NearestNeighbours(self.vectors)
 
@@ -148,6 +155,15 @@ class Gallery:
             Match(self.photos[row].person if distance <= self.threshold else None, distance)
             for row, distance in zip(rows.tolist(), distances.tolist(), strict=True)
         ]
+
+    def nearest_photo(self, vector: NDArray[np.float32]) -> tuple[int, float]:
+        """Return the row of the photo nearest to a vector, (d,) float32, and its distance. Needs at least one photo."""
+        rows, distances = self._index.find(vector[np.newaxis])
+        return int(rows[0]), float(distances[0])
+
+    def rows_of(self, person: str) -> Sequence[int]:
+        """Return the rows of a person's photos; none if the name is not enrolled. `person` is spelt as in the gallery."""
+        return self._rows_by_person.get(person, ())
 
     def add(self, photos: Sequence[Photo], vectors: NDArray[np.float32]) -> "Gallery":
         """Return the gallery with k more `photos` and their `vectors`, (k, d) float32.

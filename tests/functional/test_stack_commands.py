@@ -43,6 +43,12 @@ def processes_of(home: Home) -> list[psutil.Process]:
     return [supervisor, *supervisor.children(recursive=True)]
 
 
+def test_only_their_owner_can_read_the_state_and_logs_of_a_stack(started: Home) -> None:
+    files = list((started.folder / "state").rglob("*"))
+    assert {"stack.json", "up.log", "supervisor.log", "face-recognition.log"} <= {file.name for file in files}
+    assert [file for file in files if file.stat().st_mode & 0o077] == []
+
+
 def test_ctrl_c_stops_everything_and_leaves_no_process(home: Home) -> None:
     """`make bench` measures how long this takes: at most 3 s."""
     up = home.start("up", "--port", "0")

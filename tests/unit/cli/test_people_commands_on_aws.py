@@ -222,8 +222,7 @@ def test_photos_can_be_enrolled_and_renewed_on_aws(remote: S3Store, tmp_path: Pa
         (tmp_path / name).write_bytes(picture(colour))
     for person, photo in (("Ada", "a.png"), ("Bo", "b.png")):
         assert not people_commands.add_photos(
-            person,
-            [tmp_path / photo],
+            [(person, tmp_path / photo)],
             remote,
             PatchDetector(),
             ColourEmbedder(),
