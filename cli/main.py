@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from cli.local_stack_option import with_local_stack_name
 from pipeline.errors import FaceqError
 
 #: The module of each group of commands; its `app` holds them.
@@ -15,7 +16,18 @@ GROUPS: Final = {name: f"{name}_commands" for name in ("models", "people", "queu
 COMMANDS: Final = {
     **GROUPS,
     **dict.fromkeys(("up", "down", "status", "env"), "stack_commands"),
-    **{name: f"{name}_command" for name in ("send", "logs", "doctor", "demo", "bench")},
+    **{name: f"{name}_command" for name in ("send", "logs", "doctor", "demo", "bench", "samples")},
+}
+
+#: The modules whose commands use the stack on this machine, or its gallery: they have the option --name.
+OF_A_LOCAL_STACK: Final = {
+    "stack_commands",
+    "people_commands",
+    "queues_commands",
+    "send_command",
+    "logs_command",
+    "doctor_command",
+    "bench_command",
 }
 
 app = typer.Typer(
@@ -53,9 +65,16 @@ def command_line(command: str | None = None) -> typer.Typer:
     for module_name in dict.fromkeys(COMMANDS.values() if command is None else [COMMANDS[command]]):
         module = import_module(f"cli.{module_name}")
         if module_name in groups:
+            commands = module.app.registered_commands
             app.add_typer(module.app, name=groups[module_name])
         else:
+            before = len(app.registered_commands)
             module.register(app)
+            commands = app.registered_commands[before:]
+        if module_name in OF_A_LOCAL_STACK:
+            for command_info in commands:
+                if command_info.callback is not None:
+                    command_info.callback = with_local_stack_name(command_info.callback)
     return app
 
 

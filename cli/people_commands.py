@@ -28,6 +28,7 @@ from client.deployed_stack import STACK
 from client.enrolment import GalleryStore, enrol, gallery_from_file, import_gallery, photo_files
 from client.enrolment import renew as enrol_again
 from client.gallery_transfer import copy_gallery, difference
+from client.stack_connections import unread_gallery
 from pipeline import gallery_storage
 from pipeline.errors import BadInput, FaceqError
 from pipeline.gallery import Gallery, person_name
@@ -371,7 +372,10 @@ def _store(target: Where, stack: str, region: str | None, profile: str | None) -
 
 
 def _local_gallery() -> DirectoryStore:
-    return DirectoryStore(Paths.from_environment(os.environ).gallery)
+    gallery = Paths.from_environment(os.environ).gallery
+    if notice := unread_gallery(os.environ, gallery):
+        print(f"faceq: {notice}", file=sys.stderr)
+    return DirectoryStore(gallery)
 
 
 def _gallery(store: GalleryStore) -> Gallery:

@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Final
 from adapters import json_log
 from adapters.models.installed import installed_detector, installed_model
 from adapters.settings import (
+    DEFAULT_API_PORT,
+    DEFAULT_PORT,
+    DEFAULT_QUEUE_PORT,
     DEFAULT_REGION,
     FACEQ_ENGINE,
     FACEQ_GALLERY,
@@ -34,6 +37,7 @@ from adapters.settings import (
     ModelSettings,
     S3Place,
     log_names,
+    stack_name,
 )
 from adapters.wiring import check_engine, checked_gallery
 from client import stack_state
@@ -86,9 +90,9 @@ class Options:
 
     settings: ModelSettings
     state_folder: Path
-    port: int = 8000
-    api_port: int = 8001
-    queue_port: int = 9324
+    port: int = DEFAULT_PORT
+    api_port: int = DEFAULT_API_PORT
+    queue_port: int = DEFAULT_QUEUE_PORT
     environments: int = field(default_factory=lambda: os.cpu_count() or 1)
     parameters: Mapping[str, str] = field(default_factory=dict)
     template: Path = TEMPLATE_FILE
@@ -138,10 +142,14 @@ class Stack:
         lock = stack_state.acquire_lock(options.state_folder)
         if lock is None:
             other = stack_state.process_stack(options.state_folder)
-            where = f"process {other.pid}, {other.function_url}" if other is not None else "it is still starting"
-            raise StackError(f"A stack is running already ({where}). See `faceq status`; stop it with `faceq down`.")
+            raise StackError(
+                stack_state.already_running(other)
+                if other is not None
+                else "A stack is still starting. See `faceq status`."
+            )
         self._cleanup.callback(lock.release)
         try:
+            stack_state.remove_record(options.state_folder)  # of a stack that was killed
             return await self._check_and_start()
         except BaseException:
             await self.stop()
@@ -217,6 +225,7 @@ class Stack:
             engine=options.settings.engine,
             gallery=str(options.settings.gallery),
             logs=str(self._logs),
+            name=stack_name(options.environ),
         )
         stack_state.write_record(running, options.state_folder)
         _log.info("The stack is ready.", extra={"function_url": function_url})
