@@ -1,5 +1,6 @@
 """The command `faceq` and its groups."""
 
+import errno
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -78,6 +79,22 @@ def command_line(command: str | None = None) -> typer.Typer:
     return app
 
 
+def problem_of_file(error: OSError) -> str:
+    """Return a sentence with the cause of a failed access to a file, and what to do."""
+    file = error.filename or "a file"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"The disk is full, so {file} cannot be written. Make space and try again."
+    if error.errno == errno.EROFS:
+        return (
+            f"{file} is on a read-only file system. Choose other folders with FACEQ_STATE_DIR and FACEQ_GALLERY_DIR, "
+            "or make it writable, and try again."
+        )
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return f"This user has no permission for {file}. Change its permissions or owner, and try again."
+    problem = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return f"{problem}. Put that right and try again."
+
+
 def main() -> None:
     """Run the command. A failure that faceq understands is printed as one line on standard error, with exit code 1."""
     try:
@@ -90,8 +107,7 @@ def main() -> None:
         if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
             sys.stderr.close()
         else:
-            problem = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-            print(f"faceq: {problem}. Put that right and try again.", file=sys.stderr)
+            print(f"faceq: {problem_of_file(error)}", file=sys.stderr)
         sys.exit(1)
 
 

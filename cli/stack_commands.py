@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,9 @@ READY_SECONDS: Final = 60
 DOWN_SECONDS: Final = 10
 #: How long the last lines about answered frames may take to be printed, seconds.
 PRINT_SECONDS: Final = 1
+
+#: A block of a file system: with less, not even a message can be written.
+SMALLEST_FREE_BYTES: Final = 4096
 
 PROXY_VARIABLES: Final = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
@@ -212,6 +216,8 @@ def _start_detached(arguments: list[str]) -> None:
     if process.returncode is not None:
         lines = output.read_text(errors="replace").strip().splitlines()
         message = lines[-1] if lines else "The stack ended without a message. Start it without -d to see more."
+        if not lines and shutil.disk_usage(folder).free < SMALLEST_FREE_BYTES:
+            message = f"The disk is full, so {output} cannot be written. Make space and try again."
         raise SetupError("stack", message.removeprefix("faceq: "))
     process.terminate()
     raise SetupError("stack", f"The stack was not ready within {READY_SECONDS} s. See how far it came in {output}.")

@@ -189,4 +189,5 @@ def write_record(stack: RunningStack, folder: Path) -> None:
 
 def remove_record(folder: Path) -> None:
     """Remove the record of the running stack, if there is one."""
-    (folder / FILE).unlink(missing_ok=True)
+    if (folder / FILE).exists():  # on a read-only file system, a missing file cannot be removed either
+        (folder / FILE).unlink(missing_ok=True)

@@ -178,6 +178,7 @@ class Stack:
             options.parameters, sqs_endpoint, region, options.template, log_names=log_names(options.environ)
         )
         _rotate_logs(self._logs)
+        logging.raiseExceptions = False  # on a full disk, one error says so, not each line of the log
         json_log.set_up("supervisor", cleanup.enter_context((self._logs / "supervisor.log").open("a")))
         variables = {**function_variables(options, model), "AWS_ENDPOINT_URL_SQS": sqs_endpoint}
         if options.reload:
