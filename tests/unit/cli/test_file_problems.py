@@ -8,7 +8,6 @@ import pytest
 
 from adapters import atomic_file
 from cli.main import problem_of_file
-from client import stack_state
 
 
 @pytest.mark.parametrize(
@@ -39,11 +38,3 @@ def test_a_failed_replacement_names_the_file_that_the_user_knows(tmp_path: Path)
     with pytest.raises(IsADirectoryError) as failed:
         atomic_file.write(tmp_path / "stack.json", b"{}")
     assert failed.value.filename == str(tmp_path / "stack.json")
-
-
-def test_removing_a_missing_record_writes_nothing(tmp_path: Path) -> None:
-    """So `faceq down` works on a read-only file system."""
-    tmp_path.chmod(0o500)
-    before = tmp_path.stat().st_mtime_ns
-    stack_state.remove_record(tmp_path)
-    assert tmp_path.stat().st_mtime_ns == before
