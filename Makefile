@@ -5,7 +5,7 @@ REFERENCE := .venv-reference/bin/python
 PIP := $(BIN)/python -m pip
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help .venv demo test test-reference images test-docker test-docker-torch test-faults test-deploy rehearsal lint bench clean
+.PHONY: help .venv demo test test-reference images test-docker test-docker-torch test-faults test-deploy rehearsal settings-page lint bench clean
 
 help: ## print this help
 	@grep -E '^[a-z.-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -84,6 +84,9 @@ test-deploy: .venv/.tested images ## test plan, deploy, rollback and destroy aga
 rehearsal: .venv/.tested images ## rehearse a deploy and write its output into README.md and docs/operations.md
 	@.ci/registry
 	FACEQ_REHEARSAL=1 $(BIN)/python -m pytest tests/deploy/test_rehearsal.py
+
+settings-page: .venv/.installed ## write docs/settings.md, the page with all variables
+	@$(BIN)/python -m adapters.settings_page
 
 bench: .venv/.tested ## measure speed and memory, and write bench/results.md
 	@$(BIN)/faceq models get

@@ -51,9 +51,11 @@ def write(path: Path, content: bytes, *, mode: int | None = None, modified_ns: i
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a failed write names no file, and the user does not know the hidden one
         raise
 
 

@@ -16,7 +16,7 @@ from typing import Final
 import requests
 
 from adapters.models.installed import DETECTOR, installed_detector, installed_model, is_intact
-from adapters.settings import ModelSettings
+from adapters.settings import DEFAULT_API_PORT, DEFAULT_PORT, DEFAULT_QUEUE_PORT, FACEQ_IMAGE, ModelSettings
 from adapters.wiring import checked_gallery
 from cli.model_notes import model_note
 from client.checks import Check, check_result
@@ -29,7 +29,7 @@ from local.stack import StackError, read_template
 from pipeline.errors import SetupError
 
 #: The default ports of `faceq up`, and what each is for.
-PORTS: Final = {8000: "function URL", 8001: "Lambda API", 9324: "queues"}
+PORTS: Final = {DEFAULT_PORT: "function URL", DEFAULT_API_PORT: "Lambda API", DEFAULT_QUEUE_PORT: "queues"}
 #: The largest difference between two clocks with which AWS still accepts signatures, seconds. (IAM user guide, "AWS
 #: Signature Version 4 for API requests": within five minutes)
 MAX_CLOCK_SKEW_SECONDS: Final = 300
@@ -140,7 +140,7 @@ def _docker() -> Iterator[Check]:
         yield Check("docker", None if error.code in {"no_docker", "no_engine"} else False, error.message)
         return
     yield Check("docker", True, f"engine {docker.version} on {docker.architecture}, Compose {docker.compose}")
-    image = os.environ.get("FACEQ_IMAGE") or FUNCTION_IMAGE
+    image = os.environ.get(FACEQ_IMAGE) or FUNCTION_IMAGE
     built_for = architecture(image)
     if built_for is None:
         yield Check("image", None, f"{image} is not built: docker compose build")

@@ -1,5 +1,6 @@
 """The command `faceq` and its groups."""
 
+import errno
 import sys
 from importlib import import_module
 from importlib.metadata import version
@@ -7,6 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
+from cli.local_stack_option import with_local_stack_name
 from pipeline.errors import FaceqError
 
 #: The module of each group of commands; its `app` holds them.
@@ -15,7 +17,18 @@ GROUPS: Final = {name: f"{name}_commands" for name in ("models", "people", "queu
 COMMANDS: Final = {
     **GROUPS,
     **dict.fromkeys(("up", "down", "status", "env"), "stack_commands"),
-    **{name: f"{name}_command" for name in ("send", "logs", "doctor", "demo", "bench")},
+    **{name: f"{name}_command" for name in ("send", "logs", "doctor", "demo", "bench", "samples")},
+}
+
+#: The modules whose commands use the stack on this machine, or its gallery: they have the option --name.
+OF_A_LOCAL_STACK: Final = {
+    "stack_commands",
+    "people_commands",
+    "queues_commands",
+    "send_command",
+    "logs_command",
+    "doctor_command",
+    "bench_command",
 }
 
 app = typer.Typer(
@@ -53,10 +66,33 @@ def command_line(command: str | None = None) -> typer.Typer:
     for module_name in dict.fromkeys(COMMANDS.values() if command is None else [COMMANDS[command]]):
         module = import_module(f"cli.{module_name}")
         if module_name in groups:
+            commands = module.app.registered_commands
             app.add_typer(module.app, name=groups[module_name])
         else:
+            before = len(app.registered_commands)
             module.register(app)
+            commands = app.registered_commands[before:]
+        if module_name in OF_A_LOCAL_STACK:
+            for command_info in commands:
+                if command_info.callback is not None:
+                    command_info.callback = with_local_stack_name(command_info.callback)
     return app
+
+
+def problem_of_file(error: OSError) -> str:
+    """Return a sentence with the cause of a failed access to a file, and what to do."""
+    file = error.filename or "a file"
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"The disk is full, so {file} cannot be written. Make space and try again."
+    if error.errno == errno.EROFS:
+        return (
+            f"{file} is on a read-only file system. Choose other folders with FACEQ_STATE_DIR and FACEQ_GALLERY_DIR, "
+            "or make it writable, and try again."
+        )
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return f"This user has no permission for {file}. Change its permissions or owner, and try again."
+    problem = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return f"{problem}. Put that right and try again."
 
 
 def main() -> None:
@@ -71,8 +107,7 @@ def main() -> None:
         if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
             sys.stderr.close()
         else:
-            problem = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-            print(f"faceq: {problem}. Put that right and try again.", file=sys.stderr)
+            print(f"faceq: {problem_of_file(error)}", file=sys.stderr)
         sys.exit(1)
 
 

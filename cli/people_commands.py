@@ -46,6 +46,7 @@ from client.enrolment import (
 from client.enrolment import renew as enrol_again
 from client.frames import ReadingReport
 from client.gallery_transfer import copy_gallery, difference
+from client.stack_connections import unread_gallery
 from pipeline import gallery_check, gallery_storage
 from pipeline.errors import BadInput, FaceqError, SetupError
 from pipeline.gallery import Gallery, person_name
@@ -529,7 +530,10 @@ def _store(target: Where, stack: str, region: str | None, profile: str | None) -
 
 
 def _local_gallery() -> DirectoryStore:
-    return DirectoryStore(Paths.from_environment(os.environ).gallery)
+    gallery = Paths.from_environment(os.environ).gallery
+    if notice := unread_gallery(os.environ, gallery):
+        print(f"faceq: {notice}", file=sys.stderr)
+    return DirectoryStore(gallery)
 
 
 def _model_in_use() -> str | None:

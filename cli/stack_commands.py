@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,16 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters.private_files import make_private_file, make_private_folder
-from adapters.settings import ENGINES, FACEQ_ENGINE, FACEQ_MODEL, ModelSettings, Paths
+from adapters.settings import (
+    ENGINES,
+    FACEQ_ENGINE,
+    FACEQ_MODEL,
+    ModelSettings,
+    Paths,
+    Ports,
+    stack_name,
+    template_parameters,
+)
 from cli.answered_lines import LinePrinter, answered_line
 from cli.model_notes import model_note
 from client import stack_state
@@ -38,6 +48,9 @@ DOWN_SECONDS: Final = 10
 #: How long the last lines about answered frames may take to be printed, seconds.
 PRINT_SECONDS: Final = 1
 
+#: A block of a file system: with less, not even a message can be written.
+SMALLEST_FREE_BYTES: Final = 4096
+
 PROXY_VARIABLES: Final = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
 
@@ -54,13 +67,21 @@ def up(
         bool, typer.Option("-d", "--detach", help="Return when the stack is ready; it keeps running.")
     ] = False,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the function URL; 0 takes free ports for everything.")
-    ] = 8000,
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port of the function URL; 0 takes free ports for everything.  "
+            "[default: FACEQ_PORT, or 8000; with --name 0]",
+        ),
+    ] = None,
     api_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port of the Lambda API.  [default: 8001]")
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of the Lambda API.  [default: FACEQ_API_PORT, or 8001]"),
     ] = None,
     queue_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port of the queues (SQS).  [default: 9324]")
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of the queues (SQS).  [default: FACEQ_QUEUE_PORT, or 9324]"),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="The model: auto, vggface2, casia-webface, dlib, stand-in or a weight file.")
@@ -72,7 +93,11 @@ def up(
     ] = None,
     parameter: Annotated[
         list[str] | None,
-        typer.Option("--parameter", metavar="NAME=VALUE", help="Set a parameter of the template."),
+        typer.Option(
+            "--parameter",
+            metavar="NAME=VALUE",
+            help="Set a parameter of the template.  [default: those of FACEQ_PARAMETERS]",
+        ),
     ] = None,
     template: Annotated[
         Path | None,
@@ -91,16 +116,13 @@ def up(
 
     The service consists of the queues, both functions and the function URL. Without --detach, it prints a line for each
     answered frame: time, file name, who, faces, and the milliseconds from when face-detection began until the answer
-    was on the response queue, as the functions log them.
+    was on the response queue, as the functions log them. With --name, it starts a stack beside others, with its own
+    state, logs, ports and gallery.
     """
     if engine is not None and engine not in ENGINES:
         raise typer.BadParameter(f"choose one of {', '.join(ENGINES)}", param_hint="--engine")
     if running := process_stack():
-        raise BadInput(
-            "running",
-            f"A stack is already running: process {running.pid}, {running.function_url}. "
-            "See `faceq status`; stop it with `faceq down`.",
-        )
+        raise BadInput("running", stack_state.already_running(running))
     if detach:
         _start_detached([*(argument for argument in sys.argv[1:] if argument not in {"-d", "--detach"}), "--quiet"])
         return
@@ -112,14 +134,15 @@ def up(
         environ[FACEQ_MODEL] = model
     if engine is not None:
         environ[FACEQ_ENGINE] = engine
+    ports = Ports.from_environment(environ, port, api_port, queue_port)
     options = Options(
         settings=ModelSettings.from_environment(environ),
         state_folder=Paths.from_environment(environ).state,
-        port=port,
-        api_port=_port(api_port, port, 8001),
-        queue_port=_port(queue_port, port, 9324),
+        port=ports.function_url,
+        api_port=ports.lambda_api,
+        queue_port=ports.queues,
         environments=environments or os.cpu_count() or 1,
-        parameters=dict(_name_and_value(text) for text in parameter or []),
+        parameters=template_parameters(environ) | dict(_name_and_value(text) for text in parameter or []),
         template=template.absolute() if template is not None else TEMPLATE_FILE,
         environ=environ,
         reload=reload,
@@ -195,6 +218,8 @@ def _start_detached(arguments: list[str]) -> None:
     if process.returncode is not None:
         lines = output.read_text(errors="replace").strip().splitlines()
         message = lines[-1] if lines else "The stack ended without a message. Start it without -d to see more."
+        if not lines and shutil.disk_usage(folder).free < SMALLEST_FREE_BYTES:
+            message = f"The disk is full, so {output} cannot be written. Make space and try again."
         raise SetupError("stack", message.removeprefix("faceq: "))
     process.terminate()
     raise SetupError("stack", f"The stack was not ready within {READY_SECONDS} s. See how far it came in {output}.")
@@ -235,11 +260,13 @@ def down() -> None:
     if stack is None:
         if stack_state.is_locked(folder):
             raise BadInput("starting", "A stack is still starting. Try again in a moment.")
-        in_containers = stack_state.container_stack(os.environ) is not None
+        stack_state.remove_record(folder)
+        name = stack_name(os.environ)
+        in_containers = not name and stack_state.container_stack(os.environ) is not None
         print(
             "The stack runs in containers. Stop it with: docker compose down"
             if in_containers
-            else "No stack is running."
+            else f"No stack{f' named {name}' if name else ''} is running.{stack_state.others_running(os.environ)}"
         )
         return
     killed = stop_stack(stack.pid, DOWN_SECONDS)
@@ -313,6 +340,7 @@ def env() -> None:
 
 def _describe(stack: RunningStack) -> str:
     lines = {
+        **({"name": stack.name} if stack.name else {}),
         "function URL": stack.function_url,
         "response queue": stack.response_queue_url,
         "Lambda API": stack.lambda_endpoint,
@@ -322,12 +350,6 @@ def _describe(stack: RunningStack) -> str:
         **({"process": str(stack.pid)} if stack.pid else {}),
     }
     return "\n".join(f"  {name:15} {value}" for name, value in lines.items())
-
-
-def _port(port: int | None, function_url_port: int, default: int) -> int:
-    if port is not None:
-        return port
-    return 0 if function_url_port == 0 else default
 
 
 def _name_and_value(text: str) -> tuple[str, str]:

@@ -4,12 +4,15 @@ boto3 and requests take a third of a second to import, so each function imports 
 `faceq env` use this module without them.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adapters.aws_errors import translated_aws_errors
+from adapters.settings import FACEQ_GALLERY_DIR, FACEQ_NAME, stack_name
 from client import stack_state
 from client.deployed_stack import Deployed
 from client.stack_state import RunningStack
@@ -51,14 +54,46 @@ def stack_on_this_machine(environ: Mapping[str, str]) -> RunningStack:
     """
     if (stack := stack_state.local_stack(environ)) is not None:
         return stack
+    others = stack_state.others_running(environ)
+    if name := stack_name(environ):
+        raise BadInput(
+            "not_running", f"No stack named {name} is running. Start it with: faceq up --name {name}.{others}"
+        )
     containers = stack_state.container_stack(environ)
     if containers is None:
-        raise BadInput("not_running", "No stack is running. Start one with `faceq up` or `docker compose up`.")
+        start = "Start one with `faceq up` or `docker compose up`."
+        raise BadInput("not_running", f"No stack is running. {start}{others}")
     waiting = sorted({str(row["function"]) for row in containers.replicas if row["state"] in {"starting", "failed"}})
     reason = f", waiting for {' and '.join(waiting)}" if waiting else ""
     raise BadInput(
         "starting", f"The containers are still starting{reason}. See their logs with: docker compose logs gateway"
     )
+
+
+def unread_gallery(environ: Mapping[str, str], gallery: Path) -> str | None:
+    """Return what the user should know before a command uses a gallery that no running stack reads, else None.
+
+    The containers' gallery is compared only if it is an absolute path: docker compose hands on a relative path as it
+    is, and it is relative to a folder that we do not know.
+    """
+    stack = stack_state.local_stack(environ)
+    if stack is None:
+        others = [other for other in stack_state.running_stacks(environ) if _is_other(gallery, other)]
+        if not others or len(others) < len(stack_state.running_stacks(environ)):
+            return None
+        names = " or ".join(f"--name {other.name}" if other.name else f"{FACEQ_NAME}=" for other in others)
+        return f"No running stack reads the gallery {gallery}, which this command uses. To use that of a stack: {names}"
+    if not _is_other(gallery, stack):
+        return None
+    use = f"export {FACEQ_GALLERY_DIR}={shlex.quote(stack.gallery)}"
+    return (
+        f"The running stack reads the gallery {stack.gallery}; this command uses {gallery}. To use that of the stack, "
+        f"run: {use}"
+    )
+
+
+def _is_other(gallery: Path, stack: RunningStack) -> bool:
+    return Path(stack.gallery).is_absolute() and Path(stack.gallery).resolve() != gallery.resolve()
 
 
 def client_of_running_stack(stack: RunningStack) -> "ServiceClient":

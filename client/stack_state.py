@@ -16,7 +16,7 @@ from typing import Final
 from adapters import atomic_file, file_lock
 from adapters.file_lock import FileLock, LockHeldError
 from adapters.private_files import FILE_MODE, make_private_folder
-from adapters.settings import FACEQ_API_PORT, Paths, port
+from adapters.settings import DEFAULT_API_PORT, FACEQ_API_PORT, FACEQ_NAME, STACKS, Paths, port, stack_name
 from client.service_addresses import ServiceAddresses
 
 #: Files in the state folder: the record of the running stack, the lock that its supervisor holds, and the folder of the
@@ -52,6 +52,8 @@ class RunningStack(ServiceAddresses):
         Folder of the log files; for containers, the command that shows their logs.
     runtime : str
         What runs the functions: `PROCESSES` of this machine, or `CONTAINERS`, whose processes are not ours to see.
+    name : str
+        What the user called the stack with `faceq up --name`; empty for containers and for a stack without a name.
 
     """
 
@@ -63,6 +65,7 @@ class RunningStack(ServiceAddresses):
     gallery: str
     logs: str
     runtime: str = PROCESSES
+    name: str = ""
 
     def exports(self) -> dict[str, str]:
         """Return the environment variables that point a client written for AWS at this stack, endpoints included."""
@@ -93,8 +96,11 @@ class ContainerStack:
 
 
 def local_stack(environ: Mapping[str, str]) -> RunningStack | None:
-    """Return the ready stack of this machine, None if there is none. Processes take precedence over containers."""
-    if (stack := process_stack(Paths.from_environment(environ).state)) is not None:
+    """Return the ready stack with the name that `environ` gives, None if there is none.
+
+    Processes take precedence over containers, which have no name.
+    """
+    if (stack := process_stack(Paths.from_environment(environ).state)) is not None or stack_name(environ):
         return stack
     containers = container_stack(environ)
     return containers.stack if containers is not None and containers.ready else None
@@ -103,22 +109,50 @@ def local_stack(environ: Mapping[str, str]) -> RunningStack | None:
 def process_stack(folder: Path | None = None) -> RunningStack | None:
     """Return the ready stack that runs as processes, None if there is none.
 
-    Remove the record if the stack that wrote it has died. `folder` defaults to the state folder of our environment.
+    The record of a stack that has died does not count; the next stack removes it. `folder` defaults to the state folder
+    of our environment. This function writes nothing.
     """
     folder = folder or Paths.from_environment(os.environ).state
-    file = folder / FILE
     if not is_locked(folder):
-        file.unlink(missing_ok=True)
         return None
     try:
-        return RunningStack(**json.loads(file.read_text()))
+        return RunningStack(**json.loads((folder / FILE).read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
+def running_stacks(environ: Mapping[str, str]) -> list[RunningStack]:
+    """Return the ready stacks of this machine that run as processes: the one without a name first, then by name."""
+    folder = Paths.from_environment({**environ, FACEQ_NAME: ""}).state
+    folders = [folder, *sorted(path for path in (folder / STACKS).glob("*") if path.is_dir())]
+    return [stack for stack in map(process_stack, folders) if stack is not None]
+
+
+def others_running(environ: Mapping[str, str]) -> str:
+    """Return a sentence, with a blank before it, that names the stacks of other names; empty if none is running."""
+    name = stack_name(environ)
+    others = [stack.name for stack in running_stacks(environ) if stack.name != name]
+    named = [f"--name {other}" for other in others if other]
+    ways = [*(["without --name and FACEQ_NAME"] if "" in others else []), *named]
+    return f" Other stacks are running; commands use them {', '.join(ways)}." if ways else ""
+
+
+def already_running(stack: RunningStack) -> str:
+    """Return the sentence that refuses a second stack of the same name."""
+    option = f" --name {stack.name}" if stack.name else ""
+    return (
+        f"A stack{f' named {stack.name}' if stack.name else ''} is already running: process {stack.pid}, "
+        f"{stack.function_url}, gallery {stack.gallery}. See `faceq status{option}`; stop it with "
+        f"`faceq down{option}`, or start another one beside it with `faceq up --name NAME`."
+    )
+
+
 def container_stack(environ: Mapping[str, str]) -> ContainerStack | None:
     """Return the stack that runs in containers of this machine, None if no gateway answers on its port."""
-    connection = HTTPConnection("127.0.0.1", port(environ, FACEQ_API_PORT, 8001), timeout=_GATEWAY_SECONDS)
+    api_port = port(environ, FACEQ_API_PORT, DEFAULT_API_PORT, 0)
+    if api_port == 0:  # `faceq up` took a free port
+        return None
+    connection = HTTPConnection("127.0.0.1", api_port, timeout=_GATEWAY_SECONDS)
     try:
         connection.request("GET", STACK_PATH)
         answer = json.loads(connection.getresponse().read())
@@ -157,4 +191,5 @@ def write_record(stack: RunningStack, folder: Path) -> None:
 
 def remove_record(folder: Path) -> None:
     """Remove the record of the running stack, if there is one."""
-    (folder / FILE).unlink(missing_ok=True)
+    if (folder / FILE).exists():  # on a read-only file system, a missing file cannot be removed either
+        (folder / FILE).unlink(missing_ok=True)

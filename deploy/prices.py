@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from adapters.current_gallery import S3_CHECK_SECONDS
+from adapters.settings import FACEQ_GALLERY
 from pipeline.metrics import METRICS
 from template.lambda_facts import MB_PER_PROCESSOR
 from template.model import Function, Queue, ServiceTemplate
@@ -223,7 +224,7 @@ def _standing(
             prices["ecr_storage"],
             "one image, as if it did not compress; each earlier one that is kept adds the layers that differ",
         )
-    if any("FACEQ_GALLERY" in function.environment for function in service.functions.values()):
+    if any(FACEQ_GALLERY in function.environment for function in service.functions.values()):
         yield Cost(
             "S3, looking for a new gallery",
             MONTH_SECONDS / S3_CHECK_SECONDS,

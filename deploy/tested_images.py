@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from adapters import atomic_file
-from adapters.settings import Paths
+from adapters.settings import FACEQ_NAME, Paths
 from deploy.function_image import inspect
 from pipeline.errors import FaceqError
 
@@ -32,7 +32,8 @@ def record(image_id: str) -> None:
 
 
 def _file() -> Path:
-    return Paths.from_environment(os.environ).state / _FILE
+    """Return the record, which all stacks of this machine share, whatever their names."""
+    return Paths.from_environment({**os.environ, FACEQ_NAME: ""}).state / _FILE
 
 
 def _read(file: Path) -> dict[str, str]:

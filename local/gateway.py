@@ -31,8 +31,12 @@ from adapters import json_log
 from adapters.models.installed import installed_model
 from adapters.queue_sqs import sqs_client
 from adapters.settings import (
+    DEFAULT_API_PORT,
+    DEFAULT_PORT,
+    DEFAULT_QUEUE_PORT,
     DEFAULT_REGION,
     FACEQ_API_PORT,
+    FACEQ_GALLERY_OF_HOST,
     FACEQ_PORT,
     FACEQ_QUEUE_PORT,
     ModelSettings,
@@ -87,7 +91,11 @@ class Gateway:
         self._settings = ModelSettings.from_environment(environ)
         url, lambda_endpoint, sqs_endpoint = (
             f"http://{LOOPBACK}:{port(environ, name, default)}"
-            for name, default in ((FACEQ_PORT, 8000), (FACEQ_API_PORT, 8001), (FACEQ_QUEUE_PORT, 9324))
+            for name, default in (
+                (FACEQ_PORT, DEFAULT_PORT),
+                (FACEQ_API_PORT, DEFAULT_API_PORT),
+                (FACEQ_QUEUE_PORT, DEFAULT_QUEUE_PORT),
+            )
         )
         self.stack = RunningStack(
             pid=0,
@@ -98,7 +106,7 @@ class Gateway:
             lambda_endpoint=lambda_endpoint,
             model=installed_model(self._settings.model, self._settings.models).id,
             engine=self._settings.engine,
-            gallery=environ.get("FACEQ_GALLERY_OF_HOST") or str(self._settings.gallery),
+            gallery=environ.get(FACEQ_GALLERY_OF_HOST) or str(self._settings.gallery),
             logs=f"docker compose -p {environ.get('COMPOSE_PROJECT_NAME', 'faceq')} logs",
             runtime=stack_state.CONTAINERS,
         )

@@ -22,6 +22,9 @@ from adapters import json_log
 from adapters.models.installed import installed_detector, installed_model
 from adapters.private_files import make_private_file, make_private_folder
 from adapters.settings import (
+    DEFAULT_API_PORT,
+    DEFAULT_PORT,
+    DEFAULT_QUEUE_PORT,
     DEFAULT_REGION,
     FACEQ_ENGINE,
     FACEQ_GALLERY,
@@ -35,6 +38,7 @@ from adapters.settings import (
     ModelSettings,
     S3Place,
     log_names,
+    stack_name,
 )
 from adapters.wiring import check_engine, checked_gallery
 from client import stack_state
@@ -87,9 +91,9 @@ class Options:
 
     settings: ModelSettings
     state_folder: Path
-    port: int = 8000
-    api_port: int = 8001
-    queue_port: int = 9324
+    port: int = DEFAULT_PORT
+    api_port: int = DEFAULT_API_PORT
+    queue_port: int = DEFAULT_QUEUE_PORT
     environments: int = field(default_factory=lambda: os.cpu_count() or 1)
     parameters: Mapping[str, str] = field(default_factory=dict)
     template: Path = TEMPLATE_FILE
@@ -139,10 +143,14 @@ class Stack:
         lock = stack_state.acquire_lock(options.state_folder)
         if lock is None:
             other = stack_state.process_stack(options.state_folder)
-            where = f"process {other.pid}, {other.function_url}" if other is not None else "it is still starting"
-            raise StackError(f"A stack is running already ({where}). See `faceq status`; stop it with `faceq down`.")
+            raise StackError(
+                stack_state.already_running(other)
+                if other is not None
+                else "A stack is still starting. See `faceq status`."
+            )
         self._cleanup.callback(lock.release)
         try:
+            stack_state.remove_record(options.state_folder)  # of a stack that was killed
             return await self._check_and_start()
         except BaseException:
             await self.stop()
@@ -172,6 +180,7 @@ class Stack:
         )
         _rotate_logs(self._logs)
         make_private_file(self._logs / "supervisor.log")
+        logging.raiseExceptions = False  # on a full disk, one error says so, not each line of the log
         json_log.set_up("supervisor", cleanup.enter_context((self._logs / "supervisor.log").open("a")))
         variables = {**function_variables(options, model), "AWS_ENDPOINT_URL_SQS": sqs_endpoint}
         if options.reload:
@@ -219,6 +228,7 @@ class Stack:
             engine=options.settings.engine,
             gallery=str(options.settings.gallery),
             logs=str(self._logs),
+            name=stack_name(options.environ),
         )
         stack_state.write_record(running, options.state_folder)
         _log.info("The stack is ready.", extra={"function_url": function_url})

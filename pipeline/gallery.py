@@ -162,7 +162,7 @@ class Gallery:
         return int(rows[0]), float(distances[0])
 
     def rows_of(self, person: str) -> Sequence[int]:
-        """Return the rows of a person's photos; none if the name is not enrolled. `person` is spelt as in the gallery."""
+        """Return the rows of a person's photos, spelt as in the gallery; none if the name is not enrolled."""
         return self._rows_by_person.get(person, ())
 
     def add(self, photos: Sequence[Photo], vectors: NDArray[np.float32]) -> "Gallery":

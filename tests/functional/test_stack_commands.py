@@ -17,6 +17,7 @@ import pytest
 
 from client.frames import Frame
 from client.stack_state import RunningStack
+from local.free_ports import free_ports
 from pipeline.images import encode_jpeg
 from tests.conftest import HOPPER
 from tests.functional.targets import Home, Service, enrol
@@ -185,6 +186,7 @@ def test_a_second_up_names_the_running_stack(started: Home) -> None:
     assert second.returncode == 1
     assert second.stderr.count("\n") == 1
     assert f"process {stack.pid}" in second.stderr
+    assert "faceq up --name NAME" in second.stderr
 
 
 def test_status_shows_every_part_of_the_running_stack(started: Home) -> None:
@@ -203,12 +205,103 @@ def test_up_names_a_port_that_is_in_use_and_the_process_that_uses_it(home: Home)
     assert re.fullmatch(rf"faceq: Port \d+ is taken by process {os.getpid()} .*--port 0.*\n", up.stderr)
 
 
-def test_a_stale_or_broken_state_file_is_removed(home: Home) -> None:
+def test_a_stale_or_broken_state_file_is_removed_by_down_and_left_alone_by_status(home: Home) -> None:
+    """`status` only reads. The next `up` removes the file, too (see the test with `kill -9`)."""
     for content in ("{", '{"pid": 1}', ""):
         (home.folder / "state").mkdir(exist_ok=True)
         (home.folder / "state" / "stack.json").write_text(content)
         assert home.faceq("status").returncode == 1
+        assert (home.folder / "state" / "stack.json").read_text() == content
+        assert home.faceq("down").returncode == 0
         assert not (home.folder / "state" / "stack.json").exists()
+
+
+def test_up_takes_ports_and_parameters_from_the_variables(home: Home) -> None:
+    url, api, queue = free_ports(3)
+    variables = {
+        "FACEQ_PORT": str(url),
+        "FACEQ_API_PORT": str(api),
+        "FACEQ_QUEUE_PORT": str(queue),
+        "FACEQ_PARAMETERS": "Prefix=seen DetectionTimeout=11",
+    }
+    up = home.faceq("up", "-d", "--parameter", "DetectionTimeout=12", variables=variables)
+    assert up.returncode == 0, up.stderr
+    stack = home.running()
+    assert stack is not None
+    assert stack.function_url == f"http://127.0.0.1:{url}/"
+    assert stack.lambda_endpoint == f"http://127.0.0.1:{api}"
+    assert stack.response_queue_url.startswith(f"http://127.0.0.1:{queue}/")
+    assert "/seen" in stack.response_queue_url
+    assert home.faceq("down").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FACEQ_PORT", "http"),
+        ("FACEQ_QUEUE_PORT", "70000"),
+        ("FACEQ_PARAMETERS", "BatchSize"),
+        ("FACEQ_PARAMETERS", "NoSuchParameter=1"),
+        ("FACEQ_LOG_NAMES", "no"),
+        ("FACEQ_THREADS", "many"),
+        ("FACEQ_MODEL", "no-such-model"),
+        ("FACEQ_NAME", "a/b"),
+    ],
+)
+def test_up_refuses_a_variable_that_makes_no_sense_in_one_line(home: Home, name: str, value: str) -> None:
+    ports = dict.fromkeys(("FACEQ_PORT", "FACEQ_API_PORT", "FACEQ_QUEUE_PORT"), "0")
+    up = home.faceq("up", variables={**ports, name: value})
+    assert (up.returncode, up.stderr.count("\n")) == (1, 1), up.stderr
+    assert value.split("=")[0] in up.stderr
+
+
+def test_two_stacks_run_side_by_side_and_each_command_reaches_its_own(home: Home, photos: Mapping[str, Path]) -> None:
+    """State, logs, ports and galleries are apart."""
+    apart = {"FACEQ_GALLERY_DIR": "", "XDG_DATA_HOME": str(home.folder / "data")}
+    for name in ("one", "two"):
+        up = home.faceq("up", "-d", "--port", "0", "--name", name, variables=apart)
+        assert up.returncode == 0, up.stderr
+        assert name in up.stdout
+    one, two = (
+        json.loads(home.faceq("status", "--json", variables={**apart, "FACEQ_NAME": name}).stdout)
+        for name in ("one", "two")
+    )
+    for key in ("pid", "function_url", "response_queue_url", "lambda_endpoint", "gallery", "logs"):
+        assert one[key] != two[key]
+    added = home.faceq("people", "add", HOPPER, str(photos[HOPPER]), "--name", "two", variables=apart)
+    assert added.returncode == 0, added.stderr
+    assert added.stderr == ""
+    for name, result in (("one", "Unknown"), ("two", HOPPER)):
+        assert result in home.faceq("send", "--json", str(photos[HOPPER]), "--name", name, variables=apart).stdout
+        assert "face-recognition: " in home.faceq("logs", "face-recognition", "--name", name, variables=apart).stdout
+    assert home.faceq("queues", "list", "--name", "one", variables=apart).returncode == 0
+    assert str(two["function_url"]) in home.faceq("env", "--name", "two", variables=apart).stdout
+    again = home.faceq("up", "--name", "one", variables=apart)
+    assert (again.returncode, again.stderr.count("\n")) == (1, 1)
+    assert f"named one is already running: process {one['pid']}" in again.stderr
+    assert "faceq up --name NAME" in again.stderr
+    assert "--name one, --name two" in home.faceq("status", variables=apart).stderr
+    unread = home.faceq("people", "list", variables=apart)
+    assert "--name one" in unread.stderr
+    assert home.faceq("down", "--name", "one", variables=apart).stdout == f"Stopped process {one['pid']}.\n"
+    assert home.faceq("status", "--name", "one", variables=apart).returncode == 1
+    assert home.faceq("status", "--name", "two", variables=apart).returncode == 0
+    assert home.faceq("down", "--name", "two", variables=apart).returncode == 0
+
+
+def test_a_second_checkout_learns_which_gallery_the_running_stack_reads(
+    started: Home, photos: Mapping[str, Path]
+) -> None:
+    other = {"FACEQ_GALLERY_DIR": str(started.folder / "other checkout" / "gallery")}
+    stack = started.running()
+    assert stack is not None
+    added = started.faceq("people", "add", HOPPER, str(photos[HOPPER]), variables=other)
+    assert added.returncode == 0
+    assert stack.gallery in added.stderr
+    assert other["FACEQ_GALLERY_DIR"] in added.stderr
+    assert f"export FACEQ_GALLERY_DIR={stack.gallery}" in added.stderr
+    assert started.faceq("people", "list").stderr == ""
+    assert "FACEQ_GALLERY_DIR=" in started.faceq("people", "remove", HOPPER, "--yes", variables=other).stderr
 
 
 def test_no_process_listens_outside_this_machine(started: Home) -> None:

@@ -1,6 +1,7 @@
 """The variables: their defaults, what they accept, and one line that names a value they do not accept."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,14 +9,18 @@ from pathlib import Path
 import pytest
 
 from adapters.settings import (
+    VARIABLES,
     ModelSettings,
     Paths,
+    Ports,
     QueueSettings,
     S3Place,
     log_names,
     port,
+    stack_name,
     template_parameters,
 )
+from adapters.settings_page import FILE, page
 from pipeline.errors import SetupError
 from pipeline.images import MAX_PIXELS
 from template.lambda_facts import MB_PER_PROCESSOR
@@ -142,6 +147,8 @@ def test_threads_follow_the_processors_that_lambda_gives_for_the_memory_size(mem
         ("FACEQ_MAX_PIXELS", "0"),
         ("FACEQ_MAX_PIXELS", "1e6"),
         ("FACEQ_THREADS", "0"),
+        ("FACEQ_THREADS", "1025"),
+        ("FACEQ_MIN_FACE_SIZE", "1000000000"),
         ("FACEQ_TRY_ROTATIONS", "yes"),
         ("FACEQ_TRY_ROTATIONS", "1"),
     ],
@@ -213,3 +220,82 @@ def test_a_port_is_a_number_up_to_65535() -> None:
 
 def test_the_default_gallery_of_a_clone_is_the_folder_that_compose_mounts() -> None:
     assert Paths.from_environment({}).gallery == Path(__file__).parents[3] / "gallery"
+
+
+def test_a_number_of_any_length_is_refused_in_a_short_line() -> None:
+    with pytest.raises(SetupError, match="at most 999999999") as refused:
+        ModelSettings.from_environment({"FACEQ_MAX_PIXELS": "9" * 5000})
+    assert len(refused.value.message) < 200
+
+
+def test_ports_come_from_options_then_variables_then_defaults() -> None:
+    assert Ports.from_environment({}) == Ports(8000, 8001, 9324)
+    variables = {"FACEQ_PORT": "18000", "FACEQ_API_PORT": "18001", "FACEQ_QUEUE_PORT": "19324"}
+    assert Ports.from_environment(variables) == Ports(18000, 18001, 19324)
+    assert Ports.from_environment(variables, 1, 2, 3) == Ports(1, 2, 3)
+    assert Ports.from_environment({"FACEQ_PORT": "18000"}) == Ports(18000, 8001, 9324)
+
+
+def test_a_free_function_url_and_a_stack_with_a_name_take_free_ports() -> None:
+    assert Ports.from_environment({"FACEQ_PORT": "0"}) == Ports.from_environment({}, 0) == Ports(0, 0, 0)
+    assert Ports.from_environment({"FACEQ_PORT": "0", "FACEQ_API_PORT": "18001"}) == Ports(0, 18001, 0)
+    assert Ports.from_environment({"FACEQ_API_PORT": "18001"}, 0) == Ports(0, 0, 0)
+    assert Ports.from_environment({}, 0, 5, 6) == Ports(0, 5, 6)
+    assert Ports.from_environment({"FACEQ_NAME": "two"}) == Ports(0, 0, 0)
+    assert Ports.from_environment({"FACEQ_NAME": "two", "FACEQ_PORT": "18000"}) == Ports(18000, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["FACEQ_PORT", "FACEQ_API_PORT", "FACEQ_QUEUE_PORT"])
+@pytest.mark.parametrize("text", ["x", "-1", "65536", "8000.5"])
+def test_an_invalid_port_is_refused(name: str, text: str) -> None:
+    with pytest.raises(SetupError, match=f"{name} is '{text}'"):
+        Ports.from_environment({name: text})
+
+
+def test_stacks_of_different_names_share_only_the_models() -> None:
+    environ = {"FACEQ_STATE_DIR": "/state"}
+    unnamed, one, two = (Paths.from_environment({**environ, "FACEQ_NAME": name}) for name in ("", "one", "two"))
+    assert unnamed == Paths.from_environment(environ)
+    assert len({unnamed.state, one.state, two.state}) == len({unnamed.gallery, one.gallery, two.gallery}) == 3
+    assert unnamed.models == one.models == two.models
+    assert one.state == Path("/state/stacks/one")
+
+
+def test_a_gallery_that_is_set_is_used_whatever_the_name() -> None:
+    assert Paths.from_environment({**FOLDERS, "FACEQ_NAME": "one"}).gallery == Path("/gallery")
+
+
+@pytest.mark.parametrize("text", ["One", "a_b", "-a", "a/b", "..", "a" * 32, "é", " "])
+def test_an_invalid_name_of_a_stack_is_refused(text: str) -> None:
+    with pytest.raises(SetupError, match="FACEQ_NAME is "):
+        stack_name({"FACEQ_NAME": text})
+    with pytest.raises(SetupError, match="FACEQ_NAME is "):
+        Paths.from_environment({"FACEQ_NAME": text})
+
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_page_of_settings_is_what_the_code_says() -> None:
+    """`make settings-page` writes it."""
+    assert FILE.read_text() == page()
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page(), re.MULTILINE)) == sorted(VARIABLES)
+
+
+def test_the_page_has_every_variable_that_code_compose_file_and_example_use() -> None:
+    packages = ("pipeline", "template", "adapters", "client", "local", "deploy", "cli", "bench")
+    code = [file.read_text() for package in packages for file in (ROOT / package).rglob("*.py")]
+    files = [ROOT / name for name in ("docker-compose.yml", ".env.example", "Dockerfile", "deploy/template.yaml")]
+    names = {
+        *re.findall(r"\"(FACEQ_[A-Z_]+)\"", "\n".join(code)),
+        *re.findall(r"\b(FACEQ_[A-Z_]+)\b", "\n".join(file.read_text() for file in files)),
+    }
+    assert names == {name for name in VARIABLES if name.startswith("FACEQ_")}
+
+
+def test_only_the_settings_name_the_variables() -> None:
+    """Other modules import the names, so none is read that the page lacks."""
+    packages = ("pipeline", "template", "adapters", "client", "local", "deploy", "cli", "bench")
+    files = [file for package in packages for file in (ROOT / package).rglob("*.py")]
+    naming = {file.relative_to(ROOT).as_posix() for file in files if re.search(r"\"FACEQ_[A-Z_]+\"", file.read_text())}
+    assert naming == {"adapters/settings.py"}

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from adapters.settings import Paths
 from client import stack_state
+from client.stack_connections import stack_on_this_machine
 from client.stack_state import FILE, RunningStack, process_stack
+from pipeline.errors import BadInput
 from tests.builders import stack_record
 from tests.polling import eventually
 
@@ -64,7 +67,7 @@ def test_another_process_finds_the_same_stack(tmp_path: Path, this: RunningStack
 
 
 def test_a_killed_supervisor_runs_no_stack(tmp_path: Path) -> None:
-    """Even before its parent has reaped it. The next look removes its record."""
+    """Even before its parent has reaped it. Its record stays, because looking writes nothing."""
     code = """
 import sys, pathlib, client.stack_state
 client.stack_state.acquire_lock(pathlib.Path(sys.argv[1]))
@@ -79,7 +82,8 @@ input()
         assert process_stack(tmp_path) == stack_record(pid=process.pid)
         process.kill()
         eventually(lambda: process_stack(tmp_path) is None)
-    assert not (tmp_path / FILE).exists()
+    assert (tmp_path / FILE).exists()
+    assert process_stack(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -98,14 +102,42 @@ input()
     ids=lambda content: content[:20].decode(errors="replace") + content[-20:].decode(errors="replace"),
 )
 def test_an_unreadable_record_counts_as_no_stack(tmp_path: Path, content: bytes) -> None:
-    """It is removed as soon as no stack holds the lock."""
+    """Whether a stack holds the lock or not. Looking does not change it."""
     (tmp_path / FILE).write_bytes(content)
     lock = stack_state.acquire_lock(tmp_path)
     assert lock is not None
     assert process_stack(tmp_path) is None
     lock.release()
     assert process_stack(tmp_path) is None
-    assert not (tmp_path / FILE).exists()
+    assert (tmp_path / FILE).read_bytes() == content
+
+
+def test_stacks_of_other_names_are_found_and_named(tmp_path: Path) -> None:
+    environ = {"FACEQ_STATE_DIR": str(tmp_path), "FACEQ_API_PORT": "1"}
+    assert (stack_state.running_stacks(environ), stack_state.others_running(environ)) == ([], "")
+    locks = []
+    for name in ("two", "one"):
+        folder = Paths.from_environment({**environ, "FACEQ_NAME": name}).state
+        locks.append(stack_state.acquire_lock(folder))
+        stack_state.write_record(stack_record(name=name), folder)
+    assert [stack.name for stack in stack_state.running_stacks(environ)] == ["one", "two"]
+    found = stack_state.local_stack({**environ, "FACEQ_NAME": "one"})
+    assert found is not None
+    assert found.name == "one"
+    with pytest.raises(BadInput, match=r"No stack is running\. .* --name one, --name two\."):
+        stack_on_this_machine(environ)
+    with pytest.raises(BadInput, match=r"No stack named three is running\. .*: faceq up --name three\. Other stacks"):
+        stack_on_this_machine({**environ, "FACEQ_NAME": "three"})
+    for lock in locks:
+        assert lock is not None
+        lock.release()
+    assert stack_state.running_stacks(environ) == []
+
+
+def test_a_stack_with_a_name_is_never_one_of_containers(tmp_path: Path) -> None:
+    with gateway(description(stack_record())) as environ:
+        named = {**environ, "FACEQ_STATE_DIR": str(tmp_path), "FACEQ_NAME": "one"}
+        assert stack_state.local_stack(named) is None
 
 
 def test_the_exports_are_the_variables_that_aws_clients_read(this: RunningStack) -> None:
@@ -182,3 +214,4 @@ def test_another_program_on_the_gateways_port_is_no_stack(answer: bytes) -> None
 
 def test_a_closed_gateway_port_is_no_stack() -> None:
     assert stack_state.container_stack({"FACEQ_API_PORT": "1"}) is None
+    assert stack_state.container_stack({"FACEQ_API_PORT": "0"}) is None
