@@ -26,7 +26,7 @@ from adapters.models.published import ASTRONAUT, GRACE_HOPPER
 from adapters.settings import FACEQ_GALLERY_DIR, FACEQ_STATE_DIR, ModelSettings
 from cli.demo_frames import COLLINS, HOPPER, Expected, contact_sheet, empty_frames, group_frames, portraits
 from cli.model_notes import model_note
-from cli.send_command import cells
+from cli.outcome_rows import cells
 from client.service_client import Outcome
 from client.stack_connections import client_of_running_stack, stack_on_this_machine
 from pipeline.errors import SetupError

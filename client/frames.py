@@ -22,12 +22,19 @@ class Frame:
         The encoded picture.
     problem : str or None
         Why the file could not be read; then `content` is empty.
+    path : str
+        The path of the file as the user gave it, or the folder as given with the path inside it. Empty if the frame
+        does not come from a file.
+    seconds : float or None
+        For a frame of a video, its time since the video's start.
 
     """
 
     filename: str
     content: bytes
     problem: str | None = None
+    path: str = ""
+    seconds: float | None = None
 
 
 def frames(paths: Iterable[Path], every: int = 1) -> Iterator[Frame]:
@@ -66,7 +73,7 @@ def frames(paths: Iterable[Path], every: int = 1) -> Iterator[Frame]:
         try:
             yield from _file(file, name, every)
         except BadInput as error:
-            yield Frame(name, b"", error.message)
+            yield Frame(name, b"", error.message, str(file))
 
 
 def _file(path: Path, name: str, every: int) -> Iterator[Frame]:
@@ -77,7 +84,7 @@ def _file(path: Path, name: str, every: int) -> Iterator[Frame]:
         content = path.read_bytes()
     except OSError as error:
         raise BadInput("not_readable", f"{path} cannot be read: {error.strerror}.") from error
-    yield Frame(name, content)
+    yield Frame(name, content, path=str(path))
 
 
 def _video(path: Path, name: str, every: int) -> Iterator[Frame]:
@@ -93,7 +100,8 @@ def _video(path: Path, name: str, every: int) -> Iterator[Frame]:
                 encoded, jpeg = cv2.imencode(".jpg", picture) if decoded else (False, None)
                 if encoded and jpeg is not None:
                     has_frame = True
-                    yield Frame(f"{name}#{number}", jpeg.tobytes())
+                    seconds = round(video.get(cv2.CAP_PROP_POS_MSEC) / 1e3, 3)
+                    yield Frame(f"{name}#{number}", jpeg.tobytes(), path=str(path), seconds=seconds)
             number += 1
         if not has_frame:
             raise BadInput("no_frames", f"No frame of the video {path} can be read.")
