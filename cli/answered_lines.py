@@ -5,6 +5,7 @@ import threading
 from contextlib import suppress
 from typing import BinaryIO, Final
 
+from cli.printable_text import printable
 from client.answered_frames import AnsweredFrame
 
 #: Most characters of a client's text in a line.
@@ -17,17 +18,14 @@ def answered_line(frame: AnsweredFrame) -> str:
     The request id replaces a file name that the functions do not log.
     """
     who = f"{frame.result} ({frame.error})" if frame.error else frame.result
-    parts = [f"{frame.at.astimezone():%H:%M:%S}", printable(frame.filename or frame.request_id), printable(who)]
+    parts = [
+        f"{frame.at.astimezone():%H:%M:%S}",
+        printable(frame.filename or frame.request_id, _MAX_CHARS),
+        printable(who, _MAX_CHARS),
+    ]
     if frame.faces is not None:
         parts.append("1 face" if frame.faces == 1 else f"{frame.faces} faces")
     return "  ".join([*parts, f"{frame.milliseconds:.0f} ms"])
-
-
-def printable(text: str) -> str:
-    """Return a text from outside so that it cannot control the terminal: escaped where not printable, and not long."""
-    if len(text) > _MAX_CHARS:
-        text = f"{text[: _MAX_CHARS - 1]}…"
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 class LinePrinter:

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -21,6 +20,8 @@ from rich.table import Table
 from adapters.models.fetch import package_file
 from adapters.models.published import ASTRONAUT, GRACE_HOPPER
 from adapters.settings import Paths
+from cli.outcome_rows import Failures
+from cli.printable_text import printable
 from cli.progress import progress_bar
 from cli.target_options import Profile, Region, StackName, Target, Where, service_client
 from client.deployed_stack import STACK
@@ -50,6 +51,8 @@ class Figures:
         Milliseconds from the start of a frame's post until we had its answer; None if none was answered.
     results, problems : dict of str to int
         How many frames got each answer, and how many got none for each reason.
+    errors : dict of str to int
+        How many frames were answered `Error` for each reason.
 
     """
 
@@ -63,6 +66,7 @@ class Figures:
     max: float | None
     results: dict[str, int]
     problems: dict[str, int]
+    errors: dict[str, int]
 
 
 def register(app: typer.Typer) -> None:
@@ -91,7 +95,7 @@ def bench(
 ) -> None:
     """Send many frames and measure how fast the answers come.
 
-    The first frames, which start the functions, count too. Exit code 1 if a frame got no answer.
+    The first frames, which start the functions, count too. Exit code 1 if a frame got no answer or was answered Error.
     """
     pictures = _frames(paths, count)
     client = service_client(target, stack, region, profile)
@@ -114,11 +118,11 @@ def bench(
         print(json.dumps(asdict(result), indent=2))
     else:
         _show(result)
-    if result.answered < result.frames:
-        command = "faceq deploy logs" if target is Where.AWS else "faceq logs"
-        print(
-            f"faceq: {result.frames - result.answered} frames got no answer. See why with: {command}", file=sys.stderr
-        )
+    failures = Failures()
+    for outcome in outcomes:
+        failures.add(outcome)
+    failures.report("faceq deploy logs" if target is Where.AWS else "faceq logs")
+    if failures:
         raise typer.Exit(1)
 
 
@@ -137,6 +141,7 @@ def figures(outcomes: Sequence[Outcome], concurrency: int, seconds: float) -> Fi
         max=round(max(times), 1) if times else None,
         results=dict(Counter(str(outcome.result) for outcome in outcomes if outcome.answer is not None)),
         problems=dict(Counter(str(outcome.problem) for outcome in outcomes if outcome.answer is None)),
+        errors=dict(Counter(outcome.error for outcome in outcomes if outcome.error is not None)),
     )
 
 
@@ -166,6 +171,8 @@ def _show(result: Figures) -> None:
     )
     console.print(table)
     for name, number in Counter(result.results).most_common():
-        console.print(f"{number} × {name}", soft_wrap=True, markup=False)
+        console.print(f"{number} × {printable(name)}", soft_wrap=True, markup=False)
+    for error, number in Counter(result.errors).most_common():
+        console.print(f"{number} answered Error: {printable(error)}", soft_wrap=True, markup=False)
     for problem, number in Counter(result.problems).most_common():
-        console.print(f"{number} without an answer: {problem}", soft_wrap=True, markup=False)
+        console.print(f"{number} without an answer: {printable(problem)}", soft_wrap=True, markup=False)

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from adapters.models.fetch import package_file
 from adapters.models.installed import installed_model
@@ -26,7 +26,7 @@ from adapters.models.published import ASTRONAUT, GRACE_HOPPER
 from adapters.settings import FACEQ_GALLERY_DIR, FACEQ_STATE_DIR, ModelSettings
 from cli.demo_frames import COLLINS, HOPPER, Expected, contact_sheet, empty_frames, group_frames, portraits
 from cli.model_notes import model_note
-from cli.send_command import cells
+from cli.outcome_rows import cells
 from client.service_client import Outcome
 from client.stack_connections import client_of_running_stack, stack_on_this_machine
 from pipeline.errors import SetupError
@@ -94,7 +94,14 @@ def verdict(answered: Sequence[tuple[Expected, Outcome]], total: int) -> tuple[s
 def _send(frames: Sequence[Expected], console: Console, answered: list[tuple[Expected, Outcome]]) -> None:
     """Send frames one after the other, as a camera does, and show each answer when it arrives."""
     expected = {frame.frame.filename: frame for frame in frames}
-    table = Table("frame", "result", "faces", "distance", "ms", "expected")
+    table = Table(
+        Column("frame", no_wrap=True),
+        Column("result", min_width=15),
+        "faces",
+        Column("distance", max_width=8),
+        "ms",
+        "expected",
+    )
     client = client_of_running_stack(stack_on_this_machine(os.environ))
     with Live(table, console=console, refresh_per_second=8):
         for outcome in client.send((frame.frame for frame in frames), concurrency=1):

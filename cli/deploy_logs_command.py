@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters.aws_errors import translated_aws_errors
+from cli.printable_text import printable
 from cli.target_options import Profile, Region
 from client.cloudwatch_logs import LogEvent, containing, follow_log_events, log_events, timeout_seconds
 from client.deployed_stack import session
@@ -81,7 +82,7 @@ def show_events(events: Iterable[LogEvent], as_json: bool) -> None:
                 print(json.dumps({**fields, "message": event.message.rstrip()}), flush=True)
             else:
                 for line in event.message.rstrip().splitlines():
-                    print(f"{event.function}: {event.at} {line}", flush=True)
+                    print(f"{event.function}: {event.at} {printable(line)}", flush=True)
 
 
 def _show_report(aws: "boto3.Session", functions: Sequence[str], start_ms: int, since: str, as_json: bool) -> None:

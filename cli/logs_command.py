@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from adapters.settings import Paths
+from cli.printable_text import printable
 from client.stack_logs import container_log_lines, process_log_lines
 from client.stack_state import CONTAINERS, LOGS, local_stack
 
@@ -30,13 +31,13 @@ def logs(
     ] = "",
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Show at most this many lines of each part.")] = 50,
 ) -> None:
-    """Show the logs of the running stack, or of the last one that ran."""
+    """Show the logs of the running stack, or of the last one that ran, merged by time."""
     stack = local_stack(os.environ)
     with suppress(KeyboardInterrupt):
         if stack is not None and stack.runtime == CONTAINERS:
             for text in container_log_lines(stack.logs, parts or (), request_id, lines, follow=follow):
-                print(text, flush=True)
+                print(printable(text), flush=True)
         else:
             folder = Paths.from_environment(os.environ).state / LOGS
             for line in process_log_lines(folder, parts or (), request_id, lines, follow=follow):
-                print(f"{line.part}: {line.text}", flush=True)
+                print(f"{line.part}: {printable(line.text)}", flush=True)

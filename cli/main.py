@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import typer
 
 from cli.local_stack_option import with_local_stack_name
+from cli.printable_text import escape_what_the_terminal_lacks, printable_lines
 from pipeline.errors import FaceqError
 
 #: The module of each group of commands; its `app` holds them.
@@ -97,17 +98,18 @@ def problem_of_file(error: OSError) -> str:
 
 def main() -> None:
     """Run the command. A failure that faceq understands is printed as one line on standard error, with exit code 1."""
+    escape_what_the_terminal_lacks()
     try:
         first = sys.argv[1] if len(sys.argv) > 1 else None
         command_line(first if first in COMMANDS else None)()
     except FaceqError as error:
-        print(f"faceq: {error.message}", file=sys.stderr)
+        print(f"faceq: {printable_lines(error.message)}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
             sys.stderr.close()
         else:
-            print(f"faceq: {problem_of_file(error)}", file=sys.stderr)
+            print(f"faceq: {printable_lines(problem_of_file(error))}", file=sys.stderr)
         sys.exit(1)
 
 

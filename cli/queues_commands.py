@@ -2,16 +2,19 @@
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from cli.printable_text import printable
 from cli.target_options import Profile, Region, StackName, Target, Where, queues
 from client import queue_operations
 from client.deployed_stack import STACK
+
+#: `peek` shows at most this many characters of a message's body; `--json` has all of them.
+MOST_BODY_CHARS: Final = 200
 
 app = typer.Typer(
     help="Look into the queues, empty them, and retry failed messages.",
@@ -68,17 +71,18 @@ def peek(
     if as_json:
         print(json.dumps([vars(message) for message in messages], indent=2))
         return
-    table = Table("sent", "received", "message id", "body")
     for message in messages:
         sent = datetime.fromtimestamp(message.sent_ms / 1e3, UTC).isoformat(" ", "seconds")
-        table.add_row(sent, f"{message.receive_count}×", message.message_id, escape(message.body[:200]))
-    Console(highlight=False).print(table if messages else f"No message is waiting on {name}.")
+        print(f"{sent}  received {message.receive_count}×  {printable(message.message_id)}")
+        print(f"    {printable(message.body, MOST_BODY_CHARS)}")
+    if not messages:
+        print(f"No message is waiting on {printable(name)}.")
 
 
 @app.command("purge", epilog="Example: faceq queues purge faceq-resp-queue --yes")
 def purge(
     name: _Name,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     target: Target = Where.LOCAL,
     stack: StackName = STACK,
     region: Region = None,

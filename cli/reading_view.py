@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
+from cli.printable_text import printable_lines
 from client.frames import ReadingReport, Skipped
 from client.videos import Sampling, VideoCounts, parse_sampling
 from pipeline.errors import BadInput
@@ -23,7 +24,7 @@ def show_reading(report: ReadingReport) -> int:
     """Print what was skipped and the counts of each video to standard error; return how many frames were lost."""
     show_skipped(report.skipped)
     for video in report.videos:
-        print(f"faceq: {video_line(video)}", file=sys.stderr)
+        print(f"faceq: {printable_lines(video_line(video))}", file=sys.stderr)
     return sum(video.lost for video in report.videos)
 
 

@@ -3,15 +3,15 @@
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.progress import Progress
 
-from cli.progress import progress_bar
+from cli.outcome_rows import Failures, InputOrder, frame_count, json_row, table_header, table_row
+from cli.progress import print_beside, progress_bar
 from cli.reading_view import sampling_option, show_reading
 from cli.target_options import Profile, Region, StackName, Target, Where, service_client
 from client.deployed_stack import STACK
@@ -32,7 +32,7 @@ def send(
         ),
     ],
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object per frame as soon as its answer arrives.")
+        bool, typer.Option("--json", help="Print one JSON object per frame, while the command runs.")
     ] = False,
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Send at most this many frames at a time.")] = 4,
     timeout: Annotated[float, typer.Option(min=0.1, help="Wait this many seconds for the answer to a frame.")] = 60,
@@ -45,6 +45,9 @@ def send(
     fps: Annotated[
         float | None, typer.Option(help="Send this many frames for each second of a video.", show_default=False)
     ] = None,
+    unordered: Annotated[
+        bool, typer.Option("--unordered", help="Show each answer when it arrives, not in the order of the input.")
+    ] = False,
     target: Target = Where.LOCAL,
     stack: StackName = STACK,
     region: Region = None,
@@ -52,65 +55,79 @@ def send(
 ) -> None:
     """Send frames to the running stack and show who is in them.
 
-    Exit code 1 if a frame got no answer, or frames of a damaged video were lost.
+    Exit code 1 if a frame could not be read, was refused, got no answer or was answered Error, or if frames of a damaged
+    video were lost; 130 after Ctrl-C.
     """
     sampling = sampling_option(every, fps)
     report = ReadingReport()
     client = service_client(target, stack, region, profile)
-    unanswered = 0
-    table = Table("frame", "result", "faces", "distance", "ms")
+    is_interrupted = False
     with progress_bar() as progress:
         task = progress.add_task("sending", total=None)
+        rows = _Rows(progress, as_json=as_json, unordered=unordered)
+        read = 0
 
         def counted() -> Iterator[Frame]:
-            number = 0
+            nonlocal read
             for frame in frames(paths, sampling, report):
-                number += 1
+                read += 1
                 yield frame
-            progress.update(task, total=number)
+            progress.update(task, total=read)
 
-        for outcome in client.send(counted(), concurrency, timeout):
-            progress.advance(task)
-            unanswered += outcome.answer is None
-            if as_json:
-                print(json.dumps(row(outcome)), flush=True)
-            else:
-                table.add_row(*cells(outcome))
+        with closing(client.send(counted(), concurrency, timeout)) as outcomes:
+            try:
+                for outcome in outcomes:
+                    progress.advance(task)
+                    rows.add(outcome)
+            except KeyboardInterrupt:
+                is_interrupted = True
+        rows.print_waiting()
     if as_json:
         for skipped in report.skipped:
             print(json.dumps({"filename": skipped.filename, "skipped": skipped.reason}), flush=True)
-    else:
-        Console().print(table)
     lost = show_reading(report)
-    if unanswered:
-        missing = "1 frame" if unanswered == 1 else f"{unanswered} frames"
-        command = "faceq deploy logs" if target is Where.AWS else "faceq logs"
-        print(f"faceq: {missing} got no answer. See why with: {command}", file=sys.stderr)
-    if unanswered or lost:
+    rows.failures.report("faceq deploy logs" if target is Where.AWS else "faceq logs")
+    if is_interrupted:
+        print(f"faceq: {interruption(read - rows.printed, client.unanswered)}", file=sys.stderr)
+        raise typer.Exit(130)
+    if rows.failures or lost:
         raise typer.Exit(1)
 
 
-def row(outcome: Outcome) -> dict[str, object]:
-    """Return an outcome as `--json` prints it: the whole answer, what was sent, and how long the answer took."""
-    return {
-        **(outcome.answer or {}),
-        "filename": outcome.frame.filename,
-        "request_id": outcome.request_id,
-        "result": outcome.result,
-        "problem": outcome.problem,
-        "milliseconds": round(outcome.milliseconds, 1),
-    }
+class _Rows:
+    """Prints a row for each outcome while the command runs."""
+
+    def __init__(self, progress: Progress, *, as_json: bool, unordered: bool) -> None:
+        self.failures = Failures()
+        self.printed = 0
+        self._progress = progress
+        self._as_json = as_json
+        self._order = None if unordered else InputOrder()
+
+    def add(self, outcome: Outcome) -> None:
+        """Print this outcome, and those that waited for it, or let it wait for its turn."""
+        self.failures.add(outcome)
+        for ready in [outcome] if self._order is None else self._order.add(outcome):
+            self._print(ready)
+
+    def print_waiting(self) -> None:
+        """Print the outcomes whose turn did not come, because the command was interrupted."""
+        for outcome in [] if self._order is None else self._order.rest():
+            self._print(outcome)
+
+    def _print(self, outcome: Outcome) -> None:
+        if self._as_json:
+            print_beside(self._progress, json.dumps(json_row(outcome)))
+        else:
+            if self.printed == 0:
+                print_beside(self._progress, table_header())
+            print_beside(self._progress, table_row(outcome))
+        self.printed += 1
 
 
-def cells(outcome: Outcome) -> list[Text]:
-    """Return an outcome as the cells of a table row. They are text, not markup, because names may contain brackets."""
-    answer = outcome.answer
-    filename, milliseconds = Text(outcome.frame.filename), Text(f"{outcome.milliseconds:.0f}")
-    if answer is None:
-        return [filename, Text(str(outcome.problem), style="red"), Text(), Text(), milliseconds]
-    faces = answer.get("faces")
-    rows = [face for face in faces if isinstance(face, dict)] if isinstance(faces, list) else []
-    named = next((face for face in rows if face.get("name") == outcome.result), None)
-    distance = named.get("distance") if named is not None else None
-    shown = f"{distance:.2f}" if isinstance(distance, int | float) else ""
-    return [filename, Text(str(outcome.result)), Text(str(len(rows))), Text(shown), milliseconds]
+def interruption(without_answer: int, late: int) -> str:
+    """Return the sentences after Ctrl-C: how many frames got no answer, and how many answers may still come."""
+    message = f"Interrupted. {frame_count(without_answer)} got no answer."
+    if late:
+        message += f" {frame_count(late)} may still be answered; such an answer stays on the response queue."
+    return message

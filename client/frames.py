@@ -5,7 +5,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, BinaryIO, Final
 
@@ -45,14 +45,18 @@ class Frame:
         The encoded picture.
     problem : str or None
         Why the file could not be read; then `content` is empty.
+    path : str
+        The path of the file as the user gave it, or the folder as given with the path inside it. Empty if the frame
+        does not come from a file.
     seconds : float or None
-        For a frame of a video: its time from the video's first frame.
+        For a frame of a video, its time since the video's start.
 
     """
 
     filename: str
     content: bytes
     problem: str | None = None
+    path: str = ""
     seconds: float | None = None
 
 
@@ -110,16 +114,24 @@ def frames(
     report = ReadingReport() if report is None else report
     files = [file for path in paths for file in _files(path, report)]
     for path, name in files:
+        shown = printable_name(path)
         try:
-            if path == STANDARD_INPUT:
-                yield from _piped(standard_input or sys.stdin.buffer, name, sampling, report)
-            elif path.is_fifo():
-                with path.open("rb") as pipe:
-                    yield from _piped(pipe, name, sampling, report)
-            else:
-                yield from _file(path, name, sampling, report)
+            for frame in _frames_of(path, name, sampling, report, standard_input):
+                yield replace(frame, path=shown)
         except BadInput as error:
-            yield Frame(name, b"", error.message)
+            yield Frame(name, b"", error.message, shown)
+
+
+def _frames_of(
+    path: Path, name: str, sampling: Sampling, report: ReadingReport, standard_input: BinaryIO | None
+) -> Iterator[Frame]:
+    if path == STANDARD_INPUT:
+        yield from _piped(standard_input or sys.stdin.buffer, name, sampling, report)
+    elif path.is_fifo():
+        with path.open("rb") as pipe:
+            yield from _piped(pipe, name, sampling, report)
+    else:
+        yield from _file(path, name, sampling, report)
 
 
 def _files(path: Path, report: ReadingReport) -> list[tuple[Path, str]]:

@@ -1,10 +1,12 @@
 """The log lines of a stack on this machine: from its log files, or from Docker if it runs in containers."""
 
+import json
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +27,9 @@ class LogLine:
 def process_log_lines(
     folder: Path, parts: Sequence[str] = (), containing: str = "", last: int = 50, *, follow: bool = False
 ) -> Iterator[LogLine]:
-    """Yield the last lines of each part of a stack that runs, or ran, as processes.
+    """Yield the last lines of each part of a stack that runs, or ran, as processes, merged by time.
+
+    A line without a time follows the line before it in its own part.
 
     Parameters
     ----------
@@ -53,10 +57,11 @@ def process_log_lines(
         if part not in files:
             raise BadInput("no_such_part", f"There is no log of '{part}'. Existing logs: {', '.join(files)}.")
     readers = {part: _growing_file_lines(file) for part, file in files.items() if not parts or part in parts}
+    timed: list[tuple[datetime, LogLine]] = []
     for part, reader in readers.items():
-        lines = [line for line in _written_lines(reader) if containing in line]
-        for line in lines[len(lines) - min(last, len(lines)) :]:
-            yield LogLine(part, line)
+        lines = [(at, line) for at, line in _with_times(_written_lines(reader)) if containing in line]
+        timed += [(at, LogLine(part, line)) for at, line in lines[len(lines) - min(last, len(lines)) :]]
+    yield from (line for _, line in sorted(timed, key=lambda pair: pair[0]))
     while follow:
         new = [
             LogLine(part, line)
@@ -119,3 +124,19 @@ def _written_lines(reader: Iterator[str | None]) -> Iterator[str]:
     """Yield the lines that a growing file has now."""
     while (line := next(reader)) is not None:
         yield line
+
+
+def _with_times(lines: Iterable[str]) -> Iterator[tuple[datetime, str]]:
+    """Yield each line of a part with its time, or with that of the line before it; the earliest time for the first."""
+    latest = datetime.min.replace(tzinfo=UTC)
+    for line in lines:
+        latest = log_time(line) or latest
+        yield latest, line
+
+
+def log_time(line: str) -> datetime | None:
+    """Return the time at which a line was logged; None if it is not one of our JSON objects."""
+    try:
+        return datetime.strptime(json.loads(line)["timestamp"], "%Y-%m-%d %H:%M:%S,%f%z")
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None

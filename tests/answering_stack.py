@@ -21,11 +21,20 @@ class Stack:
         The state directory.
     refused : set of str
         Names of the files that it refuses as not being pictures.
+    errors : set of str
+        Names of the files that it answers with `Error`.
+    silent : set of str
+        Names of the files that it accepts and does not answer.
+    accepted : set of str
+        Names of the files that it has accepted, and answered unless they are silent.
 
     """
 
     folder: Path
     refused: set[str] = field(default_factory=set)
+    errors: set[str] = field(default_factory=set)
+    silent: set[str] = field(default_factory=set)
+    accepted: set[str] = field(default_factory=set)
 
     def run(self, register: Callable[[typer.Typer], None], *arguments: object) -> Result:
         """Run the command that `register` adds. The result keeps an error that `cli.main` would print."""

@@ -232,7 +232,7 @@ def test_a_refused_post_is_reported_with_the_permissions_it_needs(cloud: Cloud, 
     problem = json.loads(refused.stdout)["problem"]
     assert problem.startswith("HTTP 403: Forbidden")
     assert "lambda:InvokeFunctionUrl and lambda:InvokeFunction" in problem
-    assert "See why with: faceq deploy logs" in refused.stderr
+    assert refused.stderr == "faceq: 1 frame was refused.\n"
 
 
 def test_a_bench_on_aws_measures_as_a_local_one_does(cloud: Cloud, photo: Path) -> None:

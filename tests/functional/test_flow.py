@@ -109,7 +109,7 @@ def test_send_names_the_frame_that_got_no_answer(running: Service, tmp_path: Pat
     sent = running.home.faceq("send", "--json", str(tmp_path / "note.txt"))
     assert sent.returncode == 1
     assert "400" in json.loads(sent.stdout)["problem"]
-    assert "1 frame got no answer" in sent.stderr
+    assert sent.stderr == "faceq: 1 frame was refused.\n"
 
 
 def test_fifty_parallel_posts_are_all_answered(running: Service, frame: Callable[[str], Frame]) -> None:

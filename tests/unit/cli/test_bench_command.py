@@ -45,6 +45,7 @@ def test_times_and_throughput_count_answered_frames_only() -> None:
         max=100.0,
         results={"Ada": 100},
         problems={"no answer within 60 s": 2},
+        errors={},
     )
 
 
@@ -68,12 +69,22 @@ def test_a_table_shows_the_figures(stack: Stack, photos: Path) -> None:
     assert "3 × ada" in done.stdout
 
 
-def test_an_unanswered_frame_exits_with_code_1_and_its_reason_is_counted(stack: Stack, photos: Path) -> None:
+def test_a_refused_frame_exits_with_code_1_and_its_reason_is_counted(stack: Stack, photos: Path) -> None:
     stack.refused = {"bo.png"}
     done = run_bench(stack, "--count", 4, photos)
     assert done.exit_code == 1
     assert "2 without an answer: HTTP 400: This is no [picture]." in done.stdout
-    assert "2 frames got no answer. See why with: faceq logs" in done.stderr
+    assert done.stderr == "faceq: 2 frames were refused.\n"
+
+
+def test_a_frame_that_is_answered_error_exits_with_code_1_and_its_reason_is_counted(stack: Stack, photos: Path) -> None:
+    stack.errors = {"bo.png"}
+    done = run_bench(stack, "--count", 4, photos)
+    assert done.exit_code == 1
+    assert "2 answered Error: The crop is wrong." in done.stdout
+    assert done.stderr == "faceq: 2 frames were answered Error.\n"
+    found = json.loads(run_bench(stack, "--count", 4, "--json", photos).stdout)
+    assert (found["answered"], found["errors"]) == (4, {"The crop is wrong.": 2})
 
 
 def test_too_many_frames_are_wrong_usage(stack: Stack, photos: Path) -> None:

@@ -31,7 +31,8 @@ def video(tmp_path: Path) -> Path:
 
 def test_a_file_is_one_frame_with_unchanged_content(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"whatever it is, the service judges it")
-    assert list(frames([tmp_path / "a.jpg"])) == [Frame("a.jpg", b"whatever it is, the service judges it")]
+    content = b"whatever it is, the service judges it"
+    assert list(frames([tmp_path / "a.jpg"])) == [Frame("a.jpg", content, path=str(tmp_path / "a.jpg"))]
 
 
 def test_a_given_file_is_sent_whatever_its_suffix(tmp_path: Path) -> None:
@@ -73,6 +74,24 @@ def test_every_nth_frame_of_a_video_is_taken(video: Path, every: int, taken: lis
     for frame, number in zip(found, taken, strict=True):
         assert decode(frame.content).shape == (48, 64, 3)
         assert decode(frame.content).mean() == pytest.approx(30 * number, abs=4)
+
+
+def test_a_frame_has_the_path_as_given_and_in_a_video_its_time(
+    tmp_path: Path, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The video has ten frames a second."""
+    (tmp_path / "b.png").write_bytes(picture(RED))
+    (tmp_path / "later.mp4").write_bytes(b"no video")
+    monkeypatch.chdir(tmp_path.parent)
+    found = list(frames([Path(tmp_path.name), Path(tmp_path.name) / "b.png"], every=4))
+    folder = tmp_path.name
+    assert [(frame.path, frame.seconds) for frame in found] == [
+        (f"{folder}/b.png", None),
+        (f"{folder}/clip.avi", 0.0),
+        (f"{folder}/clip.avi", 0.4),
+        (f"{folder}/later.mp4", None),
+        (f"{folder}/b.png", None),
+    ]
 
 
 def test_a_video_is_read_frame_by_frame(video: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from client.frames import Frame
-from client.service_client import FORBIDDEN, Outcome, ServiceClient
+from client.service_client import FORBIDDEN, Failure, Outcome, ServiceClient
 from pipeline.errors import BadInput
 from pipeline.messages import FrameRequest, RecognitionResult
 from tests.fakes import MemorySqs, function_url
@@ -105,6 +105,63 @@ def test_an_interrupted_send_does_not_wait_for_answers() -> None:
         assert not closing.is_alive()
 
 
+def test_an_interrupted_send_takes_answers_that_still_come_off_the_queue() -> None:
+    """Otherwise other clients would find them, again and again."""
+    queue = MemoryQueue()
+    held = threading.Event()
+
+    def react(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
+        if request.filename == "1.jpg":
+            threading.Thread(target=lambda: (held.wait(20), answer(request, queue)), daemon=True).start()
+            return ACCEPTED
+        return answer(request, queue)
+
+    with service(queue, react) as url:
+        sender = ServiceClient(url, "queue", MemorySqs(queue), late_answer_seconds=20)
+        sending = sender.send(some(2), concurrency=2, timeout_seconds=60)
+        assert next(sending).frame.filename == "0.jpg"
+        eventually(lambda: sender.unanswered == 1)
+        closing = threading.Thread(target=sending.close, daemon=True)
+        closing.start()
+        held.set()
+        closing.join(20)
+        assert not closing.is_alive()
+    assert sender.unanswered == 0
+    assert len(queue) == 0
+
+
+def test_an_interrupted_send_says_how_many_answers_may_still_come() -> None:
+    queue = MemoryQueue()
+    with service(queue, lambda request, q: ACCEPTED if request.filename != "0.jpg" else answer(request, q)) as url:
+        sender = ServiceClient(url, "queue", MemorySqs(queue), late_answer_seconds=0.1)
+        sending = sender.send(some(3), concurrency=3, timeout_seconds=60)
+        assert next(sending).frame.filename == "0.jpg"
+        eventually(lambda: sender.unanswered == 2)
+        sending.close()
+    assert sender.unanswered == 2
+
+
+def test_an_interrupted_send_does_not_post_throttled_frames_again() -> None:
+    """The busy service would have a minute to take the frame."""
+    queue = MemoryQueue()
+    busy = threading.Event()
+
+    def react(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
+        if request.filename == "0.jpg":
+            return answer(request, queue)
+        busy.set()
+        return 503, "{}"
+
+    with service(queue, react) as url:
+        sending = client(url, queue).send(some(2), concurrency=2, timeout_seconds=60)
+        assert next(sending).frame.filename == "0.jpg"
+        assert busy.wait(20)
+        closing = threading.Thread(target=sending.close, daemon=True)
+        closing.start()
+        closing.join(20)
+        assert not closing.is_alive()
+
+
 def test_messages_for_other_clients_stay_on_the_queue() -> None:
     queue = MemoryQueue(visibility_timeout=0.05)
     foreign = [
@@ -138,6 +195,13 @@ def test_an_answer_that_is_delivered_twice_counts_once_and_is_deleted_twice() ->
         # duplicates that arrive after their frame was answered are deleted while the next frames are sent
         assert len(by_name(sender.send(some(2, "later"), timeout_seconds=30))) == 2
         eventually(lambda: len(queue) <= 2)
+
+
+def test_outcomes_have_the_place_of_their_frame() -> None:
+    queue = MemoryQueue()
+    with service(queue) as url:
+        outcomes = by_name(client(url, queue).send(some(9), concurrency=3, timeout_seconds=30))
+    assert {name: outcome.index for name, outcome in outcomes.items()} == {f"{n}.jpg": n for n in range(9)}
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -178,6 +242,8 @@ def test_a_refused_frame_has_the_reason_and_is_not_sent_again(status: int, body:
     with service(queue, refuse_first) as url:
         outcomes = by_name(client(url, queue).send(some(3), timeout_seconds=30))
     assert (outcomes["0.jpg"].problem, outcomes["0.jpg"].answer, outcomes["0.jpg"].result) == (problem, None, None)
+    assert outcomes["0.jpg"].failure is (Failure.FAILED if status >= 500 else Failure.REFUSED)
+    assert outcomes["2.jpg"].failure is None
     assert outcomes["2.jpg"].result == "name of 2.jpg"
     assert sorted(tries) == ["0.jpg", "1.jpg", "2.jpg"]
 
@@ -187,6 +253,7 @@ def test_a_frame_without_an_answer_has_a_problem_after_its_timeout_and_the_other
     with service(queue, lambda request, q: ACCEPTED if request.filename == "0.jpg" else answer(request, q)) as url:
         outcomes = by_name(client(url, queue).send(some(3), timeout_seconds=0.5))
     assert outcomes["0.jpg"].problem == "no answer within 0.5 s"
+    assert outcomes["0.jpg"].failure is Failure.UNANSWERED
     assert outcomes["0.jpg"].milliseconds >= 500
     assert outcomes["1.jpg"].result == "name of 1.jpg"
 
@@ -198,6 +265,47 @@ def test_a_service_that_stays_busy_is_a_problem_after_the_timeout() -> None:
     assert outcome.problem == "HTTP 429: All are busy."
 
 
+def test_a_function_url_that_does_not_answer_is_a_timeout_and_can_be_reached() -> None:
+    queue = MemoryQueue()
+    finished = threading.Event()
+
+    def slow(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
+        finished.wait(20)
+        return ACCEPTED
+
+    with service(queue, slow) as url:
+        (outcome,) = client(url, queue).send(some(1), timeout_seconds=0.3)
+        finished.set()
+    assert (outcome.problem, outcome.failure) == ("no answer within 0.3 s", Failure.UNANSWERED)
+
+
+def test_a_file_that_cannot_be_read_is_not_sent() -> None:
+    posted: list[str] = []
+    queue = MemoryQueue()
+    with service(queue, lambda request, q: (posted.append(request.filename), answer(request, q))[1]) as url:
+        (outcome,) = client(url, queue).send([Frame("a.jpg", b"", "It is empty.")], timeout_seconds=30)
+    assert (outcome.problem, outcome.failure, posted) == ("It is empty.", Failure.NOT_READ, [])
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ({"code": "wrong_crop", "message": "The crop is wrong."}, "The crop is wrong."),
+        ({"code": "wrong_crop"}, "wrong_crop"),
+        (None, "no reason given"),
+    ],
+)
+def test_an_answer_error_has_its_reason(error: dict[str, str] | None, reason: str) -> None:
+    def fail(request: FrameRequest, queue: MemoryQueue) -> tuple[int, str]:
+        queue.send(RecognitionResult(request.request_id, "Error", error=error).to_json())
+        return ACCEPTED
+
+    queue = MemoryQueue()
+    with service(queue, fail) as url:
+        (outcome,) = client(url, queue).send(some(1), timeout_seconds=30)
+    assert (outcome.result, outcome.error, outcome.problem, outcome.failure) == ("Error", reason, None, None)
+
+
 def test_an_unreachable_function_url_is_a_problem_that_names_it() -> None:
     queue = MemoryQueue()
     with service(queue) as url:
@@ -205,6 +313,7 @@ def test_an_unreachable_function_url_is_a_problem_that_names_it() -> None:
     (outcome,) = client(url, queue).send(some(1), timeout_seconds=5)
     assert outcome.answer is None
     assert url in str(outcome.problem)
+    assert outcome.failure is Failure.NOT_SENT
 
 
 def test_a_response_queue_that_fails_for_a_while_loses_no_answers() -> None:

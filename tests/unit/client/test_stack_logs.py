@@ -26,6 +26,31 @@ def test_the_last_lines_of_every_part_are_read(folder: Path) -> None:
     assert list(process_log_lines(folder, last=0)) == []
 
 
+def test_the_lines_of_all_parts_are_merged_by_time(tmp_path: Path) -> None:
+    """A line without a time, such as one of a traceback, follows the line before it in its part."""
+
+    def logged(second: int) -> str:
+        return f'{{"message": "{second}", "timestamp": "2026-11-26 10:00:{second:02},000+0000"}}'
+
+    parts = {
+        "a": ["START", logged(3), "  File", logged(7)],
+        "b": [logged(1), logged(5), '{"timestamp": 5}', "[" * 9999],
+    }
+    for part, lines in parts.items():
+        (tmp_path / f"{part}.log").write_text("".join(f"{line}\n" for line in lines))
+    assert [(line.part, line.text) for line in process_log_lines(tmp_path)] == [
+        ("a", "START"),
+        ("b", logged(1)),
+        ("a", logged(3)),
+        ("a", "  File"),
+        ("b", logged(5)),
+        ("b", '{"timestamp": 5}'),
+        ("b", "[" * 9999),
+        ("a", logged(7)),
+    ]
+    assert [line.part for line in process_log_lines(tmp_path, last=1)] == ["b", "a"]
+
+
 def test_lines_can_be_filtered_by_part_and_text(folder: Path) -> None:
     assert list(process_log_lines(folder, ["supervisor"])) == [LogLine("supervisor", "ready")]
     assert [line.text for line in process_log_lines(folder, containing="frame-1")] == ["one frame-1", "three frame-1"]
