@@ -55,8 +55,8 @@ def send(
 ) -> None:
     """Send frames to the running stack and show who is in them.
 
-    Exit code 1 if a frame could not be read, was refused, got no answer or was answered Error, or if frames of a damaged
-    video were lost; 130 after Ctrl-C.
+    Exit code 1 if a frame could not be read, was refused, got no answer or was answered Error, or if a damaged video
+    lost frames; 130 after Ctrl-C.
     """
     sampling = sampling_option(every, fps)
     report = ReadingReport()

@@ -114,7 +114,7 @@ def frames(
     report = ReadingReport() if report is None else report
     files = [file for path in paths for file in _files(path, report)]
     for path, name in files:
-        shown = printable_name(path)
+        shown = "" if path == STANDARD_INPUT else printable_name(path)
         try:
             for frame in _frames_of(path, name, sampling, report, standard_input):
                 yield replace(frame, path=shown)

@@ -30,6 +30,8 @@ COMMANDS = {
     "bench": ["--count", "3", "{photos}"],
     "people list": [],
     "people show": ["Ada"],
+    "people check": [],
+    "people threshold": [],
     "queues list": [],
     "queues peek": ["{queue}"],
     "models list": [],

@@ -83,7 +83,7 @@ def test_a_frame_has_the_path_as_given_and_in_a_video_its_time(
     (tmp_path / "b.png").write_bytes(picture(RED))
     (tmp_path / "later.mp4").write_bytes(b"no video")
     monkeypatch.chdir(tmp_path.parent)
-    found = list(frames([Path(tmp_path.name), Path(tmp_path.name) / "b.png"], every=4))
+    found = list(frames([Path(tmp_path.name), Path(tmp_path.name) / "b.png"], Sampling(4)))
     folder = tmp_path.name
     assert [(frame.path, frame.seconds) for frame in found] == [
         (f"{folder}/b.png", None),
@@ -173,15 +173,15 @@ def test_a_file_that_promises_a_picture_is_never_skipped_in_silence(tmp_path: Pa
     (tmp_path / "b.heic").symlink_to(tmp_path / "absent")
     (tmp_path / "c.png").write_bytes(b"damaged")
     empty, absent, damaged = frames([tmp_path])
-    assert empty == Frame("a.jpg", b"", "The file is empty.")
+    assert empty == Frame("a.jpg", b"", "The file is empty.", str(tmp_path / "a.jpg"))
     assert absent.problem == f"{tmp_path / 'b.heic'} cannot be read: No such file or directory."
-    assert damaged == Frame("c.png", b"damaged")
+    assert damaged == Frame("c.png", b"damaged", path=str(tmp_path / "c.png"))
 
 
 def test_an_empty_given_file_is_reported_as_empty(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.mp4", "c"):
         (tmp_path / name).touch()
-        assert list(frames([tmp_path / name])) == [Frame(name, b"", "The file is empty.")]
+        assert list(frames([tmp_path / name])) == [Frame(name, b"", "The file is empty.", str(tmp_path / name))]
 
 
 def test_names_that_are_not_utf_8_are_read_and_shown_replaced(tmp_path: Path, video: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_fifo_is_read_to_its_end(tmp_path: Path) -> None:
     os.mkfifo(fifo)
     writer = threading.Thread(target=fifo.write_bytes, args=(picture(RED),))
     writer.start()
-    assert list(frames([fifo])) == [Frame("fifo", picture(RED))]
+    assert list(frames([fifo])) == [Frame("fifo", picture(RED), path=str(fifo))]
     writer.join()
 
 
