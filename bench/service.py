@@ -46,6 +46,8 @@ COMPUTE: Final = {"face-detection": ("decode", "detect", "crop"), "face-recognit
 #: Frames sent before the first one that is measured.
 WARM_UP: Final = 5
 READY_SECONDS: Final = 60.0
+#: How long the log line of an answered frame may take.
+LOG_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,8 @@ def one_in_flight(stack: RunningStack, frame: Frame, runs: int) -> list[Passage]
         answered.append((outcome, time.time()))
         if outcome.answer is None:
             raise RuntimeError(f"A frame got no answer: {outcome.problem}")
-    detected, recognised = (_log_lines(Path(stack.logs), function) for function in COMPUTE)
+    last = answered[-1][0].request_id
+    detected, recognised = (_log_lines(Path(stack.logs), function, last) for function in COMPUTE)
     return [
         _passage(outcome, end, detected[outcome.request_id], recognised[outcome.request_id])
         for outcome, end in answered[WARM_UP:]
@@ -215,8 +218,18 @@ def mean_steps(passages: Sequence[Passage]) -> Mapping[str, float]:
     return {step: float(np.mean([passage.steps[step] for passage in passages])) for step in passages[0].steps}
 
 
-def _log_lines(logs: Path, function: str) -> dict[str, _Line]:
-    """Return what a function logged about each frame, by request id."""
+def _log_lines(logs: Path, function: str, last: str) -> dict[str, _Line]:
+    """Return what a function logged about each frame, by request id.
+
+    A function logs a frame after it has sent the answer. So this waits for the line of the frame `last`.
+    """
+    deadline = time.monotonic() + LOG_SECONDS
+    while last not in (lines := _read_log(logs, function)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return lines
+
+
+def _read_log(logs: Path, function: str) -> dict[str, _Line]:
     starts: dict[str, float] = {}
     lines: dict[str, _Line] = {}
     for line in (logs / f"{function}.log").read_text().splitlines():
