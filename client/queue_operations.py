@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pipeline.errors import BadInput
+from template.lambda_facts import SQS_BATCH
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
-
-#: Most messages that SQS returns or accepts in one call.
-BATCH: Final = 10
 
 #: How long one receive call may wait for messages, seconds. A call that waits queries all of SQS's servers. One that
 #: does not wait queries a sample of them and may find nothing. (SQS developer guide, "Amazon SQS short and long
@@ -89,7 +87,7 @@ def depths(client: "BaseClient", urls: Iterable[str] | None = None) -> list[Dept
     return sorted((_depth(client, url) for url in urls), key=lambda depth: depth.name)
 
 
-def peek(client: "BaseClient", name: str, most: int = BATCH) -> list[PeekedMessage]:
+def peek(client: "BaseClient", name: str, most: int = SQS_BATCH) -> list[PeekedMessage]:
     """Return up to `most` messages that wait on queue `name`, and leave them there.
 
     SQS can only show a message by delivering it, so each peek adds one to the message's receive count. A queue with a
@@ -103,7 +101,7 @@ def peek(client: "BaseClient", name: str, most: int = BATCH) -> list[PeekedMessa
         while len(seen) < most:
             messages = client.receive_message(
                 QueueUrl=url,
-                MaxNumberOfMessages=min(BATCH, most - len(seen)),
+                MaxNumberOfMessages=min(SQS_BATCH, most - len(seen)),
                 WaitTimeSeconds=RECEIVE_SECONDS,
                 VisibilityTimeout=PEEK_HIDDEN_SECONDS,
                 AttributeNames=["All"],
@@ -189,7 +187,7 @@ def redrive(client: "BaseClient", name: str, most: int | None = None, urls: Iter
     while moved < count:
         messages = client.receive_message(
             QueueUrl=url,
-            MaxNumberOfMessages=min(BATCH, count - moved),
+            MaxNumberOfMessages=min(SQS_BATCH, count - moved),
             WaitTimeSeconds=RECEIVE_SECONDS,
             VisibilityTimeout=REDRIVE_HIDDEN_SECONDS,
             MessageAttributeNames=["All"],
@@ -220,7 +218,7 @@ def _first_source(name: str, dead_letter_queues: Mapping[str, str | None]) -> st
 
 def chunks(items: list[str]) -> Iterable[list[str]]:
     """Split `items` into lists of at most ten, the most that one SQS call accepts."""
-    return (items[start : start + BATCH] for start in range(0, len(items), BATCH))
+    return (items[start : start + SQS_BATCH] for start in range(0, len(items), SQS_BATCH))
 
 
 def queue_name(url: str) -> str:

@@ -18,8 +18,8 @@ from uuid import uuid4
 import requests
 
 from client.frames import Frame
-from client.queue_operations import BATCH
 from pipeline.messages import ERROR, FrameRequest, Json
+from template.lambda_facts import SQS_BATCH
 
 #: How long one receive call may wait for messages. SQS allows 20 s; with shorter calls a command ends sooner.
 POLL_SECONDS: Final = 5
@@ -278,7 +278,7 @@ class ServiceClient:
         while not stop.is_set():
             try:
                 received = self._sqs.receive_message(
-                    QueueUrl=self._queue_url, MaxNumberOfMessages=BATCH, WaitTimeSeconds=POLL_SECONDS
+                    QueueUrl=self._queue_url, MaxNumberOfMessages=SQS_BATCH, WaitTimeSeconds=POLL_SECONDS
                 )
                 with self._message_lock:
                     for message in received.get("Messages", []):

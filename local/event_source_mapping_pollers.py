@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final
 
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
 
-from client.queue_operations import BATCH, chunks
+from client.queue_operations import chunks
 from local.backoff import Backoff
 from local.event_source_mapping_rules import (
     MAX_PAYLOAD_BYTES,
@@ -40,6 +40,7 @@ from local.event_source_mapping_rules import (
     pollers_wanted,
     to_record,
 )
+from template.lambda_facts import SQS_BATCH
 from template.model import EventSourceMapping
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ class MappingPollers:
         try:
             answer = self._sqs.receive_message(
                 QueueUrl=mapping.queue_url,
-                MaxNumberOfMessages=min(BATCH, most),
+                MaxNumberOfMessages=min(SQS_BATCH, most),
                 WaitTimeSeconds=poll_seconds,
                 AttributeNames=["All"],  # the older name of MessageSystemAttributeNames, which every endpoint knows
                 MessageAttributeNames=["All"],
